@@ -1,0 +1,1 @@
+"""SMCP hosts MCP servers for many tenants and lets nobody in where they do not belong."""

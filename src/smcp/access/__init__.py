@@ -1,0 +1,1 @@
+"""May you? Pure decisions over principals, actions and resources."""

@@ -1,0 +1,1 @@
+"""What every room stands on: ids, clock, errors, settings, crypto, observation, the JSON-RPC envelope."""

@@ -1,0 +1,196 @@
+"""Settings: small frozen groups, read once at start from a TOML file and the environment.
+
+Precedence: environment over file over default. `SMCP_<GROUP>_<FIELD>` names a field (`SMCP_GATEWAY_PORT`);
+lists are written as comma-separated text there. An unknown key, in the file or in the environment, stops the
+start: a misspelt setting must not be a silent default. No setting can switch a security stage off.
+docs/reference/settings.md is compared with this file by a test.
+"""
+
+import os
+import pathlib
+import tomllib
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
+
+from smcp.kernel import errors
+
+_Text = Annotated[str, Meta(max_length=4096)]
+_Port = Annotated[int, Meta(ge=0, le=65535)]
+_Seconds = Annotated[float, Meta(gt=0, le=7 * 86400)]
+_Bytes = Annotated[int, Meta(ge=1)]
+_Count = Annotated[int, Meta(ge=1)]
+
+# Read by the command line, not by the platform.
+CLIENT_VARIABLES: Final = frozenset({"SMCP_CONFIG", "SMCP_PROFILE", "SMCP_URL", "SMCP_API_KEY"})
+
+
+class _Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A group of settings."""
+
+
+def _d(text: str) -> Meta:
+    return Meta(description=text)
+
+
+class Platform(_Group, frozen=True):
+    """The installation as a whole."""
+
+    data_dir: Annotated[
+        _Text,
+        _d("Where everything is kept. Empty: /var/lib/smcp as root, else $XDG_STATE_HOME/smcp."),
+    ] = ""
+    root_key_file: Annotated[
+        _Text, _d("File of the root key (mode 0600, made at first start). Empty: keys/root.key in data_dir.")
+    ] = ""
+
+
+class Gateway(_Group, frozen=True):
+    """The edge that MCP clients talk to."""
+
+    host: Annotated[_Text, _d("Address to listen on.")] = "127.0.0.1"
+    port: Annotated[_Port, _d("TCP port to listen on; 0 takes a free one.")] = 8080
+    public_url: Annotated[_Text, _d("How clients reach the platform. Empty: http://host:port.")] = ""
+    hosts: Annotated[
+        tuple[str, ...], _d("Extra values allowed in the Host header, with port where it is not the default.")
+    ] = ()
+    origins: Annotated[
+        tuple[str, ...], _d("Extra browser origins allowed (scheme://host[:port]); the platform's own always is.")
+    ] = ()
+    max_body_bytes: Annotated[_Bytes, _d("Largest request body, in bytes.")] = 1_048_576
+    max_depth: Annotated[int, Meta(ge=4, le=200), _d("Deepest JSON nesting of a request body.")] = 64
+    body_timeout_s: Annotated[_Seconds, _d("Time for a request body to arrive whole, in seconds.")] = 10.0
+    call_timeout_s: Annotated[_Seconds, _d("Time for a hosted server to finish one request, in seconds.")] = 300.0
+    heartbeat_s: Annotated[_Seconds, _d("Silence on an event stream before a comment is sent, in seconds.")] = 15.0
+    session_idle_s: Annotated[_Seconds, _d("An MCP session ends after this long without a request.")] = 1800.0
+    session_max_s: Annotated[_Seconds, _d("An MCP session ends this long after its start, in any case.")] = 86400.0
+
+
+class Limits(_Group, frozen=True):
+    """What one caller may take from the others."""
+
+    tenant_per_minute: Annotated[_Count, _d("Requests a minute for one tenant.")] = 6000
+    principal_per_minute: Annotated[_Count, _d("Requests a minute for one principal (API key).")] = 3000
+    unauthenticated_per_minute: Annotated[
+        _Count, _d("Requests a minute from one address without a valid credential.")
+    ] = 60
+    tenant_concurrency: Annotated[_Count, _d("Requests of one tenant in flight at once.")] = 256
+    principal_concurrency: Annotated[_Count, _d("Requests of one principal in flight at once.")] = 128
+    principal_sessions: Annotated[
+        _Count, _d("MCP sessions of one principal; at the cap the longest-idle one ends.")
+    ] = 10
+    tenant_instances: Annotated[_Count, _d("Running copies of hosted servers for one tenant.")] = 40
+
+
+class Stores(_Group, frozen=True):
+    """Where bytes live."""
+
+    objects_url: Annotated[
+        _Text, _d("Where objects are kept: empty for a directory in data_dir, else an S3-compatible URL.")
+    ] = ""
+    quota_bytes: Annotated[_Bytes, _d("Bytes one tenant may store, over all its keys and objects.")] = 2_147_483_648
+    quota_keys: Annotated[_Count, _d("Keys one tenant may store.")] = 1_000_000
+    audit_days: Annotated[_Count, _d("Days that audit entries are kept.")] = 400
+    log_days: Annotated[_Count, _d("Days that hosted servers' log lines are kept.")] = 14
+
+
+class Sandbox(_Group, frozen=True):
+    """The walls around a hosted server."""
+
+    require: Annotated[
+        tuple[str, ...],
+        _d("Layers without which the platform refuses to start: user, pid, net, ipc, uts, cgroup (namespaces)."),
+    ] = ("user", "pid", "net", "ipc", "uts")
+    memory_bytes: Annotated[_Bytes, _d("Address space limit of one hosted process's data, in bytes.")] = 1_073_741_824
+    tmp_bytes: Annotated[_Bytes, _d("Size of a hosted server's private /tmp, in bytes.")] = 67_108_864
+    open_files: Annotated[_Count, _d("Open files of one hosted process.")] = 256
+    processes: Annotated[_Count, _d("Processes and threads in one sandbox.")] = 256
+
+
+class Runtime(_Group, frozen=True):
+    """Running copies of hosted servers."""
+
+    start_timeout_s: Annotated[_Seconds, _d("Time for a hosted server to answer its first message.")] = 30.0
+    stop_grace_s: Annotated[_Seconds, _d("Time between asking a hosted server to end and killing it.")] = 3.0
+    idle_stop_s: Annotated[_Seconds, _d("A shared copy without requests for this long is stopped.")] = 900.0
+    max_message_bytes: Annotated[_Bytes, _d("Largest single message from a hosted server.")] = 16_777_216
+    stream_buffer: Annotated[_Count, _d("Messages held for a slow reader of one stream before it is dropped.")] = 1024
+
+
+class Deploy(_Group, frozen=True):
+    """How packages become deployments."""
+
+    wheel_dirs: Annotated[
+        tuple[str, ...], _d("Directories of wheels searched beside the package index (air-gapped installs).")
+    ] = ()
+    timeout_s: Annotated[_Seconds, _d("Time for one deployment's fetch and build, each.")] = 600.0
+    max_bytes: Annotated[_Bytes, _d("Largest artefact, unpacked.")] = 1_073_741_824
+
+
+class Log(_Group, frozen=True):
+    """What the platform says about itself."""
+
+    level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$"), _d("Least severe level written.")] = "info"
+    format: Annotated[str, Meta(pattern="^(json|console)$"), _d("One JSON object a line, or text for people.")] = (
+        "console"
+    )
+
+
+class Settings(_Group, frozen=True):
+    """All groups."""
+
+    platform: Platform = Platform()
+    gateway: Gateway = Gateway()
+    limits: Limits = Limits()
+    stores: Stores = Stores()
+    sandbox: Sandbox = Sandbox()
+    runtime: Runtime = Runtime()
+    deploy: Deploy = Deploy()
+    log: Log = Log()
+
+
+def load(file: pathlib.Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings from `file` (TOML; None for no file) and `environ` (default: the process's).
+
+    Raises `errors.BadSettings`, which names the key, for anything unknown, of a wrong type or out of range.
+    """
+    tree: dict[str, Any] = {}
+    if file is not None:
+        try:
+            tree = tomllib.loads(file.read_text("utf-8"))
+        except OSError as error:
+            raise errors.BadSettings(f"The settings file {file} can't be read: {error.strerror}.") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise errors.BadSettings(f"The settings file {file} is not valid TOML: {error}.") from error
+    for name, value in (os.environ if environ is None else environ).items():
+        if name.startswith("SMCP_") and name not in CLIENT_VARIABLES:
+            group, field, parsed = _from_environment(name, value)
+            tree.setdefault(group, {})[field] = parsed
+    try:
+        return msgspec.convert(tree, Settings)
+    except msgspec.ValidationError as error:
+        raise errors.BadSettings(f"Wrong setting: {error}. docs/reference/settings.md lists them all.") from error
+
+
+def groups() -> dict[str, type[_Group]]:
+    """Each group's name and class, in the order of the documentation."""
+    return typing.get_type_hints(Settings)
+
+
+def _from_environment(name: str, value: str) -> tuple[str, str, Any]:
+    group, _, field = name.removeprefix("SMCP_").lower().partition("_")
+    known = groups().get(group)
+    hint = typing.get_type_hints(known).get(field) if known else None
+    if hint is None:
+        raise errors.BadSettings(
+            f"The environment variable {name} is not a setting. docs/reference/settings.md lists them all."
+        )
+    if typing.get_origin(hint) is tuple:
+        return group, field, [part.strip() for part in value.split(",") if part.strip()]
+    try:
+        return group, field, msgspec.convert(value, hint, strict=False)
+    except msgspec.ValidationError as error:
+        raise errors.BadSettings(f"{name}: {error}.") from error

@@ -1,0 +1,1 @@
+"""Starting, speaking to and stopping the running copies of hosted servers."""

@@ -1,0 +1,1 @@
+"""Key-value: the interface (`base`) and its back ends."""

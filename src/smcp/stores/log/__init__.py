@@ -1,0 +1,1 @@
+"""Append-only logs: the interface (`base`) and its back ends."""

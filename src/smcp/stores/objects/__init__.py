@@ -1,0 +1,1 @@
+"""Objects (blobs): the interface (`base`) and its back ends."""

@@ -1,0 +1,210 @@
+"""The one canonical reading of JSON from outside, and the JSON-RPC 2.0 envelope.
+
+Everything that policy looks at comes from this reading; there is no second one. It refuses what two parsers could
+read differently (duplicate keys at any depth, a BOM, NaN and Infinity, lone surrogates) and what could
+hurt (deep nesting). Ids and params are also kept as the bytes they came as, so that they are forwarded untouched
+(a parser differential between us and a hosted server would need bytes that both refuse to call ambiguous).
+
+MCP narrows JSON-RPC: ids are strings or integers, never null; params are objects (MCP, "Base protocol: Messages").
+"""
+
+import enum
+import json
+import re
+from collections.abc import Iterable
+from typing import Any, Final, NoReturn
+
+import msgspec
+
+from smcp.kernel import errors
+
+Json = dict[str, Any]
+
+MAX_ID_BYTES: Final = 256
+"""Longest request id that is taken; SDKs use a counter or a UUID."""
+
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
+
+
+class Kind(enum.Enum):
+    """What a JSON-RPC message is."""
+
+    REQUEST = "request"
+    NOTIFICATION = "notification"
+    RESPONSE = "response"
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A message from a client: decoded once, with the raw parts that are forwarded."""
+
+    kind: Kind
+    method: str
+    """Empty for a response."""
+    params: Json
+    """Decoded params; empty when there are none. What policy reads."""
+    id: bytes
+    """The id as it came, JSON-encoded; empty for a notification."""
+    params_raw: bytes
+    """The params as they came; empty when there are none."""
+    body: bytes
+    """The whole message as it came."""
+
+
+class Frame(msgspec.Struct):
+    """A message from a hosted server: the envelope only, everything else raw."""
+
+    jsonrpc: str = ""
+    id: msgspec.Raw = msgspec.Raw()
+    method: str = ""
+    params: msgspec.Raw = msgspec.Raw()
+    result: msgspec.Raw = msgspec.Raw()
+    error: msgspec.Raw = msgspec.Raw()
+
+
+_frames = msgspec.json.Decoder(Frame)
+_encode = msgspec.json.Encoder().encode
+
+
+def strict_json(data: bytes, *, max_depth: int) -> Any:
+    """The value in `data`. Raises `errors.ParseError` or `errors.TooDeep`; never anything else."""
+    _refuse_deep(data, max_depth)
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except errors.ParseError:
+        raise
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise errors.ParseError(f"The body is not valid JSON: {_reason(error)}.") from error
+
+
+def parse(data: bytes, *, max_depth: int) -> Message:
+    """The client's message in `data`.
+
+    Raises `errors.ParseError` (-32700), `errors.TooDeep` or `errors.BadRequest` (-32600), which name what is wrong. An
+    array is refused here: batches exist on one wire only (2025-03-26) and are split before this.
+    """
+    tree = strict_json(data, max_depth=max_depth)
+    if type(tree) is not dict:
+        raise errors.BadRequest("A JSON-RPC message is a JSON object; batches are not accepted on this wire.")
+    try:
+        frame = _frames.decode(data)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise errors.BadRequest("The JSON-RPC envelope has a member of a wrong type.") from error
+    return _message(tree, frame, data)  # pyright: ignore[reportUnknownArgumentType] - keys of JSON objects are text
+
+
+def frame(line: bytes) -> Frame:
+    """The envelope of a hosted server's message. Raises `errors.ParseError` when it isn't one."""
+    try:
+        found = _frames.decode(line)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise errors.ParseError("The hosted server sent a line that is not a JSON-RPC message.") from error
+    if found.jsonrpc != "2.0":
+        raise errors.ParseError("The hosted server sent JSON that is not JSON-RPC 2.0.")
+    return found
+
+
+def decode(raw: bytes | msgspec.Raw) -> Any:
+    """The value of raw JSON that came from a hosted server or from `Message`. Raises `errors.ParseError`."""
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise errors.ParseError("A part of the message is not valid JSON.") from error
+
+
+def request(id_raw: bytes, method: str, params_raw: bytes = b"") -> bytes:
+    """A request from raw parts."""
+    head = b'{"jsonrpc":"2.0","id":%b,"method":%b' % (id_raw, _encode(method))
+    return head + (b',"params":%b}' % params_raw if params_raw else b"}")
+
+
+def notification(method: str, params_raw: bytes = b"") -> bytes:
+    """A notification from raw parts."""
+    head = b'{"jsonrpc":"2.0","method":%b' % _encode(method)
+    return head + (b',"params":%b}' % params_raw if params_raw else b"}")
+
+
+def result(id_raw: bytes, result_raw: bytes | msgspec.Raw) -> bytes:
+    """A successful response from raw parts."""
+    return b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (id_raw, result_raw)
+
+
+def failure(id_raw: bytes, error_raw: bytes | msgspec.Raw) -> bytes:
+    """An error response from raw parts."""
+    return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (id_raw or b"null", error_raw)
+
+
+def error(id_raw: bytes, code: int, message: str, data: Any = None) -> bytes:
+    """An error response. `id_raw` empty: the id could not be read, null is sent (JSON-RPC 2.0, §5)."""
+    body: Json = {"code": code, "message": message}
+    if data is not None:
+        body["data"] = data
+    return failure(id_raw, _encode(body))
+
+
+def encode(value: Any) -> bytes:
+    """Compact JSON of builtin values and structs."""
+    return _encode(value)
+
+
+def _message(tree: Json, frame: Frame, data: bytes) -> Message:
+    if tree.get("jsonrpc") != "2.0":
+        raise errors.BadRequest('The message lacks "jsonrpc": "2.0".')
+    id_raw = _id(tree, frame)
+    if "method" not in tree:
+        if not id_raw or ("result" in tree) == ("error" in tree):
+            raise errors.BadRequest("The message is neither a request nor a response.")
+        return Message(Kind.RESPONSE, "", {}, id_raw, b"", data)
+    if "result" in tree or "error" in tree:
+        raise errors.BadRequest("A message has either a method or a result, not both.")
+    params = tree.get("params", {})
+    if type(params) is not dict:
+        raise errors.InvalidParams("MCP params are a JSON object.")
+    kind = Kind.REQUEST if id_raw else Kind.NOTIFICATION
+    raw = bytes(frame.params) if "params" in tree else b""
+    return Message(kind, frame.method, params, id_raw, raw, data)  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _id(tree: Json, frame: Frame) -> bytes:
+    if "id" not in tree:
+        return b""
+    if type(tree["id"]) not in (str, int):
+        raise errors.BadRequest("A request id is a string or an integer.")
+    raw = bytes(frame.id)
+    if len(raw) > MAX_ID_BYTES:
+        raise errors.BadRequest(f"A request id has at most {MAX_ID_BYTES} bytes.")
+    return raw
+
+
+def _refuse_deep(data: bytes, max_depth: int) -> None:
+    # Fewer opening brackets than the cap, wherever they stand: most messages need no scan.
+    if data.count(b"{") + data.count(b"[") <= max_depth:
+        return
+    depth = 0
+    for match in _TOKENS.finditer(data):
+        first = match.group()[0]
+        if first in b"[{":
+            depth += 1
+            if depth > max_depth:
+                raise errors.TooDeep(f"The body is nested deeper than {max_depth} levels.")
+        elif first in b"]}":
+            depth -= 1
+
+
+def _unique(pairs: Iterable[tuple[str, Any]]) -> Json:
+    members = list(pairs)
+    found = dict(members)
+    if len(found) != len(members):
+        raise errors.ParseError("The body has an object with the same key twice.")
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise errors.ParseError(f"The body is not valid JSON: {name} is not a JSON number.")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at character {error.pos}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is not UTF-8"
+    return "a number or a text is out of range"

@@ -11,7 +11,6 @@ MCP narrows JSON-RPC: ids are strings or integers, never null; params are object
 import enum
 import json
 import re
-from collections.abc import Iterable
 from typing import Any, Final, NoReturn
 
 import msgspec
@@ -69,7 +68,7 @@ def strict_json(data: bytes, *, max_depth: int) -> Any:
     """The value in `data`. Raises `errors.ParseError` or `errors.TooDeep`; never anything else."""
     _refuse_deep(data, max_depth)
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        return _strict.decode(data.decode("utf-8"))
     except errors.ParseError:
         raise
     except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
@@ -190,10 +189,9 @@ def _refuse_deep(data: bytes, max_depth: int) -> None:
             depth -= 1
 
 
-def _unique(pairs: Iterable[tuple[str, Any]]) -> Json:
-    members = list(pairs)
-    found = dict(members)
-    if len(found) != len(members):
+def _unique(pairs: list[tuple[str, Any]]) -> Json:
+    found = dict(pairs)
+    if len(found) != len(pairs):
         raise errors.ParseError("The body has an object with the same key twice.")
     return found
 
@@ -208,3 +206,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"byte {error.start} is not UTF-8"
     return "a number or a text is out of range"
+
+
+# One decoder for all: json.loads builds a new one per call when it is given hooks.
+_strict = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)

@@ -64,16 +64,10 @@ class Gateway(_Group, frozen=True):
     max_body_bytes: Annotated[_Bytes, _d("Largest request body, in bytes.")] = 1_048_576
     max_depth: Annotated[int, Meta(ge=4, le=200), _d("Deepest JSON nesting of a request body.")] = 64
     body_timeout_s: Annotated[_Seconds, _d("Time for a request body to arrive whole, in seconds.")] = 10.0
-    call_timeout_s: Annotated[_Seconds, _d("Time for a hosted server to finish one request, in seconds.")] = (
-        300.0
-    )
-    heartbeat_s: Annotated[
-        _Seconds, _d("Silence on an event stream before a comment is sent, in seconds.")
-    ] = 15.0
+    call_timeout_s: Annotated[_Seconds, _d("Time for a hosted server to finish one request, in seconds.")] = 300.0
+    heartbeat_s: Annotated[_Seconds, _d("Silence on an event stream before a comment is sent, in seconds.")] = 15.0
     session_idle_s: Annotated[_Seconds, _d("An MCP session ends after this long without a request.")] = 1800.0
-    session_max_s: Annotated[_Seconds, _d("An MCP session ends this long after its start, in any case.")] = (
-        86400.0
-    )
+    session_max_s: Annotated[_Seconds, _d("An MCP session ends this long after its start, in any case.")] = 86400.0
 
 
 class Limits(_Group, frozen=True):
@@ -98,9 +92,7 @@ class Stores(_Group, frozen=True):
     objects_url: Annotated[
         _Text, _d("Where objects are kept: empty for a directory in data_dir, else an S3-compatible URL.")
     ] = ""
-    quota_bytes: Annotated[_Bytes, _d("Bytes one tenant may store, over all its keys and objects.")] = (
-        2_147_483_648
-    )
+    quota_bytes: Annotated[_Bytes, _d("Bytes one tenant may store, over all its keys and objects.")] = 2_147_483_648
     quota_keys: Annotated[_Count, _d("Keys one tenant may store.")] = 1_000_000
     audit_days: Annotated[_Count, _d("Days that audit entries are kept.")] = 400
     log_days: Annotated[_Count, _d("Days that hosted servers' log lines are kept.")] = 14
@@ -111,13 +103,9 @@ class Sandbox(_Group, frozen=True):
 
     require: Annotated[
         tuple[str, ...],
-        _d(
-            "Layers without which the platform refuses to start: user, pid, net, ipc, uts, cgroup (namespaces)."
-        ),
+        _d("Layers without which the platform refuses to start: user, pid, net, ipc, uts, cgroup (namespaces)."),
     ] = ("user", "pid", "net", "ipc", "uts")
-    memory_bytes: Annotated[_Bytes, _d("Address space limit of one hosted process's data, in bytes.")] = (
-        1_073_741_824
-    )
+    memory_bytes: Annotated[_Bytes, _d("Address space limit of one hosted process's data, in bytes.")] = 1_073_741_824
     tmp_bytes: Annotated[_Bytes, _d("Size of a hosted server's private /tmp, in bytes.")] = 67_108_864
     open_files: Annotated[_Count, _d("Open files of one hosted process.")] = 256
     processes: Annotated[_Count, _d("Processes and threads in one sandbox.")] = 256
@@ -130,9 +118,7 @@ class Runtime(_Group, frozen=True):
     stop_grace_s: Annotated[_Seconds, _d("Time between asking a hosted server to end and killing it.")] = 3.0
     idle_stop_s: Annotated[_Seconds, _d("A shared copy without requests for this long is stopped.")] = 900.0
     max_message_bytes: Annotated[_Bytes, _d("Largest single message from a hosted server.")] = 16_777_216
-    stream_buffer: Annotated[
-        _Count, _d("Messages held for a slow reader of one stream before it is dropped.")
-    ] = 1024
+    stream_buffer: Annotated[_Count, _d("Messages held for a slow reader of one stream before it is dropped.")] = 1024
 
 
 class Deploy(_Group, frozen=True):
@@ -148,12 +134,10 @@ class Deploy(_Group, frozen=True):
 class Log(_Group, frozen=True):
     """What the platform says about itself."""
 
-    level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$"), _d("Least severe level written.")] = (
-        "info"
+    level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$"), _d("Least severe level written.")] = "info"
+    format: Annotated[str, Meta(pattern="^(json|console)$"), _d("One JSON object a line, or text for people.")] = (
+        "console"
     )
-    format: Annotated[
-        str, Meta(pattern="^(json|console)$"), _d("One JSON object a line, or text for people.")
-    ] = "console"
 
 
 class Settings(_Group, frozen=True):
@@ -189,9 +173,7 @@ def load(file: pathlib.Path | None = None, environ: Mapping[str, str] | None = N
     try:
         return msgspec.convert(tree, Settings)
     except msgspec.ValidationError as error:
-        raise errors.BadSettings(
-            f"Wrong setting: {error}. docs/reference/settings.md lists them all."
-        ) from error
+        raise errors.BadSettings(f"Wrong setting: {error}. docs/reference/settings.md lists them all.") from error
 
 
 def groups() -> dict[str, type[_Group]]:

@@ -396,15 +396,9 @@ class Traces:
         carrier: Mapping[str, str] | None,
     ) -> Generator[trace.Span]:
         context = None if carrier is None else propagate.extract(carrier)
+        span = self._tracer.start_span(name, context=context, kind=kind, attributes=attributes)
         # An exception's text may quote a caller's data; the span gets its class only.
-        with self._tracer.start_as_current_span(
-            name,
-            context=context,
-            kind=kind,
-            attributes=attributes,
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
+        with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
             try:
                 yield span
             except Exception as error:

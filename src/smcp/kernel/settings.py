@@ -184,12 +184,12 @@ def groups() -> dict[str, type[_Group]]:
 def _from_environment(name: str, value: str) -> tuple[str, str, Any]:
     group, _, field = name.removeprefix("SMCP_").lower().partition("_")
     known = groups().get(group)
-    hint = typing.get_type_hints(known).get(field) if known else None
+    hint = typing.get_type_hints(known, include_extras=True).get(field) if known else None
     if hint is None:
         raise errors.BadSettings(
             f"The environment variable {name} is not a setting. docs/reference/settings.md lists them all."
         )
-    if typing.get_origin(hint) is tuple:
+    if typing.get_origin(typing.get_args(hint)[0]) is tuple:
         return group, field, [part.strip() for part in value.split(",") if part.strip()]
     try:
         return group, field, msgspec.convert(value, hint, strict=False)

@@ -11,7 +11,7 @@ MCP narrows JSON-RPC: ids are strings or integers, never null; params are object
 import enum
 import json
 import re
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
 import msgspec
 
@@ -81,14 +81,14 @@ def parse(data: bytes, *, max_depth: int) -> Message:
     Raises `errors.ParseError` (-32700), `errors.TooDeep` or `errors.BadRequest` (-32600), which name what is wrong. An
     array is refused here: batches exist on one wire only (2025-03-26) and are split before this.
     """
-    tree = strict_json(data, max_depth=max_depth)
-    if type(tree) is not dict:
+    tree = obj(strict_json(data, max_depth=max_depth))
+    if tree is None:
         raise errors.BadRequest("A JSON-RPC message is a JSON object; batches are not accepted on this wire.")
     try:
         frame = _frames.decode(data)
     except (msgspec.DecodeError, RecursionError) as error:
         raise errors.BadRequest("The JSON-RPC envelope has a member of a wrong type.") from error
-    return _message(tree, frame, data)  # pyright: ignore[reportUnknownArgumentType] - keys of JSON objects are text
+    return _message(tree, frame, data)
 
 
 def frame(line: bytes) -> Frame:
@@ -140,6 +140,11 @@ def error(id_raw: bytes, code: int, message: str, data: Any = None) -> bytes:
     return failure(id_raw, _encode(body))
 
 
+def obj(value: object) -> Json | None:
+    """`value` if it is a JSON object, else None."""
+    return cast("Json", value) if isinstance(value, dict) else None
+
+
 def encode(value: Any) -> bytes:
     """Compact JSON of builtin values and structs."""
     return _encode(value)
@@ -155,12 +160,12 @@ def _message(tree: Json, frame: Frame, data: bytes) -> Message:
         return Message(Kind.RESPONSE, "", {}, id_raw, b"", data)
     if "result" in tree or "error" in tree:
         raise errors.BadRequest("A message has either a method or a result, not both.")
-    params = tree.get("params", {})
-    if type(params) is not dict:
+    params = obj(tree.get("params", {}))
+    if params is None:
         raise errors.InvalidParams("MCP params are a JSON object.")
     kind = Kind.REQUEST if id_raw else Kind.NOTIFICATION
     raw = bytes(frame.params) if "params" in tree else b""
-    return Message(kind, frame.method, params, id_raw, raw, data)  # pyright: ignore[reportUnknownArgumentType]
+    return Message(kind, frame.method, params, id_raw, raw, data)
 
 
 def _id(tree: Json, frame: Frame) -> bytes:

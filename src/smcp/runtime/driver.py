@@ -11,6 +11,7 @@ from typing import Protocol
 import msgspec
 
 from smcp.kernel import ids
+from smcp.runtime import calls
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +24,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     start_timeout_s: float
     stop_grace_s: float
     max_message_bytes: int
+    stream_buffer: int
+    """Interim messages held for a slow reader of one call."""
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +46,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
 class Owner(Protocol):
     """Who hears from an instance outside of any call."""
 
-    def frame(self, data: bytes) -> None:
+    def stray(self, data: bytes, method: str) -> None:
         """A notification or request of the hosted server that belongs to no call in flight."""
         ...
 
@@ -52,37 +55,36 @@ class Owner(Protocol):
         ...
 
 
-StderrSink = Callable[[str], None]
+Lines = Callable[[str], None]
 """Gets each line that the hosted server writes to stderr, and life-cycle lines of the driver."""
 
 
-class Driver(abc.ABC):
-    """Starts instances of one kind (stdio, workerd, remote)."""
-
-    @abc.abstractmethod
-    async def start(self, spec: Spec, limits: Limits, stderr: StderrSink) -> "Instance":
-        """A running instance, before any message. Raises `errors.ServerFailed` or `errors.SandboxMissing`."""
-
-    @abc.abstractmethod
-    async def close(self) -> None:
-        """End every instance that this driver started."""
-
-
 class Instance(abc.ABC):
-    """A running copy of a deployment. What it can do is in `runtime.calls` (mapping ids) over `send`."""
+    """A running copy of a deployment."""
 
     owner: Owner | None = None
+    calls: calls.Calls
 
     @property
     @abc.abstractmethod
     def alive(self) -> bool:
         """False once the process is gone or asked to go."""
 
-    @property
-    @abc.abstractmethod
-    def in_flight(self) -> int:
-        """Calls that have not been answered yet."""
-
     @abc.abstractmethod
     async def stop(self, reason: str) -> None:
         """End it as a whole, with every process in its sandbox: ask, wait the grace time, kill. Idempotent."""
+
+
+class Driver(abc.ABC):
+    """Starts instances of one kind (stdio, workerd, remote)."""
+
+    @abc.abstractmethod
+    async def start(self, spec: Spec, *, modern: bool, lines: Lines) -> Instance:
+        """A running instance, before any message; the era is locked by the first one.
+
+        Raises `errors.ServerFailed` or `errors.SandboxMissing`.
+        """
+
+    @abc.abstractmethod
+    async def close(self) -> None:
+        """End every instance that this driver started."""

@@ -1,0 +1,134 @@
+"""Header rules of the modern wire: the field list, the value codec, and `Mcp-Param-*`.
+
+Values that would not survive an HTTP field travel as `=?base64?…?=` (MCP 2026-07-28, "Streamable HTTP: Custom
+headers"). A value is decoded once, strictly: what isn't canonical matches nothing.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from smcp.kernel import errors, jsonrpc
+
+PARAM_PREFIX: Final = "mcp-param-"
+_SENTINEL = re.compile(r"=\?base64\?(?P<payload>.*)\?=", re.DOTALL)
+_DECIMAL = re.compile(r"-?[0-9]{1,40}(?:\.0{1,40})?", re.ASCII)
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
+
+
+class Fields:
+    """Header fields as they came, with lower-case names; duplicates stay visible."""
+
+    __slots__ = ("_pairs",)
+
+    def __init__(self, pairs: list[tuple[bytes, bytes]]) -> None:
+        self._pairs = pairs
+
+    def get(self, name: str) -> str | None:
+        """The first value of `name` (lower case), or None."""
+        wanted = name.encode("ascii")
+        for key, value in self._pairs:
+            if key == wanted:
+                return value.decode("latin-1")
+        return None
+
+    def count(self, name: str) -> int:
+        """How often `name` was sent."""
+        wanted = name.encode("ascii")
+        return sum(1 for key, _ in self._pairs if key == wanted)
+
+    def only(self, name: str) -> str | None:
+        """The value of a field that may stand once; raises `errors.BadRequest` when it stands twice."""
+        found: bytes | None = None
+        wanted = name.encode("ascii")
+        for key, value in self._pairs:
+            if key == wanted:
+                if found is not None:
+                    raise errors.BadRequest(f"The header {name} is sent twice.")
+                found = value
+        return None if found is None else found.decode("latin-1")
+
+    def names(self) -> Iterator[str]:
+        """Every name, in order, duplicates too."""
+        for key, _ in self._pairs:
+            yield key.decode("latin-1")
+
+    def size(self) -> int:
+        """Bytes of all names and values."""
+        return sum(len(key) + len(value) for key, value in self._pairs)
+
+
+def decode(value: str) -> str | None:
+    """The text that a header value stands for; None when its sentinel form is malformed."""
+    match = _SENTINEL.fullmatch(value)
+    if match is None:
+        return value
+    payload = match["payload"]
+    try:
+        raw = base64.b64decode(payload, validate=True)
+        return raw.decode("utf-8") if base64.b64encode(raw).decode("ascii") == payload else None
+    except (binascii.Error, ValueError):
+        return None
+
+
+def check_params(schema: object, arguments: jsonrpc.Json, fields: Fields) -> None:
+    """Compare `Mcp-Param-*` headers with the arguments that the tool's schema tells to mirror.
+
+    Raises `errors.HeaderMismatch` (-32020) for a header that is missing, sent twice, malformed or different, and for
+    one that mirrors a value which the body does not have.
+    """
+    for path, token, kind in _annotated(schema):
+        name = PARAM_PREFIX + token.lower()
+        if fields.count(name) > 1:
+            raise errors.HeaderMismatch(f"The header Mcp-Param-{token} is sent twice.")
+        told, value = fields.get(name), _at(arguments, path)
+        if told is None and value is None:
+            continue
+        rendered = _render(value)
+        if told is None or rendered is None or not _same(kind, decode(told), rendered):
+            raise errors.HeaderMismatch(f"Mcp-Param-{token} is missing or differs from '{'.'.join(path)}' in the body.")
+
+
+def _annotated(schema: object) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    # Only properties reached through `properties` alone may be annotated.
+    stack: list[tuple[tuple[str, ...], object]] = [((), schema)]
+    while stack:
+        path, value = stack.pop()
+        node = jsonrpc.obj(value)
+        if node is None:
+            continue
+        token, kind = node.get("x-mcp-header"), node.get("type")
+        if path and isinstance(token, str) and _TOKEN.fullmatch(token) and kind in ("string", "integer", "boolean"):
+            yield path, token, kind
+        stack.extend(((*path, name), sub) for name, sub in (jsonrpc.obj(node.get("properties")) or {}).items())
+
+
+def _at(arguments: jsonrpc.Json, path: tuple[str, ...]) -> object:
+    node: object = arguments
+    for key in path:
+        members = jsonrpc.obj(node)
+        if members is None:
+            return None
+        node = members.get(key)
+    return node
+
+
+def _render(value: object) -> str | None:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float):
+        return str(value)
+    return None
+
+
+def _same(kind: str, told: str | None, rendered: str) -> bool:
+    if told is None:
+        return False
+    if kind == "integer" and _DECIMAL.fullmatch(told) and _DECIMAL.fullmatch(rendered):
+        # 42 and 42.0 are the same integer (SHOULD, same page).
+        return told.partition(".")[0] == rendered.partition(".")[0]
+    return told == rendered

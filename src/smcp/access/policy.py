@@ -1,7 +1,8 @@
 """Who may do what: one closed list of actions, four roles, one pure function.
 
 Nothing here touches a store, a clock or the network, so that every decision can be replayed and the whole
-table can be printed (tests/golden/access-matrix.txt). Everything that is not granted is refused.
+table can be printed (tests/golden/roles.txt; over all endpoints: tests/golden/access-matrix.txt). Everything that
+is not granted is refused.
 
 404 or 403? A caller who may not even read a resource must not learn that it exists: `decide` then answers
 `CONCEAL`. A caller who may read it and asks for more gets `DENY` (omicron's http-status-codes reasoning).
@@ -108,14 +109,34 @@ class Decision(enum.Enum):
 
 
 def decide(principal: Principal, action: Action, resource: Resource) -> Decision:
-    """May `principal` do `action` to `resource`? Default deny."""
-    if any(action in GRANTS[role] and _reaches(principal, role, resource) for role in principal.roles):
-        return Decision.ALLOW
-    visible = any(_reaches(principal, role, resource) for role in principal.roles)
+    """May `principal` do `action` to `resource`? Default deny.
+
+    An action or a role that is not in `GRANTS` grants nothing, and neither does a role that does not reach the
+    resource: a tenant's roles end at the tenant's border, and `operator` means nothing outside the platform tenant.
+    """
+    visible = False
+    for role in principal.roles:
+        if _reaches(principal, role, resource):
+            if action in GRANTS[role]:
+                return Decision.ALLOW
+            visible = True
     return Decision.DENY if visible else Decision.CONCEAL
 
 
 def _reaches(principal: Principal, role: Role, resource: Resource) -> bool:
+    if role not in GRANTS:
+        return False
     if role is Role.OPERATOR:
         return principal.tenant == ids.PLATFORM
     return principal.tenant == resource.tenant
+
+
+def may_grant(principal: Principal, role: Role, tenant: ids.TenantId) -> bool:
+    """May `principal`, who may create credentials in `tenant`, give them `role`?
+
+    `operator` exists in the platform tenant only and is the only role there, so that no tenant's admin can make one.
+    Within a tenant, its admin and operators (who make its first key) grant every other role.
+    """
+    if (role is Role.OPERATOR) != (tenant == ids.PLATFORM):
+        return False
+    return decide(principal, Action.KEY_CREATE, Resource(tenant, "key")) is Decision.ALLOW

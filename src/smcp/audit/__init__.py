@@ -1,0 +1,1 @@
+"""What happened: a closed list of events, and the chained trail that they are kept in."""

@@ -1,0 +1,1 @@
+"""Who is calling: credentials, and the ways of turning one into a principal."""

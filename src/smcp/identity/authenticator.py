@@ -1,0 +1,43 @@
+"""From an Authorization header to a principal. Default deny.
+
+The header is read by one grammar (RFC 9110, 11.4 and RFC 6750, 2.1: a case-insensitive scheme, spaces, one b64token) and
+by nothing else: no query parameter, no cookie, no second header. A comma-joined pair of headers does not match
+the grammar, so an edge that joins repeated headers as RFC 9110, 5.3 tells it to fails closed.
+"""
+
+import re
+from typing import Final
+
+from smcp.access import policy
+from smcp.identity.authn import base
+
+LONGEST: Final = 8192
+"""Longest Authorization header that is read, in characters."""
+
+_BEARER: Final = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9._~+/-]+=*)", re.ASCII)
+
+
+class Authenticator:
+    """Asks the methods in their literal order; the first that recognises the credential decides alone."""
+
+    def __init__(self, methods: tuple[base.Method, ...]) -> None:
+        self._methods = methods
+
+    async def authenticate(self, authorization_header: str | None) -> policy.Principal:
+        """The principal behind the header.
+
+        Raises `errors.Unauthenticated` for no header, a malformed one, or a credential that nobody recognises or that is
+        refused; `errors.TenantSuspended`; `errors.Unavailable` when it can't be told safely.
+        """
+        if authorization_header is None:
+            raise base.refused(base.Reason.ABSENT)
+        if len(authorization_header) > LONGEST:
+            raise base.refused(base.Reason.MALFORMED)
+        match = _BEARER.fullmatch(authorization_header)
+        if match is None:
+            raise base.refused(base.Reason.MALFORMED)
+        credential = match.group(1)
+        for method in self._methods:
+            if method.recognises(credential):
+                return await method.authenticate(credential)
+        raise base.refused(base.Reason.MALFORMED)

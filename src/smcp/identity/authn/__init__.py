@@ -1,0 +1,1 @@
+"""The ways of authenticating, one file each."""

@@ -1,0 +1,254 @@
+"""API keys: made once, shown once, kept as a keyed digest; checked on each request from memory.
+
+What is stored is an HMAC of the secret under a key of the tenant's ring, so that neither the database nor a backup of it
+can be searched for a known key. The secret has 160 random bits: nothing slower than an HMAC is needed (NIST SP
+800-63B, 5.1.2.2, asks for slow hashing of look-up secrets below 112 bits only).
+
+The warm path touches no storage: a key that was verified before is found by a digest of its whole text under a
+key that only this process has, and stays valid exactly as long as its record keeps the revision that was
+verified. A revocation gives the record another revision, and the write does not return before every reader sees it.
+"""
+
+import asyncio
+import collections
+import contextlib
+import hashlib
+import secrets
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final, NamedTuple, TypeVar
+
+import msgspec
+
+from smcp.access import grants, policy
+from smcp.identity.authn import base, key_text
+from smcp.kernel import clock, crypto, errors, ids
+from smcp.stores import records
+from smcp.stores import tenant as stores
+from smcp.stores.kv import base as kv
+
+_T = TypeVar("_T")
+
+MAX_LABEL: Final = 80
+MAX_LIFE_S: Final = 10 * 366 * 86400.0
+COARSE_S: Final = 60.0
+"""How exact `last_used` is; also the least time between two writes of it for one key."""
+
+_WARM_KEYS: Final = 20_000
+_PENDING_USES: Final = 10_000
+_PURPOSE: Final = "api-key digest"
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept of a key. The secret is not."""
+
+    id: str
+    """`key-` and the id that stands in the key's text; also the principal's id."""
+    tenant: ids.TenantId
+    label: str
+    roles: tuple[policy.Role, ...]
+    created: float
+    expires: float | None = None
+    revoked: float | None = None
+    last_used: float | None = None
+    """Coarse: within a minute. Filled in by `list`; kept in a record of its own."""
+    digest: bytes = b""
+    """Keyed digest of the secret. Not for any answer."""
+
+    def __repr__(self) -> str:
+        return f"ApiKey(id={self.id!r}, tenant={self.tenant!r}, roles={self.roles!r}, digest=…)"
+
+
+class Issued(NamedTuple):
+    """A new key, and its text: the only time that anybody sees it."""
+
+    key: ApiKey
+    text: str
+
+    def __repr__(self) -> str:
+        return f"Issued(key={self.key!r}, text=…)"
+
+
+class _Use(msgspec.Struct, frozen=True):
+    """When a key was last used: apart from the key, so that noting it does not touch the key's record."""
+
+    at: float
+
+
+class _Warm:
+    """A verified key."""
+
+    __slots__ = ("digest", "expires", "noted", "principal", "revision")
+
+    def __init__(self, key: ApiKey, revision: int, digest: bytes) -> None:
+        self.digest = digest
+        self.expires = key.expires
+        self.noted = 0.0
+        self.principal = policy.Principal(key.tenant, key.id, "api_key", key.roles, key.label)
+        self.revision = revision
+
+
+class ApiKeys(base.Method):
+    """Makes, lists, revokes and checks API keys of any tenant, the platform's (operators') included."""
+
+    def __init__(
+        self,
+        store: stores.Store,
+        tenant_active: Callable[[ids.TenantId], Awaitable[None]],
+        clock: clock.Clock,
+    ) -> None:
+        """`tenant_active` returns for an active tenant and raises `TenantSuspended` or `NotFound` for others."""
+        self._store = store
+        self._tenant_active = tenant_active
+        self._clock = clock
+        self._keys = records.Records(store, ApiKey, ("key",))
+        self._uses = records.Records(store, _Use, ("key-use",))
+        self._process_key = secrets.token_bytes(32)
+        self._warm: collections.OrderedDict[bytes, _Warm] = collections.OrderedDict()
+        self._pending_uses: dict[tuple[ids.TenantId, str], float] = {}
+        self._noting: asyncio.Task[None] | None = None
+
+    # --- life cycle ---
+
+    async def create(
+        self, tenant: ids.TenantId, roles: Iterable[policy.Role], label: str, *, expires_in_s: float | None
+    ) -> Issued:
+        """A new key of `tenant`. Whether the caller may give these roles is `access.grants`'s question, asked before.
+
+        Raises `errors.InvalidParams`, `errors.NotFound` (no such tenant), `errors.TenantSuspended`.
+        """
+        wanted = tuple(sorted(set(roles)))
+        if not wanted or not set(wanted) <= grants.possible(tenant):
+            names = ", ".join(sorted(grants.possible(tenant)))
+            raise errors.InvalidParams(f"A key of this tenant has one or more of these roles: {names}.")
+        if len(label) > MAX_LABEL or not label.isprintable():
+            raise errors.InvalidParams(f"A key's label is up to {MAX_LABEL} printable characters.")
+        if expires_in_s is not None and not 0 < expires_in_s <= MAX_LIFE_S:
+            raise errors.InvalidParams("A key's life is more than zero and at most ten years.")
+        await self._tenant_active(tenant)
+        now = self._clock.now()
+        key_id, secret = key_text.new_id(), key_text.new_secret()
+        key = ApiKey(
+            id=f"key-{key_id}",
+            tenant=tenant,
+            label=label,
+            roles=wanted,
+            created=now,
+            expires=None if expires_in_s is None else now + expires_in_s,
+            digest=self._digest(tenant, key_id, secret),
+        )
+        # Create-only: an id that exists (chance 2⁻⁶⁰ a key) is a Conflict, never an overwritten key.
+        await self._keys.create(tenant, (key.id,), key)
+        return Issued(key, key_text.compose(tenant, key_id, secret))
+
+    async def list(self, tenant: ids.TenantId) -> list[ApiKey]:
+        """All keys of `tenant`, revoked and expired ones too, by id, with `last_used`."""
+        uses = {key[-1]: use.value.at for key, use in await _all(self._uses, tenant)}
+        return [
+            msgspec.structs.replace(entry.value, last_used=uses.get(entry.value.id))
+            for _, entry in await _all(self._keys, tenant)
+        ]
+
+    async def revoke(self, tenant: ids.TenantId, key_id: str) -> ApiKey:
+        """Revoke a key for ever: the next request with it is refused. Again is fine. Raises `errors.NotFound`."""
+        now = self._clock.now()
+
+        def change(key: ApiKey) -> ApiKey:
+            return key if key.revoked is not None else msgspec.structs.replace(key, revoked=now)
+
+        return await self._keys.update(tenant, (key_id,), change)
+
+    async def close(self) -> None:
+        """Finish noting uses. Idempotent."""
+        if self._noting is not None:
+            await self._noting
+
+    # --- authentication ---
+
+    def recognises(self, credential: str) -> bool:
+        """Whatever begins like a key of ours is ours to refuse."""
+        return credential.startswith(key_text.PREFIX)
+
+    async def authenticate(self, credential: str) -> policy.Principal:
+        """Who this is: see `base.Method`. From memory when the key was verified before and is unchanged."""
+        self._store.check()
+        if len(credential) > key_text.LONGEST or not credential.isascii():
+            raise base.refused(base.Reason.MALFORMED)
+        digest = hashlib.blake2b(credential.encode(), key=self._process_key, digest_size=32).digest()
+        warm = self._warm.get(digest[:16])
+        if warm is None or not crypto.equal(warm.digest, digest) or not await self._unchanged(warm):
+            warm = await self._verify(credential, digest)
+        now = self._clock.now()
+        if warm.expires is not None and now >= warm.expires:
+            raise base.refused(base.Reason.EXPIRED)
+        try:
+            await self._tenant_active(warm.principal.tenant)
+        except errors.NotFound:
+            raise base.refused(base.Reason.UNKNOWN) from None
+        if now - warm.noted >= COARSE_S:
+            warm.noted = now
+            self._note_use(warm.principal, now)
+        return warm.principal
+
+    async def _unchanged(self, warm: _Warm) -> bool:
+        principal = warm.principal
+        found = self._keys.peek(principal.tenant, principal.id)
+        if found is records.UNKNOWN:
+            found = await self._keys.get(principal.tenant, principal.id)
+        return isinstance(found, records.Versioned) and found.revision == warm.revision
+
+    async def _verify(self, credential: str, digest: bytes) -> _Warm:
+        """The slow way: read the text, look the record up, compare the secret's digest, remember."""
+        self._warm.pop(digest[:16], None)
+        parsed = key_text.parse(credential)
+        if parsed is None:
+            raise base.refused(base.Reason.MALFORMED)
+        with contextlib.suppress(errors.TenantSuspended):  # told only to who has proved to hold a key
+            try:
+                await self._tenant_active(parsed.tenant)
+            except errors.NotFound:
+                raise base.refused(base.Reason.UNKNOWN) from None
+        found = await self._keys.get(parsed.tenant, f"key-{parsed.id}")
+        given = self._digest(parsed.tenant, parsed.id, parsed.secret)
+        # Compared even where there is no record, so that both refusals take the same steps.
+        if not crypto.equal(found.value.digest if found else bytes(32), given) or found is None:
+            raise base.refused(base.Reason.UNKNOWN)
+        if found.value.revoked is not None:
+            raise base.refused(base.Reason.REVOKED)
+        warm = self._warm[digest[:16]] = _Warm(found.value, found.revision, digest)
+        if len(self._warm) > _WARM_KEYS:
+            self._warm.popitem(last=False)
+        return warm
+
+    def _digest(self, tenant: ids.TenantId, key_id: str, secret: str) -> bytes:
+        pepper = self._store.ring.data_key(tenant, _PURPOSE)
+        return crypto.keyed_digest(pepper, tenant, key_id, secret)
+
+    # --- last used ---
+
+    def _note_use(self, principal: policy.Principal, now: float) -> None:
+        """Never waits, and never fails a request: when storage is slow, the oldest knowledge is simply not refreshed."""
+        if len(self._pending_uses) < _PENDING_USES:
+            self._pending_uses[principal.tenant, principal.id] = now
+        if self._noting is None or self._noting.done():
+            self._noting = asyncio.create_task(self._write_uses())
+
+    async def _write_uses(self) -> None:
+        while self._pending_uses:
+            (tenant, key_id), at = self._pending_uses.popitem()
+            # A store that is away or a full quota must not end a caller's request; requests fail closed elsewhere.
+            with contextlib.suppress(errors.SmcpError):
+                known = await self._uses.get(tenant, key_id)
+                if known is None or at - known.value.at >= COARSE_S:
+                    await self._uses.put(tenant, (key_id,), _Use(at))
+
+
+async def _all(found: records.Records[_T], tenant: ids.TenantId) -> list[tuple[kv.Key, records.Versioned[_T]]]:
+    page_size = 1000
+    entries: list[tuple[kv.Key, records.Versioned[_T]]] = []
+    after: str | None = None
+    while True:
+        page = await found.list(tenant, after=after, limit=page_size)
+        entries += page
+        if len(page) < page_size:
+            return entries
+        after = page[-1][0][-1]

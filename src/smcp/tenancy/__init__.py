@@ -1,0 +1,1 @@
+"""Tenants: their life cycle, and what one may take from the others."""

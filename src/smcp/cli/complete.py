@@ -1,0 +1,81 @@
+"""Completion of names. It must never be felt: one second for an answer, and silence about anything that fails."""
+
+import os
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from smcp.cli import failures, profiles
+
+if TYPE_CHECKING:
+    from smcp.cli import client
+
+_PATIENCE_S: Final = 1.0
+
+
+def profile_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Names of profiles."""
+    try:
+        known = profiles.Profiles(profiles.directory(os.environ)).load()
+    except failures.Failure:
+        return []
+    return _starting(sorted(known), incomplete)
+
+
+def tenants(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Tenants, as far as the key in use may see them."""
+    return _starting(_tenants(_named(ctx)), incomplete)
+
+
+def targets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """TENANT/SERVER; before the slash, tenants with a slash behind."""
+    tenant, slash, _ = incomplete.partition("/")
+    if not slash:
+        return _starting([f"{name}/" for name in _tenants(_named(ctx))], incomplete)
+    return _starting([f"{tenant}/{name}" for name in _names(tenant, _named(ctx))], incomplete)
+
+
+def _tenants(profile: str | None) -> list[str]:
+    from smcp.cli import client
+
+    try:
+        with _client(None, profile) as api:
+            return [str(item["id"]) for item in api.items(client.path("tenants"), limit=100)]
+    except (failures.Failure, KeyError):
+        return _tenants_of_profiles()
+
+
+def _tenants_of_profiles() -> list[str]:
+    try:
+        known = profiles.Profiles(profiles.directory(os.environ)).load()
+    except failures.Failure:
+        return []
+    return sorted({profile.tenant for profile in known.values()} - {"platform", ""})
+
+
+def _names(tenant: str, profile: str | None) -> list[str]:
+    from smcp.cli import client
+
+    try:
+        with _client(tenant, profile) as api:
+            return [str(item["name"]) for item in api.items(client.path("tenants", tenant, "servers"), limit=100)]
+    except (failures.Failure, KeyError):
+        return []
+
+
+def _client(tenant: str | None, profile: str | None) -> "client.Client":
+    from smcp.cli import client
+
+    chosen = profiles.choose(
+        profiles.Profiles(profiles.directory(os.environ)), os.environ, named=profile, tenant=tenant
+    )
+    return client.Client(chosen, timeout_s=_PATIENCE_S)
+
+
+def _named(ctx: click.Context) -> str | None:
+    value: object = ctx.params.get("profile")
+    return value if isinstance(value, str) else None
+
+
+def _starting(names: list[str], incomplete: str) -> list[str]:
+    return [name for name in names if name.startswith(incomplete)]

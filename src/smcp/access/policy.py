@@ -129,14 +129,3 @@ def _reaches(principal: Principal, role: Role, resource: Resource) -> bool:
     if role is Role.OPERATOR:
         return principal.tenant == ids.PLATFORM
     return principal.tenant == resource.tenant
-
-
-def may_grant(principal: Principal, role: Role, tenant: ids.TenantId) -> bool:
-    """May `principal`, who may create credentials in `tenant`, give them `role`?
-
-    `operator` exists in the platform tenant only and is the only role there, so that no tenant's admin can make one.
-    Within a tenant, its admin and operators (who make its first key) grant every other role.
-    """
-    if (role is Role.OPERATOR) != (tenant == ids.PLATFORM):
-        return False
-    return decide(principal, Action.KEY_CREATE, Resource(tenant, "key")) is Decision.ALLOW

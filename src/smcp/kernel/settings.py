@@ -47,6 +47,20 @@ class Platform(_Group, frozen=True):
         _Text, _d("File of the root key (mode 0600, made at first start). Empty: keys/root.key in data_dir.")
     ] = ""
 
+    def directory(self) -> pathlib.Path:
+        """`data_dir`, with its default for this user filled in."""
+        if self.data_dir:
+            return pathlib.Path(self.data_dir)
+        if os.geteuid() == 0:
+            return pathlib.Path("/var/lib/smcp")
+        # XDG Base Directory specification: state that is kept between restarts.
+        state = os.environ.get("XDG_STATE_HOME") or pathlib.Path.home() / ".local" / "state"
+        return pathlib.Path(state) / "smcp"
+
+    def root_key(self) -> pathlib.Path:
+        """`root_key_file`, with its default filled in."""
+        return pathlib.Path(self.root_key_file) if self.root_key_file else self.directory() / "keys" / "root.key"
+
 
 class Gateway(_Group, frozen=True):
     """The edge that MCP clients talk to."""

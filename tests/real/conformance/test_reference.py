@@ -1,0 +1,27 @@
+"""The yardstick itself: what the fixture reaches without SMCP in front, behind a key that every request needs.
+
+What fails here can't be asked of SMCP; what passes here and fails through SMCP is SMCP's fault.
+"""
+
+import pytest
+
+from support import conformance, everything
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+
+_KEY = "not-a-secret-but-needed"
+
+
+@pytest.mark.requirement("mcp:suite:yardstick")
+@pytest.mark.parametrize(("revision", "required"), [("2025-11-25", 30), ("2026-07-28", 37)])
+def test_the_fixture_alone_passes_every_required_scenario(revision: conformance.Revision, required: int) -> None:
+    with everything.over_http(_KEY) as url:
+        outcome = conformance.run(url, _KEY, revision)
+    assert (outcome.passed, outcome.required, outcome.failures) == (required, required, {}), outcome.table()
+
+
+@pytest.mark.requirement("mcp:suite:yardstick")
+def test_a_server_that_refuses_the_key_fails_every_scenario_but_the_one_about_host_names() -> None:
+    with everything.over_http(_KEY) as url:
+        outcome = conformance.run(url, "another-key", "2025-11-25")
+    assert outcome.passed <= 1, outcome.table()

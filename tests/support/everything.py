@@ -1,0 +1,56 @@
+"""The fixture server of tests/fixtures/everything: as a wheel to deploy, or run directly."""
+
+import contextlib
+import os
+import pathlib
+import subprocess
+import sys
+import tomllib
+from collections.abc import Generator
+from typing import Final
+
+from mcp import StdioServerParameters
+
+from support import wheels
+
+FOLDER: Final = pathlib.Path(__file__).parents[1] / "fixtures" / "everything"
+NAME: Final = "smcp-fixture-everything"
+MODULE: Final = "smcp_fixture_everything"
+
+
+def wheel(directory: pathlib.Path) -> pathlib.Path:
+    """Build the fixture's wheel in `directory`, as its pyproject.toml describes it."""
+    project = tomllib.loads((FOLDER / "pyproject.toml").read_text("utf-8"))["project"]
+    return wheels.build_wheel(
+        directory,
+        project["name"],
+        project["version"],
+        {f"{MODULE}/{file.name}": file.read_bytes() for file in sorted((FOLDER / MODULE).glob("*.py"))},
+        project["scripts"],
+        tuple(project["dependencies"]),
+    )
+
+
+@contextlib.contextmanager
+def over_http(key: str) -> Generator[str]:
+    """The fixture without SMCP, over streamable HTTP and behind the bearer `key`: the endpoint's URL."""
+    with subprocess.Popen(
+        [sys.executable, "-m", MODULE, "--http"],
+        cwd=FOLDER,
+        env={**os.environ, "SMCP_FIXTURE_KEY": key},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            # The line comes when connections are accepted, and an empty one when the process ends before.
+            url = process.stdout.readline().strip()
+            assert url, "the fixture server did not start"
+            yield url
+        finally:
+            process.terminate()
+
+
+def over_stdio() -> StdioServerParameters:
+    """How a client starts the fixture as its child."""
+    return StdioServerParameters(command=sys.executable, args=["-m", MODULE], cwd=FOLDER)

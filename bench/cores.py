@@ -1,0 +1,63 @@
+"""Which core runs what, and what a process took of it: affinity and /proc."""
+
+import os
+import pathlib
+from typing import NamedTuple
+
+_TICK = 1_000_000 / os.sysconf("SC_CLK_TCK")
+
+
+class Cores(NamedTuple):
+    """The core of what is measured and the core of who measures; the same one on a machine that has one."""
+
+    measured: int
+    load: int
+
+
+def choose() -> Cores:
+    """Two cores that this process may use."""
+    allowed = sorted(os.sched_getaffinity(0))
+    return Cores(allowed[0], allowed[-1])
+
+
+def family(pid: int) -> set[int]:
+    """`pid` and every process below it."""
+    children: dict[int, list[int]] = {}
+    for entry in pathlib.Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            children.setdefault(parent, []).append(int(entry.name))
+    found: set[int] = set()
+    waiting = [pid]
+    while waiting:
+        one = waiting.pop()
+        found.add(one)
+        waiting += children.get(one, [])
+    return found
+
+
+def cpu_us(pids: set[int]) -> float:
+    """Microseconds of CPU that `pids` have used, user and system (proc(5), fields 14 and 15 of stat)."""
+    total = 0.0
+    for pid in pids:
+        try:
+            fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        total += (int(fields[11]) + int(fields[12])) * _TICK
+    return total
+
+
+def memory_kib(pids: set[int]) -> int:
+    """KiB of memory that `pids` hold, pages that several share counted once (PSS)."""
+    total = 0
+    for pid in pids:
+        try:
+            text = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        total += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
+    return total

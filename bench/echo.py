@@ -1,0 +1,63 @@
+"""The hosted server that costs next to nothing: MCP over stdio, both eras, one tool, standard library only.
+
+It is what `smcp_bench_echo` in the wheel of `bench.guest` consists of. It reads in large chunks and answers all
+complete lines of a chunk in one write, as a good server would.
+"""
+
+import json
+import os
+from typing import Any
+
+_INFO = {"name": "smcp-bench-echo", "version": "1.0.0"}
+_TOOL = {
+    "name": "echo",
+    "description": "Returns its text.",
+    "inputSchema": {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
+}
+_CACHE = {"resultType": "complete", "ttlMs": 60_000, "cacheScope": "private"}
+_LEGACY = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
+
+
+def answer(message: dict[str, Any]) -> dict[str, Any] | None:
+    """The response to one message; None for a notification."""
+    if "id" not in message or "method" not in message:
+        return None
+    params: dict[str, Any] = message.get("params") or {}
+    match message["method"]:
+        case "tools/call" if params.get("name") == "echo":
+            text = params.get("arguments", {}).get("text", "")
+            result: dict[str, Any] = {"content": [{"type": "text", "text": text}], "resultType": "complete"}
+        case "tools/list":
+            result = {"tools": [_TOOL], **_CACHE}
+        case "server/discover":
+            result = {
+                "supportedVersions": ["2026-07-28"],
+                "capabilities": {"tools": {}},
+                "_meta": {"io.modelcontextprotocol/serverInfo": _INFO},
+                **_CACHE,
+            }
+        case "initialize":
+            asked = params.get("protocolVersion")
+            version = asked if asked in _LEGACY else _LEGACY[-1]
+            result = {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": _INFO}
+        case "ping":
+            result = {}
+        case method:
+            error = {"code": -32601, "message": f"There is no method {method} here."}
+            return {"jsonrpc": "2.0", "id": message["id"], "error": error}
+    return {"jsonrpc": "2.0", "id": message["id"], "result": result}
+
+
+def main() -> None:
+    """Answer until stdin ends."""
+    rest = b""
+    while chunk := os.read(0, 1 << 18):
+        *lines, rest = (rest + chunk).split(b"\n")
+        answers = [answer(json.loads(line)) for line in lines if line.strip()]
+        out = b"".join(json.dumps(one).encode() + b"\n" for one in answers if one is not None)
+        while out:
+            out = out[os.write(1, out) :]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""The load: keep-alive HTTP/1.1 connections, one request in flight on each, every answer checked.
+
+Latency is taken from the write of a request to the end of its answer. Nothing is retried: a wrong status, id or text
+is an error, and a run with an error has no result.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import httptools
+import msgspec
+
+
+class Target(NamedTuple):
+    """What is asked, and how its answers are checked."""
+
+    host: str
+    port: int
+    head: bytes
+    """Request line and headers, all but Content-Length and the empty line."""
+    body: Callable[[int], bytes]
+    """The body of the request with this number."""
+    expect: Callable[[int], tuple[int, str]]
+    """Id and text that the answer to the request with this number must have."""
+
+
+class Sample(NamedTuple):
+    """What one run at one number of connections gave."""
+
+    connections: int
+    calls: int
+    per_second: float
+    p50_ms: float
+    p99_ms: float
+    cpu_us: float
+    """CPU of the measured processes per call."""
+
+
+class _Text(msgspec.Struct):
+    text: str
+
+
+class _Result(msgspec.Struct):
+    content: list[_Text]
+
+
+class _Answer(msgspec.Struct):
+    id: int
+    result: _Result
+
+
+_decode = msgspec.json.Decoder(_Answer).decode
+
+
+class _Run:
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.number = 0
+        self.taken: list[float] = []
+        self.wrong = ""
+        self.stopping = False
+
+    def fail(self, why: str) -> None:
+        self.wrong = self.wrong or why
+        self.stopping = True
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self, run: _Run) -> None:
+        self._run = run
+        self._parser: Any = httptools.HttpResponseParser(self)
+        self._body: list[bytes] = []
+        self._number = 0
+        self._sent = 0.0
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._send()
+
+    def _send(self) -> None:
+        self._run.number += 1
+        self._number = self._run.number
+        body = self._run.target.body(self._number)
+        self._sent = time.perf_counter()
+        self._transport.write(b"%scontent-length: %d\r\n\r\n%s" % (self._run.target.head, len(body), body))
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._run.fail(f"not HTTP: {error!r}")
+            self._transport.close()
+
+    def on_body(self, data: bytes) -> None:
+        self._body.append(data)
+
+    def on_message_complete(self) -> None:
+        taken = time.perf_counter() - self._sent
+        body = b"".join(self._body)
+        self._body.clear()
+        self._check(body)
+        self._run.taken.append(taken)
+        if self._run.stopping:
+            self._transport.close()
+        else:
+            self._send()
+
+    def _check(self, body: bytes) -> None:
+        status: int = self._parser.get_status_code()
+        try:
+            answer = _decode(_event(body))
+            right = (answer.id, answer.result.content[0].text) == self._run.target.expect(self._number)
+        except (msgspec.MsgspecError, IndexError):
+            right = False
+        if status != 200 or not right:
+            self._run.fail(f"HTTP {status}: {body[:400].decode('utf-8', 'replace')}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._run.stopping:
+            self._run.fail(f"the connection was closed: {exc!r}")
+        if not self.done.done():
+            self.done.set_result(None)
+
+
+def _event(body: bytes) -> bytes:
+    """The last message of an event stream, or the body as it is."""
+    if body[:1] == b"{":
+        return body
+    data = [line[5:].strip() for line in body.splitlines() if line.startswith(b"data:")]
+    return data[-1] if data else b""
+
+
+async def measure(target: Target, connections: int, warm_s: float, seconds: float, cpu: Callable[[], float]) -> Sample:
+    """Load `target` for `seconds` after `warm_s`; `cpu` reads the microseconds that the measured side has used.
+
+    Raises RuntimeError with the first wrong answer.
+    """
+    loop = asyncio.get_running_loop()
+    run = _Run(target)
+    open_: list[_Connection] = []
+    for _ in range(connections):
+        _, connection = await loop.create_connection(lambda: _Connection(run), target.host, target.port)
+        open_.append(connection)
+    await asyncio.sleep(warm_s)
+    run.taken.clear()
+    cpu_before, before = cpu(), time.perf_counter()
+    await asyncio.sleep(seconds)
+    taken, passed, used = sorted(run.taken), time.perf_counter() - before, cpu() - cpu_before
+    run.stopping = True
+    await asyncio.wait([connection.done for connection in open_], timeout=30)
+    if run.wrong or not taken:
+        raise RuntimeError(f"wrong answer under load: {run.wrong or 'none came at all'}")
+    return Sample(
+        connections=connections,
+        calls=len(taken),
+        per_second=len(taken) / passed,
+        p50_ms=taken[len(taken) // 2] * 1000,
+        p99_ms=taken[min(len(taken) - 1, len(taken) * 99 // 100)] * 1000,
+        cpu_us=used / len(taken),
+    )

@@ -15,7 +15,7 @@ a uid of its own per tenant. bwrap runs as the platform's user.
 
 import os
 import posixpath
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -90,25 +90,37 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     layers: frozenset[str] = frozenset(LAYERS)
 
 
+class Parts(NamedTuple):
+    """A command in two: what runs before the walls, and the walls as options of bwrap."""
+
+    before: list[str]
+    options: list[str]
+
+
 def command(cell: Cell, host: Host | None = None) -> list[str]:
-    """The argv that runs `cell`. Start it with an empty environment (`spawn.start` does).
+    """The argv that runs `cell`. Start it with an empty environment; `spawn.prepared` also hides it from `ps`.
 
     `host` says which layers exist (default: all of them, so that a missing one fails instead of being left out).
     Raises `errors.SandboxMissing` for a cell that no wall can hold: a bad bind, an empty argv, a NUL.
     """
+    made = parts(cell, host or Host())
+    return [*made.before, *made.options, "--", *cell.argv]
+
+
+def parts(cell: Cell, host: Host) -> Parts:
+    """As `command`, for who hands the options to bwrap in another way."""
     _check(cell)
-    machine = host or Host()
-    words = [*_limits(cell, machine), machine.bwrap, *_namespaces(cell, machine.layers)]
-    words += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
+    options = [*_namespaces(cell, host.layers)]
+    options += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
     for name, value in cell.env:
-        words += ["--setenv", name, value]
-    words += [*_system(), *_private(cell, machine.layers)]
+        options += ["--setenv", name, value]
+    options += [*_system(), *_private(cell, host.layers)]
     for bind in cell.binds:
-        words += ["--bind" if bind.writable else "--ro-bind", bind.source, bind.target]
+        options += ["--bind" if bind.writable else "--ro-bind", bind.source, bind.target]
     for directory in cell.hidden:
-        words += [*_sized(_TINY, machine.layers), "--tmpfs", directory, "--remount-ro", directory]
-    words += ["--remount-ro", "/", "--chdir", cell.cwd, "--", *cell.argv]
-    return words
+        options += [*_sized(_TINY, host.layers), "--tmpfs", directory, "--remount-ro", directory]
+    options += ["--remount-ro", "/", "--chdir", cell.cwd]
+    return Parts([*_limits(cell, host), host.bwrap], options)
 
 
 def _limits(cell: Cell, host: Host) -> list[str]:

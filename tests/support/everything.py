@@ -25,7 +25,7 @@ def wheel(directory: pathlib.Path) -> pathlib.Path:
         directory,
         project["name"],
         project["version"],
-        {f"{MODULE}/{file.name}": file.read_bytes() for file in sorted((FOLDER / MODULE).glob("*.py"))},
+        {f"{MODULE}/{file.name}": file.read_text("utf-8") for file in sorted((FOLDER / MODULE).glob("*.py"))},
         project["scripts"],
         tuple(project["dependencies"]),
     )

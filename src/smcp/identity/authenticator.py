@@ -1,7 +1,7 @@
 """From an Authorization header to a principal. Default deny.
 
-The header is read by one grammar (RFC 9110, 11.4 and RFC 6750, 2.1: a case-insensitive scheme, spaces, one b64token) and
-by nothing else: no query parameter, no cookie, no second header. A comma-joined pair of headers does not match
+The header is read by one grammar (RFC 9110, 11.4 and RFC 6750, 2.1: a case-insensitive scheme, spaces, one b64token)
+and by nothing else: no query parameter, no cookie, no second header. A comma-joined pair of headers does not match
 the grammar, so an edge that joins repeated headers as RFC 9110, 5.3 tells it to fails closed.
 """
 
@@ -26,8 +26,8 @@ class Authenticator:
     async def authenticate(self, authorization_header: str | None) -> policy.Principal:
         """The principal behind the header.
 
-        Raises `errors.Unauthenticated` for no header, a malformed one, or a credential that nobody recognises or that is
-        refused; `errors.TenantSuspended`; `errors.Unavailable` when it can't be told safely.
+        Raises `errors.Unauthenticated` for no header, a malformed one, or a credential that nobody recognises or
+        that is refused; `errors.TenantSuspended`; `errors.Unavailable` when it can't be told safely.
         """
         if authorization_header is None:
             raise base.refused(base.Reason.ABSENT)

@@ -1,7 +1,7 @@
 """API keys: made once, shown once, kept as a keyed digest; checked on each request from memory.
 
-What is stored is an HMAC of the secret under a key of the tenant's ring, so that neither the database nor a backup of it
-can be searched for a known key. The secret has 160 random bits: nothing slower than an HMAC is needed (NIST SP
+What is stored is an HMAC of the secret under a key of the tenant's ring, so that neither the database nor a backup of
+it can be searched for a known key. The secret has 160 random bits: nothing slower than an HMAC is needed (NIST SP
 800-63B, 5.1.2.2, asks for slow hashing of look-up secrets below 112 bits only).
 
 The warm path touches no storage: a key that was verified before is found by a digest of its whole text under a
@@ -226,7 +226,7 @@ class ApiKeys(base.Method):
     # --- last used ---
 
     def _note_use(self, principal: policy.Principal, now: float) -> None:
-        """Never waits, and never fails a request: when storage is slow, the oldest knowledge is simply not refreshed."""
+        """Never waits, and never fails a request: when storage is slow, what is known is simply not refreshed."""
         if len(self._pending_uses) < _PENDING_USES:
             self._pending_uses[principal.tenant, principal.id] = now
         if self._noting is None or self._noting.done():

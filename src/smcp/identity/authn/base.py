@@ -1,7 +1,7 @@
 """What a way of authenticating is: it recognises a credential by its form, and turns it into a principal or refuses.
 
-Every refusal looks the same to the caller (`errors.Unauthenticated`): an answer that told "expired" from "unknown" would
-tell a guesser what exists. The reason goes into the error's private detail, for the log and the audit trail.
+Every refusal looks the same to the caller (`errors.Unauthenticated`): an answer that told "expired" from "unknown"
+would tell a guesser what exists. The reason goes into the error's private detail, for the log and the audit trail.
 """
 
 import enum

@@ -3,8 +3,8 @@
 - `smcp_` and the checksum let secret scanners find a leaked key, and let a typing error be told from a guess before
   anything is looked up.
 - The tenant stands in the key, so that no global index of keys exists to leak.
-- Id: 12 digits (60 random bits), public. Secret: 32 digits (160 random bits). Checksum: CRC-32 of everything before it, 7
-  digits. CRC-32 finds every error burst of up to 32 bits, so no change of one character (8 bits) passes. It is no
+- Id: 12 digits (60 random bits), public. Secret: 32 digits (160 random bits). Checksum: CRC-32 of everything before
+  it, 7 digits. CRC-32 finds every error burst of up to 32 bits, so no change of one character (8 bits) passes. It is no
   authentication: anybody can compute it.
 
 Digits are Crockford base 32 in lower case, without its optional look-alikes: a key has exactly one spelling.

@@ -1,0 +1,232 @@
+"""The audit trail: append-only, chained per tenant and writer, durable in batches, failing closed.
+
+`note` costs a caller microseconds: it puts an encoded event into a bounded queue that a background task writes within
+0.2 s, one record a tenant and round. `write` returns when the event is durable. When the queue is full, or writing
+fails, both raise `errors.Unavailable` until writing works again: what can't be recorded is not done.
+
+An event that was accepted is written once: after a failure whose outcome is unknown, the writer looks in the log before
+it writes again. Only the death of the process loses what `note` accepted in the last 0.2 s. `chain` has the format and
+the verification, `writer` one tenant's queue.
+"""
+
+import asyncio
+import contextlib
+from typing import Final
+
+import msgspec
+
+from smcp.audit import chain, events, writer
+from smcp.kernel import clock, crypto, errors, ids
+from smcp.stores import tenant as stores
+
+QUEUE: Final = 20_000
+"""Events that wait to be written, over all tenants; one tenant may hold a quarter."""
+
+_LINGER_S: Final = 0.1
+_RETRY_S: Final = 0.5
+_IDLE_S: Final = 5.0
+_TOGETHER: Final = 16
+_PAGE: Final = 50
+
+Report = chain.Report
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One entry: where it stands, when it was noted (epoch seconds), by which writer, and what happened.
+
+    Positions grow over all writers of a tenant and have gaps: record 12 of the log, entry 3, is 12003.
+    """
+
+    position: int
+    time: float
+    writer: str
+    event: events.Event
+
+
+class Trail:
+    """The trails of all tenants, as one writer (a node) keeps them."""
+
+    def __init__(
+        self, store: stores.Store, clock: clock.Clock, *, writer: str, ttl_days: int, queue: int = QUEUE
+    ) -> None:
+        """`writer` is unique among the nodes and stays the same over restarts (letters, digits, hyphens)."""
+        self._store = store
+        self._clock = clock
+        self._writer = writer
+        self._ttl_s = ttl_days * 86400.0
+        self._queue = queue
+        self._tenants: dict[str, writer.TenantWriter] = {}
+        self._waiting = 0
+        self._work = asyncio.Event()
+        self._urgent = asyncio.Event()
+        self._closing = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to write."""
+        self._closing = False
+        self._task = asyncio.create_task(self._run(), name="audit")
+
+    async def close(self) -> None:
+        """Write what was accepted, vouch for it, and stop. Idempotent."""
+        self._closing = True
+        self._work.set()
+        self._urgent.set()
+        if self._task is not None:
+            await self._task
+
+    # --- writing ---
+
+    def note(self, event: events.Event) -> None:
+        """Accept `event`; it is durable within 0.2 s.
+
+        Raises `errors.Unavailable` when it can't be accepted, `ValueError` when it holds what no event may.
+        """
+        self._accept(event)
+
+    async def write(self, event: events.Event) -> None:
+        """Accept `event` and return when it is durable. Raises as `note`, and `errors.Unavailable` when writing fails."""
+        await self._durable(self._accept(event))
+
+    async def flush(self, tenant: ids.TenantId) -> None:
+        """Return when everything accepted for `tenant` so far is durable. Raises `errors.Unavailable`."""
+        known = self._tenants.get(tenant)
+        if known is not None:
+            await self._durable(known)
+
+    def digest(self, tenant: ids.TenantId, text: str) -> events.Digest:
+        """`text` (an address, a label) as it may stand in the trail: salted for the tenant, the same for the same text."""
+        return events.digest(self._salted(tenant, "digest", text))
+
+    def target(self, tenant: ids.TenantId, text: str) -> events.Target:
+        """`text` (a tool, prompt or resource that a call names) as it may stand in the trail."""
+        return events.public_name(text) or events.private_target(self._salted(tenant, "target", text))
+
+    def _salted(self, tenant: ids.TenantId, kind: str, text: str) -> bytes:
+        salt = self._store.ring.data_key(tenant, "audit salt")
+        return crypto.keyed_digest(salt, kind, text.encode("utf-8", "surrogatepass"))
+
+    def _accept(self, event: events.Event) -> writer.TenantWriter:
+        data = events.encode(event)
+        if self._task is None or self._task.done() or self._closing:
+            raise errors.Unavailable(detail="the audit trail is not being written")
+        queue = self._tenants.get(event.tenant) or self._open(ids.TenantId(event.tenant))
+        if queue.failed is not None:
+            raise errors.Unavailable(detail=f"the audit trail of {event.tenant} can't be written: {queue.failed}")
+        if self._waiting >= self._queue or len(queue.lines) >= self._queue // 4:
+            raise errors.Unavailable(detail="the audit queue is full")
+        queue.add(data)
+        self._waiting += 1
+        self._work.set()
+        return queue
+
+    def _open(self, tenant: ids.TenantId) -> writer.TenantWriter:
+        mac = chain.Mac(tenant, self._store.ring.data_key(tenant, "audit mac"))
+        queue = self._tenants[tenant] = writer.TenantWriter(
+            tenant, self._store.tenant(tenant), mac, self._clock, self._writer, self._ttl_s
+        )
+        return queue
+
+    async def _durable(self, queue: writer.TenantWriter) -> None:
+        done = queue.wait()
+        if done is not None:
+            self._work.set()
+            self._urgent.set()
+            await done
+
+    async def _run(self) -> None:
+        while not self._closing:
+            await _set_within(self._work, _IDLE_S)
+            failing = any(queue.failed is not None for queue in self._tenants.values())
+            if failing or self._waiting:
+                await _set_within(self._urgent, _RETRY_S if failing else _LINGER_S)
+            self._work.clear()
+            self._urgent.clear()
+            await self._round(last=False)
+        await self._round(last=True)
+        for queue in self._tenants.values():
+            self._waiting -= queue.give_up(errors.Unavailable(detail="the audit trail was closed"))
+
+    async def _round(self, *, last: bool) -> None:
+        busy = [queue for queue in self._tenants.values() if last or queue.lines or queue.failed or queue.due()]
+        for start in range(0, len(busy), _TOGETHER):
+            written = await asyncio.gather(*(queue.flush(last=last) for queue in busy[start : start + _TOGETHER]))
+            self._waiting -= sum(written)
+        for queue in busy:
+            if isinstance(queue.failed, errors.NotFound):
+                # The tenant's data key is gone, and with it everything that could be read of its trail.
+                self._waiting -= queue.give_up(queue.failed)
+                del self._tenants[queue.tenant]
+
+    # --- reading ---
+
+    async def query(self, tenant: ids.TenantId, *, after: int = 0, limit: int = 100) -> list[Entry]:
+        """Up to `limit` entries behind position `after`, of all writers, in order; with all that this node noted.
+
+        Raises `errors.TamperedData` when a record does not open: `verify` says which.
+        """
+        await self.flush(tenant)
+        log = self._store.tenant(tenant).log
+        entries: list[Entry] = []
+        record_after = max(0, after // chain.STEP - 1)
+        while len(entries) < limit:
+            page = await log.read(writer.STREAM, after=record_after, limit=_PAGE)
+            if not page:
+                break
+            record_after = page[-1].position
+            for record in page:
+                batch = chain.decode(record.data)
+                for place, line in enumerate(batch.lines, 1):
+                    position = record.position * chain.STEP + place
+                    if position > after and len(entries) < limit:
+                        entries.append(Entry(position, line.time_us / 1e6, batch.writer, events.decode(line.event)))
+        return entries
+
+    async def verify(self, tenant: ids.TenantId) -> Report:
+        """Check everything that was durable when this was called: chains, checkpoints, head records, the end.
+
+        Never raises for damage: the report names the first.
+        """
+        await self.flush(tenant)
+        handle = self._store.tenant(tenant)
+        mac = chain.Mac(tenant, self._store.ring.data_key(tenant, "audit mac"))
+        try:
+            heads = await writer.read_heads(handle)
+        except errors.TamperedData:
+            return Report(False, 0, 0, "a head record does not open: it was changed or moved", None)
+        last = await handle.log.last(writer.STREAM)
+        verifier = chain.Verifier(tenant, mac, heads, now=self._clock.now())
+        try:
+            verifier.trust_heads()
+            await _walk(handle, verifier, last)
+            return verifier.finish(last)
+        except chain.Broken as broken:
+            return Report(False, verifier.entries, verifier.checkpoints, broken.problem, broken.position)
+
+
+async def _walk(handle: stores.Handle, verifier: chain.Verifier, last: int) -> None:
+    """Every record up to `last`. A page that does not open is read again one by one, to name the record."""
+    after, limit = 0, _PAGE
+    while after < last:
+        try:
+            page = await handle.log.read(writer.STREAM, after=after, limit=limit)
+            for record in page:
+                if record.position > last:
+                    return
+                verifier.next(record.position, chain.decode(record.data))
+                after = record.position
+        except errors.TamperedData:
+            if limit == 1:
+                raise chain.Broken(
+                    "a record does not open: it was changed or moved", (after + 1) * chain.STEP + 1
+                ) from None
+            limit = 1
+            continue
+        if not page:
+            return
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from checks import tree
+from checks import commands, tree
 from smcp.access import policy
 from smcp.audit import events
 from smcp.kernel import errors, observe, settings
@@ -135,6 +135,7 @@ PAGES: dict[str, tuple[str, Callable[[], str]]] = {
     "errors": ("docs/reference/errors.md", _errors),
     "metrics": ("docs/reference/metrics.md", _metrics),
     "actions": ("docs/reference/api-keys.md", _actions),
+    "commands": ("docs/reference/cli.md", commands.render),
     "events": ("docs/reference/audit-events.md", _events),
 }
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 import click
 
 from smcp.cli import failures, output
+from smcp.kernel import errors
 
 _COMMANDS: Final = {
     "up": "smcp.cli.up",
@@ -59,6 +60,8 @@ def run(argv: Sequence[str]) -> int:
         code: Any = smcp.main(args=list(argv), prog_name="smcp", standalone_mode=False)
     except failures.Failure as failure:
         return _report(failure, argv)
+    except errors.SmcpError as error:  # wrong settings, a missing sandbox: from the platform's own rooms, in `up`
+        return _report(failures.Failure(error.code, error.public), argv)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return failures.Exit.USAGE

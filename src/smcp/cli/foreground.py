@@ -1,0 +1,164 @@
+"""Running a platform in the foreground: checks, start, the first keys, the demo, a welcome; then waiting for Ctrl-C."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import pathlib
+import signal
+import time
+from collections.abc import Generator
+from typing import Final, NamedTuple
+
+import msgspec
+
+from smcp.app import serve
+from smcp.cli import datadir, demo, doctor, failures, profiles, session, welcome
+from smcp.kernel import settings
+from smcp.ops import doctor as machine
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class _Made(NamedTuple):
+    """The demo if there is one, or why it could not be made."""
+
+    demo: demo.Standing | None
+    why: str
+
+
+_NO_DEMO: Final = _Made(None, "")
+
+
+class Foreground:
+    """One run of `smcp up`."""
+
+    def __init__(self, cli: session.Session, wanted: settings.Settings, *, demo: bool) -> None:
+        self._cli = cli
+        self._settings = wanted
+        self._wants_demo = demo
+        self._place = datadir.DataDir(pathlib.Path(wanted.platform.data_dir))
+        self._stop = asyncio.Event()
+        self._began = time.monotonic()
+
+    async def run(self) -> None:
+        """Until a signal comes. Whatever happens, nothing that was started is left."""
+        self._check()
+        self._place.prepare()
+        with self._place.hold(), self._signals():
+            platform = await self._start()
+            try:
+                await self._serve(platform)
+            finally:
+                self._say("stopping…")
+                await platform.stop()
+        self._say("stopped")
+
+    def _say(self, text: str) -> None:
+        self._cli.out.note(f"  {text}")
+
+    @contextlib.contextmanager
+    def _signals(self) -> Generator[None]:
+        """Ctrl-C, a service manager's stop, a closed terminal: all end in order, and a second one changes nothing."""
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._stop.set)
+        try:
+            yield
+        finally:
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
+
+    def _check(self) -> None:
+        checks = machine.run(self._settings)
+        failed = [check for check in checks if check.status is machine.Status.FAIL]
+        if not self._cli.out.as_json:
+            for check in checks:
+                # An occupied port stops the start below, with a better text; Node.js is for `make test`.
+                if check.status is machine.Status.WARN and check.name not in ("node", "port"):
+                    doctor.show(check, err=True)
+        if failed:
+            raise failures.Failure(
+                "unfit",
+                "; ".join(f"{check.name}: {check.why}" for check in failed),
+                hint="\n".join(check.fix for check in failed if check.fix),
+            )
+        self._say(f"this machine is fit: {len(checks)} checks")
+
+    async def _start(self) -> serve.Platform:
+        gateway = self._settings.gateway
+        try:
+            platform = await serve.Platform.start(self._settings)
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
+                raise
+            raise failures.Failure(
+                "address",
+                f"SMCP can't listen on {gateway.host}:{gateway.port}: {os.strerror(error.errno)}.",
+                hint=f"Choose another port, for example: smcp up --port {gateway.port + 1}",
+            ) from error
+        self._say(f"listening on {platform.base_url}, data in {self._place.path}")
+        return platform
+
+    async def _serve(self, platform: serve.Platform) -> None:
+        await self._operator(platform)
+        made = await self._demo(platform.base_url) if self._wants_demo else _NO_DEMO
+        if not self._stop.is_set():
+            self._ready(platform.base_url, made)
+            await self._stop.wait()
+
+    async def _operator(self, platform: serve.Platform) -> None:
+        """The operator's key goes from the platform into the profile, and nowhere else."""
+        text = await platform.ensure_operator()
+        if text is None:
+            self._follow_address(platform.base_url)
+            return
+        made = profiles.Profile(platform.base_url, session.PLATFORM, text)
+        kept = datadir.keep(self._cli.profiles, profiles.DEFAULT, made)
+        self._place.write(msgspec.structs.replace(self._place.notes(), operator=kept))
+        self._say(f"made the operator's key: profile '{kept.name}' of {self._cli.profiles.file}")
+
+    def _follow_address(self, url: str) -> None:
+        """The platform may listen elsewhere than last time; its profiles follow."""
+        notes = self._place.notes()
+        for made in (notes.operator, notes.demo):
+            kept = datadir.still(self._cli.profiles, made)
+            if made is not None and kept is not None and kept.url != url:
+                self._cli.profiles.save(made.name, kept._replace(url=url))
+
+    async def _demo(self, url: str) -> _Made:
+        """The demo. It may fail (no package source within reach, for instance) without taking the platform along."""
+        work = demo.Demo(self._cli, self._place, url, self._say)
+        running = asyncio.ensure_future(asyncio.to_thread(work.make))
+        stopped = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait((running, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                work.stop()
+            return _Made(await running, "")
+        except failures.Failure as failure:
+            return _Made(None, failure.message)
+        finally:
+            stopped.cancel()
+
+    def _ready(self, url: str, made: _Made) -> None:
+        seconds = time.monotonic() - self._began
+        notes = self._place.notes()
+        operator = notes.operator.name if datadir.still(self._cli.profiles, notes.operator) and notes.operator else None
+        if self._cli.out.as_json:
+            document = {
+                "ready": True,
+                "url": url,
+                "data_dir": str(self._place.path),
+                "profiles_file": str(self._cli.profiles.file),
+                "operator_profile": operator,
+                "demo": None if made.demo is None else made.demo.as_json(),
+                "demo_error": made.why or None,
+                "seconds": round(seconds, 2),
+            }
+            self._cli.out.json(document)
+            return
+        if made.why:
+            self._cli.out.note(f"The demo could not be made: {made.why}")
+        welcome.show(self._cli.out, url, self._cli.profiles.file, operator, made.demo)
+        self._say(f"ready after {seconds:.1f} s; Ctrl-C stops it")

@@ -1,0 +1,36 @@
+"""`smcp up`: a whole platform in the foreground, with something to try in it."""
+
+import pathlib
+
+import click
+
+from smcp.cli import session
+
+
+@click.command("up")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one.  [default: 8080]")
+@click.option("--host", metavar="ADDRESS", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--data", metavar="DIR", help="Where everything is kept.")
+@click.option("--demo/--no-demo", default=True, help="Host a demo server for a demo tenant (at the first start).")
+@click.option("--config", type=click.Path(dir_okay=False, path_type=pathlib.Path), help="The platform's settings file.")
+@session.local
+def up_command(
+    cli: session.Session,
+    port: int | None,
+    host: str | None,
+    data: str | None,
+    config: pathlib.Path | None,
+    *,
+    demo: bool,
+) -> None:
+    """Start SMCP here and stay in the foreground; Ctrl-C stops everything.
+
+    The first start makes the operator's credential, the tenant 'acme' and its server 'time', and saves the
+    keys as CLI profiles. With --json, one object is printed once the platform is ready.
+    """
+    import asyncio
+
+    from smcp.cli import datadir, foreground
+
+    wanted = datadir.load_settings(config, {"gateway": {"port": port, "host": host}, "platform": {"data_dir": data}})
+    asyncio.run(foreground.Foreground(cli, wanted, demo=demo).run())

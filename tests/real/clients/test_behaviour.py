@@ -12,7 +12,7 @@ from mcp.server.subscriptions import ResourceUpdated, ToolsListChanged
 
 from support import clients, everything
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
 Target = clients.Endpoint | StdioServerParameters
 ERAS: list[clients.Mode] = ["legacy", "2026-07-28"]

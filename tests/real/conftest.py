@@ -1,0 +1,38 @@
+"""One platform for all tests that need a running one, with two hosted servers: the fixture, and one from PyPI."""
+
+import pathlib
+from collections.abc import Generator
+
+import pytest
+
+from support import everything
+from support.clients import Endpoint
+from support.platform import Platform
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Generator[Platform]:
+    """A running platform with the settings it comes with, that finds the fixture's wheel."""
+    wheels: pathlib.Path = tmp_path_factory.mktemp("wheels")
+    everything.wheel(wheels)
+    with Platform(tmp_path_factory.mktemp("platform"), {"SMCP_DEPLOY_WHEEL_DIRS": str(wheels)}) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def hosted(platform: Platform) -> dict[str, Endpoint]:
+    """The servers `everything` and `time` of one tenant."""
+    sources = (f"pypi:{everything.NAME}", "everything"), ("pypi:mcp-server-time", "time")
+    return platform.host("hosting", *sources)
+
+
+@pytest.fixture
+def fixture_endpoint(hosted: dict[str, Endpoint]) -> Endpoint:
+    """The fixture server, hosted."""
+    return hosted["everything"]
+
+
+@pytest.fixture
+def time_endpoint(hosted: dict[str, Endpoint]) -> Endpoint:
+    """PyPI's mcp-server-time, hosted unmodified."""
+    return hosted["time"]

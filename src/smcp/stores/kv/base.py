@@ -16,11 +16,12 @@ ABSENT: Final = 0
 
 
 class Entry(NamedTuple):
-    """A key with its value and the revision that wrote it."""
+    """A key with its value, the revision that wrote it, and when it ends (epoch seconds; None: never)."""
 
     key: Key
     value: bytes
     revision: int
+    expires: float | None = None
 
 
 class Put(NamedTuple):
@@ -40,11 +41,22 @@ class Delete(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What a watcher is told: the key, and the new revision; `value` is None after a removal or expiry."""
+    """What a watcher is told: the key, and the new revision; `value` is None after a removal or expiry.
+
+    `replaced` is the length of the stored value that went away (also an expired one), None if there was none.
+    """
 
     key: Key
     value: bytes | None
     revision: int
+    replaced: int | None = None
+
+
+class Size(NamedTuple):
+    """How much is stored: number of keys, and the bytes of them (as `stores.keys.encode` has them) and their values."""
+
+    keys: int
+    bytes: int
 
 
 Op = Put | Delete
@@ -71,6 +83,7 @@ class KV(abc.ABC):
         """All of `ops` or none, atomically; returns the revision all of them share.
 
         Raises `errors.Conflict` when any `expect` does not hold, `ValueError` when a key is named twice.
+        A caller that is cancelled meanwhile hears of it only when the write is decided.
         """
 
     @abc.abstractmethod
@@ -81,6 +94,13 @@ class KV(abc.ABC):
 
         `starts_with` narrows the segment after the prefix; `after` (exclusive) continues an earlier page.
         Order is by segments, each compared as UTF-8 bytes, so a key comes before all that extend it.
+        """
+
+    @abc.abstractmethod
+    async def size(self, prefix: Key) -> Size:
+        """What is stored below `prefix`, with what has expired and was not removed yet.
+
+        It is taken between two writes: every change before it has been told to watchers, every later one will be.
         """
 
     @abc.abstractmethod

@@ -28,8 +28,10 @@ class Log(abc.ABC):
     ) -> int:
         """Append all of `records` or none; returns the last position.
 
-        `expect` is the last position that the caller believes in (0: the stream was never written); raises `errors.Conflict` when
-        it isn't: a second writer exists. `ttl`: seconds after which `trim` may remove the records.
+        `expect` is the last position that the caller believes in (0: the stream was never written); raises
+        `errors.Conflict` when it isn't: a second writer exists. `ttl`: seconds after which `trim` may remove
+        the records.
+        A caller that is cancelled meanwhile hears of it only when the write is decided.
         """
 
     @abc.abstractmethod
@@ -56,7 +58,7 @@ class Log(abc.ABC):
 
     @abc.abstractmethod
     async def drop(self, prefix: Stream) -> None:
-        """Remove every stream below `prefix`: for erasure of a tenant or a server."""
+        """Remove every stream below `prefix`, and what was known of its positions: for erasure."""
 
     @abc.abstractmethod
     async def ping(self) -> None:

@@ -1,0 +1,16 @@
+"""Every endpoint of the admin API, in the order of its documentation."""
+
+from typing import Final
+
+from smcp.control import audit, deployments, keys, mcp, platform, servers, tenants
+from smcp.control.endpoint import Endpoint
+
+ENDPOINTS: Final[tuple[Endpoint, ...]] = (
+    *platform.ENDPOINTS,
+    *tenants.ENDPOINTS,
+    *keys.ENDPOINTS,
+    *deployments.ENDPOINTS,
+    *servers.ENDPOINTS,
+    *mcp.ENDPOINTS,
+    *audit.ENDPOINTS,
+)

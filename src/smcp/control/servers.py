@@ -1,0 +1,146 @@
+"""Servers: shown, stopped, started, rolled back, deleted; and their logs."""
+
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
+
+from smcp.access.policy import Action
+from smcp.audit import events
+from smcp.control import deployments, views
+from smcp.control.endpoint import Call, Nothing, Page, Positions, endpoint
+from smcp.deploy import versions
+from smcp.kernel import errors, ids
+
+_EXAMPLE: Final = {
+    "name": "time",
+    "tenant": "acme",
+    "created": 1800000000.0,
+    "desired": "running",
+    "live": "dep-01kaq3v7q0zj1x5w9n2c8d4f6g",
+    "endpoint": "http://127.0.0.1:8080/t/acme/time/mcp",
+    "instances": 1,
+}
+
+
+class RollbackTo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where to go back to."""
+
+    to: (
+        Annotated[str, Meta(max_length=64, description="A deployment's id; left out: the one before the live one.")]
+        | None
+    ) = None
+
+
+@endpoint(
+    "GET",
+    "/api/v1/tenants/{tenant}/servers",
+    action=Action.SERVER_LIST,
+    answer_example={"items": [_EXAMPLE], "next": None},
+)
+async def index(call: Call[Nothing, Page]) -> views.Listing[views.Server]:
+    """List a tenant's servers."""
+    found = await call.services.versions.servers(call.tenant)
+    return views.page([_view(call, one) for one in found], call.query, lambda one: one.name)
+
+
+@endpoint(
+    "GET",
+    "/api/v1/tenants/{tenant}/servers/{server}",
+    action=Action.SERVER_READ,
+    answer_example=_EXAMPLE | {"deployment": deployments.EXAMPLE},
+)
+async def show(call: Call[Nothing, Nothing]) -> views.ServerDetail:
+    """Show a server with its live deployment."""
+    server = await call.services.versions.server(call.tenant, call.server)
+    made = await call.services.versions.deployments(call.tenant, call.server)
+    live = next((deployments.view(one, server.live) for one in made if one.id == server.live), None)
+    return views.ServerDetail(**msgspec.structs.asdict(_view(call, server)), deployment=live)
+
+
+@endpoint(
+    "POST",
+    "/api/v1/tenants/{tenant}/servers/{server}/stop",
+    action=Action.SERVER_STOP,
+    answer_example=_EXAMPLE | {"desired": "stopped", "instances": 0},
+)
+async def stop(call: Call[Nothing, Nothing]) -> views.Server:
+    """Stop a server.
+
+    Its sessions and processes end; its endpoint answers `server_stopped` until it is started again.
+    """
+    # First the wish, so that no request starts an instance behind the one that is being ended.
+    server = await call.services.versions.set_desired(call.tenant, call.server, "stopped")
+    call.changed(events.ServerStopped, server=call.server)
+    await call.services.stop_server(call.tenant, call.server)
+    return _view(call, server)
+
+
+@endpoint(
+    "POST", "/api/v1/tenants/{tenant}/servers/{server}/start", action=Action.SERVER_START, answer_example=_EXAMPLE
+)
+async def start(call: Call[Nothing, Nothing]) -> views.Server:
+    """Start a stopped server. Its first request starts an instance."""
+    server = await call.services.versions.set_desired(call.tenant, call.server, "running")
+    call.changed(events.ServerStarted, server=call.server)
+    return _view(call, server)
+
+
+@endpoint(
+    "POST",
+    "/api/v1/tenants/{tenant}/servers/{server}/rollback",
+    action=Action.SERVER_ROLLBACK,
+    raises=(errors.Conflict,),
+    body_example={"to": "dep-01kaq3v7q0zj1x5w9n2c8d4f6g"},
+    answer_example=_EXAMPLE,
+)
+async def rollback(call: Call[RollbackTo, Nothing]) -> views.Server:
+    """Make an earlier deployment live again.
+
+    Instances of the one that was live end, with their sessions: what is rolled back does not serve on.
+    """
+    server = await call.services.versions.rollback(call.tenant, call.server, call.body.to)
+    call.changed(events.ServerRolledBack, server=call.server, deployment=server.live or "")
+    await call.services.stop_server(call.tenant, call.server)
+    return _view(call, server)
+
+
+@endpoint("DELETE", "/api/v1/tenants/{tenant}/servers/{server}", action=Action.SERVER_DELETE, status=204)
+async def delete(call: Call[Nothing, Nothing]) -> None:
+    """Delete a server with its deployments and logs. This can't be undone."""
+    await call.services.versions.delete(call.tenant, call.server)
+    call.changed(events.ServerDeleted, server=call.server)
+    await call.services.stop_server(call.tenant, call.server)
+
+
+@endpoint(
+    "GET",
+    "/api/v1/tenants/{tenant}/servers/{server}/logs",
+    action=Action.SERVER_LOGS,
+    answer_example={"items": [{"position": 1, "time": 1800000000.0, "text": "started"}], "next": None},
+)
+async def logs(call: Call[Nothing, Positions]) -> views.Listing[views.LogLine]:
+    """Read a server's log.
+
+    What it writes to stderr, and what the platform says about its instances. `next` is null when there is nothing newer yet; the last line's `position` continues from there later.
+    """
+    await call.services.versions.server(call.tenant, call.server)
+    page = call.query
+    lines = await call.services.read_logs(call.tenant, call.server, after=page.after, limit=page.limit)
+    items = [views.LogLine(line.position, line.time, line.text) for line in lines]
+    return views.Listing(items, items[-1].position if len(items) == page.limit else None)
+
+
+def _view(call: Call[Any, Any], server: versions.Server) -> views.Server:
+    return views.Server(
+        name=server.name,
+        tenant=call.tenant,
+        created=server.created,
+        desired=server.desired,
+        live=server.live,
+        endpoint=f"{call.services.public_url}/t/{call.tenant}/{server.name}/mcp",
+        instances=call.services.instances(call.tenant, ids.ServerName(server.name)),
+    )
+
+
+ENDPOINTS: Final = (index, show, stop, start, rollback, delete, logs)

@@ -1,0 +1,92 @@
+"""What the admin API is handed: rooms below it, and the runtime's few functions that it calls."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+# Classes, not modules: this file is a list of parts, each named like its room.
+from smcp.access import policy
+from smcp.audit.trail import Trail
+from smcp.deploy.deployer import Deployer
+from smcp.deploy.versions import Versions
+from smcp.identity.authenticator import Authenticator
+from smcp.identity.authn.api_key import ApiKeys
+from smcp.kernel import ids, observe
+from smcp.kernel.hosts import Hosts
+from smcp.kernel.settings import Settings
+from smcp.tenancy.limits import Limiter
+from smcp.tenancy.tenants import Tenants
+
+
+class Invoke(Protocol):
+    """One MCP request to a tenant's server, through the gateway's own stages from the lease on."""
+
+    async def __call__(
+        self,
+        principal: policy.Principal,
+        tenant: ids.TenantId,
+        server: ids.ServerName,
+        method: str,
+        params: dict[str, Any],
+        /,
+    ) -> dict[str, Any]:
+        """The JSON-RPC result. Raises the errors of `kernel.errors`."""
+        ...
+
+
+class LogLine(NamedTuple):
+    """A line that a hosted server wrote to stderr, or that the platform wrote about it."""
+
+    position: int
+    time: float
+    text: str
+
+
+class ReadLogs(Protocol):
+    """Reads a server's log lines."""
+
+    async def __call__(
+        self, tenant: ids.TenantId, server: ids.ServerName, /, *, after: int, limit: int
+    ) -> list[LogLine]:
+        """Up to `limit` lines behind position `after`."""
+        ...
+
+
+StopServer = Callable[[ids.TenantId, ids.ServerName], Awaitable[None]]
+"""Ends every running instance of a server; returns when none is left."""
+
+Instances = Callable[[ids.TenantId, ids.ServerName], int]
+"""How many instances of a server run on this node."""
+
+
+class Ready(NamedTuple):
+    """A condition for taking traffic."""
+
+    name: str
+    check: Callable[[], None]
+    """Raises an `errors.SmcpError` when it does not hold. Cheap: asked on every /readyz."""
+
+
+class Services(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything the admin API needs, made and joined in `app.wire`."""
+
+    version: str
+    public_url: str
+    """How clients reach the platform, without a slash at the end."""
+    settings: Settings
+    hosts: Hosts
+    authenticator: Authenticator
+    limiter: Limiter
+    trail: Trail
+    tenants: Tenants
+    keys: ApiKeys
+    versions: Versions
+    deployer: Deployer
+    invoke: Invoke
+    read_logs: ReadLogs
+    stop_server: StopServer
+    instances: Instances
+    ready: tuple[Ready, ...]
+    metrics: observe.Metrics
+    logger: observe.Logger

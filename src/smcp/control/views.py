@@ -1,0 +1,223 @@
+"""What the API shows: every answer's shape, apart from how rooms store it.
+
+A field that a room adds is not shown until it is added here; a secret or a digest can't slip out with a refactoring.
+Times are seconds since the Unix epoch, UTC.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Generic, Protocol, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+T = TypeVar("T")
+
+Time = Annotated[float, Meta(description="Seconds since the Unix epoch, UTC.")]
+
+
+class Listing(msgspec.Struct, Generic[T], frozen=True):
+    """A page of a list."""
+
+    items: list[T]
+    next: Annotated[str | int | None, Meta(description="Send as `after` for the next page; null on the last one.")]
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """What went wrong, in one stable code and one sentence."""
+
+    code: Annotated[str, Meta(description="Stable; docs/reference/errors.md lists all codes.")]
+    message: str
+    request_id: Annotated[str, Meta(description="Finds the request in the platform's log.")]
+    data: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+
+
+class Error(msgspec.Struct, frozen=True):
+    """The body of every answer that is not 2xx."""
+
+    error: Failure
+
+
+class Health(msgspec.Struct, frozen=True):
+    """The process answers."""
+
+    status: str
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """The platform can take traffic; the conditions that were checked."""
+
+    ready: bool
+    checks: list[str]
+
+
+class Version(msgspec.Struct, frozen=True):
+    """Which SMCP this is."""
+
+    name: str
+    version: str
+
+
+class Principal(msgspec.Struct, frozen=True):
+    """Who the credential belongs to."""
+
+    tenant: str
+    id: str
+    kind: str
+    roles: list[str]
+    label: str
+
+
+class Tenant(msgspec.Struct, frozen=True):
+    """A tenant: the unit of isolation."""
+
+    id: str
+    display_name: str
+    state: Annotated[str, Meta(description="`active` or `suspended`.")]
+    plan: str
+    created: Time
+
+
+class Key(msgspec.Struct, frozen=True):
+    """An API key without its secret, which is not stored."""
+
+    id: str
+    tenant: str
+    label: str
+    roles: list[str]
+    created: Time
+    expires: Time | None
+    revoked: Time | None
+    last_used: Annotated[float, Meta(description="Within a minute; seconds since the Unix epoch, UTC.")] | None
+
+
+class NewKey(msgspec.Struct, frozen=True):
+    """A new API key and, this once, its text."""
+
+    key: Key
+    secret: Annotated[str, Meta(description="The whole key, `smcp_…`. Shown once; only a keyed hash of it is stored.")]
+
+    def __repr__(self) -> str:
+        return f"NewKey(key={self.key!r}, secret=…)"
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One line of an operation's story."""
+
+    at: Time
+    stage: str
+    text: str
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """A deployment being made."""
+
+    id: str
+    tenant: str
+    state: Annotated[str, Meta(description="`running`, `succeeded` or `failed`.")]
+    steps: list[Step]
+    error: str | None
+    server: str | None
+    deployment: str | None
+
+
+class Locked(msgspec.Struct, frozen=True):
+    """One package of a deployment's dependency lock."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+class ToolName(msgspec.Struct, frozen=True):
+    """A tool as it was when the deployment was made."""
+
+    name: str
+    description: str
+
+
+class Deployment(msgspec.Struct, frozen=True):
+    """An immutable version of a server."""
+
+    id: str
+    server: str
+    number: int
+    live: Annotated[bool, Meta(description="Whether the server's endpoint serves this one.")]
+    created: Time
+    by: Annotated[str, Meta(description="The principal that deployed it.")]
+    source: str
+    digest: str
+    argv: list[str]
+    legacy_versions: Annotated[list[str], Meta(description="MCP versions up to 2025-11-25 that the server speaks.")]
+    modern_versions: Annotated[list[str], Meta(description="MCP versions from 2026-07-28 on that the server speaks.")]
+    tools: list[ToolName]
+    lock: list[Locked]
+
+
+class Server(msgspec.Struct, frozen=True):
+    """A named MCP endpoint of a tenant."""
+
+    name: str
+    tenant: str
+    created: Time
+    desired: Annotated[str, Meta(description="`running` or `stopped`.")]
+    live: Annotated[str | None, Meta(description="The id of the deployment that the endpoint serves.")]
+    endpoint: Annotated[str, Meta(description="The URL for MCP clients.")]
+    instances: Annotated[int, Meta(description="Running copies on this node.")]
+
+
+class ServerDetail(Server, frozen=True):
+    """A server with its live deployment."""
+
+    deployment: Deployment | None
+
+
+class LogLine(msgspec.Struct, frozen=True):
+    """A line of a hosted server's log."""
+
+    position: int
+    time: Time
+    text: str
+
+
+class Tools(msgspec.Struct, frozen=True):
+    """The server's own answer to tools/list, all pages."""
+
+    tools: list[dict[str, Any]]
+
+
+class AuditEntry(msgspec.Struct, frozen=True):
+    """One entry of a tenant's audit trail."""
+
+    position: int
+    time: Time
+    event: Annotated[
+        dict[str, Any],
+        Meta(description="`event` names its kind; docs/reference/audit-events.md lists the kinds and their fields."),
+    ]
+
+
+class AuditReport(msgspec.Struct, frozen=True):
+    """Whether a tenant's audit trail is whole."""
+
+    ok: bool
+    entries: int
+    checkpoints: int
+    problem: str | None
+    position: int | None
+
+
+class Paging(Protocol):
+    """A page that is asked for by name or id."""
+
+    @property
+    def after(self) -> str: ...
+
+    @property
+    def limit(self) -> int: ...
+
+
+def page(items: Iterable[T], asked: Paging, name: Callable[[T], str]) -> Listing[T]:
+    """The page of `items` that was asked for, ordered by `name`."""
+    rest = sorted((item for item in items if name(item) > asked.after), key=name)
+    shown = rest[: asked.limit]
+    return Listing(shown, name(shown[-1]) if len(rest) > len(shown) else None)

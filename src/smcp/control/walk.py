@@ -1,0 +1,179 @@
+"""The one order in which every API request is handled: `STAGES`, a literal tuple. Nothing switches a stage off.
+
+Before it, `control.app` has made the request id and checked Host and Origin, for unknown paths and pages too. Every
+stage either passes on or raises an `errors.SmcpError`, which `control.app` turns into the answer.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+from starlette import requests
+from starlette.types import Receive, Scope, Send
+
+from smcp.access import policy
+from smcp.audit import events
+from smcp.control import answers, reading
+from smcp.control.endpoint import Call, Endpoint, Open
+from smcp.control.services import Services
+from smcp.kernel import errors, ids, observe
+
+REASON: Final = "SMCP-Reason"
+"""Header in which an operator says why a tenant's resource is touched. Left out: the action's name."""
+
+
+class Visit(msgspec.Struct, kw_only=True):
+    """One request on its way through the stages."""
+
+    request: requests.Request
+    request_id: str
+    services: Services
+    endpoint: Endpoint
+    document: Mapping[str, Any]
+    caller: policy.Principal | None = None
+    call: Call[Any, Any] | None = None
+    answer: Any = None
+
+    @property
+    def reading(self) -> Call[Any, Any]:
+        """The request as read. Only stages behind `_read` ask."""
+        if self.call is None:
+            raise RuntimeError("a stage stands before _read that must stand behind it")
+        return self.call
+
+
+async def _authenticate(visit: Visit) -> None:
+    if isinstance(visit.endpoint.access, Open):
+        return
+    headers = visit.request.headers.getlist("authorization")
+    try:
+        visit.caller = await visit.services.authenticator.authenticate(", ".join(headers) if headers else None)
+    except errors.Unauthenticated as error:
+        visit.services.metrics.counter(observe.Metric.AUTH_FAILURES, surface="control").inc()
+        address = visit.request.client.host if visit.request.client else ""
+        # The limit first: behind it a guesser can't fill the trail.
+        visit.services.limiter.unauthenticated(address)
+        visit.services.trail.note(
+            events.AuthenticationFailed(
+                tenant=ids.PLATFORM,
+                actor="anonymous",
+                request_id=visit.request_id,
+                outcome="refused",
+                why=error.detail,
+                address=visit.services.trail.digest(ids.PLATFORM, address),
+            )
+        )
+        raise
+
+
+async def _rate(visit: Visit) -> None:
+    if visit.caller is not None:
+        visit.services.limiter.rate(visit.caller)
+
+
+async def _read(visit: Visit) -> None:
+    path = reading.path(visit.request.path_params)
+    query = reading.query(visit.request.scope["query_string"], visit.endpoint.query)
+    body = await reading.body(visit.request, visit.endpoint.body, visit.services.settings.gateway)
+    visit.call = Call(
+        services=visit.services,
+        request_id=visit.request_id,
+        path=path,
+        body=body,
+        query=query,
+        document=visit.document,
+        caller=visit.caller,
+    )
+
+
+async def _decide(visit: Visit) -> None:
+    action, call = visit.endpoint.access, visit.reading
+    if not isinstance(action, policy.Action):
+        return
+    decision = policy.decide(call.principal, action, visit.endpoint.resource(call.path))
+    if decision is policy.Decision.ALLOW:
+        return
+    visit.services.metrics.counter(observe.Metric.ACCESS_REFUSED, surface="control", decision=decision.value).inc()
+    # In the trail of who asked: another tenant must not be made to store what a stranger tries.
+    visit.services.trail.note(
+        events.AuthorizationDenied(
+            tenant=call.principal.tenant,
+            actor=call.principal.id,
+            request_id=visit.request_id,
+            outcome="refused",
+            action=str(action),
+            resource=str(action).partition(":")[0],
+        )
+    )
+    raise errors.NotFound if decision is policy.Decision.CONCEAL else errors.Forbidden
+
+
+async def _find_tenant(visit: Visit) -> None:
+    # Behind the decision: only who may act on the tenant learns whether it exists.
+    tenant = visit.reading.path.get("tenant")
+    if tenant == ids.PLATFORM:
+        if not visit.endpoint.platform:
+            raise errors.NotFound
+    elif tenant is not None:
+        await visit.services.tenants.get(ids.TenantId(tenant))
+
+
+async def _account_for_crossing(visit: Visit) -> None:
+    # Written before the handler runs: an operator's look into a tenant is in that tenant's trail even if we die then.
+    call = visit.reading
+    if call.caller is None or call.path.get("tenant", call.caller.tenant) == call.caller.tenant:
+        return
+    action = str(visit.endpoint.access)
+    reason = events.reason(visit.request.headers.get(REASON) or action)
+    call.changed(events.OperatorAccess, action=action, reason=reason)
+    await visit.services.trail.write(call.changes.pop())
+
+
+async def _handle_and_record(visit: Visit) -> None:
+    call = visit.reading
+    try:
+        visit.answer = await visit.endpoint.handler(call)
+    finally:
+        # Also when the handler failed half-way: what it did change by then is told.
+        for event in call.changes:
+            await visit.services.trail.write(event)
+
+
+STAGES: Final[tuple[Callable[[Visit], Awaitable[None]], ...]] = (
+    _authenticate,
+    _rate,
+    _read,
+    _decide,
+    _find_tenant,
+    _account_for_crossing,
+    _handle_and_record,
+)
+
+
+class Path:
+    """The ASGI application behind one path: its endpoints by method."""
+
+    def __init__(
+        self,
+        services: Services,
+        endpoints: Mapping[str, Endpoint],
+        document: Mapping[str, Any],
+    ) -> None:
+        self._services = services
+        self._endpoints = endpoints
+        self._document = document
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = self._endpoints.get("GET" if scope["method"] == "HEAD" else scope["method"])
+        if found is None:
+            raise errors.MethodNotAllowed(headers=(("Allow", ", ".join(sorted(self._endpoints))),))
+        visit = Visit(
+            request=requests.Request(scope, receive),
+            request_id=scope["smcp.request_id"],
+            services=self._services,
+            endpoint=found,
+            document=self._document,
+        )
+        for stage in STAGES:
+            await stage(visit)
+        await answers.answer(visit.answer, found.status)(scope, receive, send)

@@ -1,0 +1,1 @@
+"""Operations: what a person who runs the platform needs to know about this machine."""

@@ -1,0 +1,1 @@
+"""From a package to an immutable deployment: manifest, sources, build, artefacts, versions."""

@@ -91,22 +91,28 @@ class Call:
             self.fail(errors.Unavailable("The stream was read too slowly and has been closed."))
             return False
         self.frames.append(data)
-        self._wake()
+        self.wake()
         return True
 
     def finish(self, response: bytes, code: int | None) -> None:
         """The response has come."""
         if not self.done:
             self.response, self.code, self.done = response, code, True
-            self._wake()
+            self.wake()
 
     def fail(self, failure: errors.SmcpError) -> None:
         """There will be no response."""
         if not self.done:
             self.failure, self.done = failure, True
-            self._wake()
+            self.wake()
 
-    def _wake(self) -> None:
+    def abandon(self) -> None:
+        """Nobody reads any more, and the hosted server is not told: drop what comes."""
+        self.frames.clear()
+        self.done = True
+
+    def wake(self) -> None:
+        """Let `wait` return, whether or not there is something."""
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
@@ -155,6 +161,12 @@ class Calls:
         """A request of the platform's own (probe, list)."""
         kind = jsonrpc.Kind.REQUEST
         return self.send(jsonrpc.Message(kind, method, {}, b"0", params, b""))
+
+    def tell(self, method: str) -> None:
+        """A notification of the platform's own, without params."""
+        if self._closed is not None:
+            raise self._closed
+        self._write(jsonrpc.notification(method))
 
     def forget(self, number: int) -> None:
         """The call is over or nobody waits for it any more; a late response is dropped."""

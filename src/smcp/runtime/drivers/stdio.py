@@ -15,7 +15,7 @@ from typing import Final, cast
 
 from smcp.kernel import errors
 from smcp.runtime import calls, driver
-from smcp.sandbox import walls
+from smcp.sandbox import spawn, walls
 
 _WRITE_LIMIT: Final = 8 * 1024 * 1024
 """Bytes that may wait for a child that does not read; then calls are refused, so that our memory stays bounded."""
@@ -25,9 +25,10 @@ _STDERR_LINE: Final = 8192
 class StdioDriver(driver.Driver):
     """Starts children in the sandbox."""
 
-    def __init__(self, cell: Callable[[driver.Spec], walls.Cell], limits: driver.Limits) -> None:
+    def __init__(self, cell: Callable[[driver.Spec], walls.Cell], host: walls.Host, limits: driver.Limits) -> None:
         """`cell` says what a child may see and take; it comes from `app/wire.py`, which knows the settings."""
         self._cell = cell
+        self._host = host
         self._limits = limits
         self._children: set[StdioInstance] = set()
         self._closed = False
@@ -35,14 +36,16 @@ class StdioDriver(driver.Driver):
     async def start(self, spec: driver.Spec, *, modern: bool, lines: driver.Lines) -> driver.Instance:
         if self._closed:
             raise errors.Unavailable("The platform is stopping.")
-        command = walls.command(self._cell(spec))
         loop = asyncio.get_running_loop()
         child = StdioInstance(self._limits, lines, self._children.discard, modern=modern)
-        try:
-            # An empty environment for bubblewrap itself: /proc/1/environ inside would show it.
-            await loop.subprocess_exec(lambda: _Pipes(child), *command, env={}, start_new_session=True)
-        except OSError as error:
-            raise errors.SandboxMissing(detail=f"{command[0]}: {error.strerror}") from error
+        with spawn.prepared(self._cell(spec), self._host) as how:
+            try:
+                # An empty environment for bubblewrap itself: /proc/1/environ inside would show it.
+                await loop.subprocess_exec(
+                    lambda: _Pipes(child), *how.argv, env={}, pass_fds=how.fds, start_new_session=True
+                )
+            except OSError as error:
+                raise errors.SandboxMissing(detail=f"{how.argv[0]}: {error.strerror}") from error
         self._children.add(child)
         return child
 

@@ -1,0 +1,186 @@
+"""One request on its way through the pipeline, and the parts that the stages use.
+
+The core knows an `Exchange`, not an ASGI scope: `asgi` is one thin adapter, so that a leaner front can stand beside it.
+"""
+
+import dataclasses
+import time
+from typing import Protocol
+
+from smcp.access import policy
+from smcp.audit import trail
+from smcp.gateway import meters, sessions, targets
+from smcp.identity import authenticator
+from smcp.kernel import hosts, ids, jsonrpc, observe, settings
+from smcp.protocol import eras, headers
+from smcp.runtime import calls, driver, pool
+from smcp.tenancy import limits
+
+Header = tuple[bytes, bytes]
+
+
+class Incoming(Protocol):
+    """What came."""
+
+    @property
+    def method(self) -> str:
+        """The HTTP method."""
+        ...
+
+    @property
+    def path(self) -> bytes:
+        """As sent, still percent-encoded: one form only is canonical, every other is another path."""
+        ...
+
+    @property
+    def fields(self) -> headers.Fields:
+        """The header fields."""
+        ...
+
+    @property
+    def address(self) -> str:
+        """The client's address as the connection shows it."""
+        ...
+
+    async def body(self, limit: int) -> bytes:
+        """The whole body. Raises `errors.TooLarge` above `limit` bytes, `ClientGone` when the client hangs up."""
+        ...
+
+
+class Outgoing(Protocol):
+    """Where the answer goes."""
+
+    async def start(self, status: int, fields: list[Header]) -> None:
+        """Send the status and the header fields."""
+        ...
+
+    async def send(self, data: bytes, *, more: bool) -> None:
+        """Send a piece of the body; waits while the client does not read."""
+        ...
+
+    async def gone(self) -> None:
+        """Return when the client has closed the connection. To be awaited after the body was read."""
+        ...
+
+
+class ClientGone(Exception):
+    """The client hung up: there is nobody to answer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What the stages work with; put together once, in `app/wire.py`."""
+
+    settings: settings.Settings
+    hosts: hosts.Hosts
+    authenticator: authenticator.Authenticator
+    limiter: limits.Limiter
+    targets: targets.Targets
+    sessions: sessions.Sessions
+    pool: pool.Pool
+    trail: trail.Trail
+    metrics: observe.Metrics
+    meters: meters.Meters
+    traces: observe.Traces
+    log: observe.Logger
+
+
+class Exchange:
+    """One HTTP request, filled in stage by stage."""
+
+    __slots__ = (
+        "action",
+        "address",
+        "answered",
+        "call",
+        "cors",
+        "era",
+        "gone",
+        "incoming",
+        "instance",
+        "lease",
+        "message",
+        "number",
+        "out",
+        "principal",
+        "received",
+        "refused",
+        "request_id",
+        "sent",
+        "server",
+        "session",
+        "started",
+        "status",
+        "streaming",
+        "target",
+        "tenant",
+        "version",
+    )
+
+    def __init__(self, incoming: Incoming, out: Outgoing, request_id: str) -> None:
+        self.incoming = incoming
+        self.out = out
+        self.request_id = request_id
+        self.started = time.monotonic()
+        self.address = incoming.address
+        self.cors: list[Header] = []
+        self.tenant: ids.TenantId | None = None
+        self.server: ids.ServerName | None = None
+        self.principal: policy.Principal | None = None
+        self.era = eras.Era.LEGACY
+        self.version = ""
+        self.message: jsonrpc.Message | None = None
+        self.action = policy.Action.MCP_CONNECT
+        self.target: targets.Target | None = None
+        self.session: sessions.Session | None = None
+        self.lease: limits.Lease | None = None
+        self.instance: driver.Instance | None = None
+        self.number = 0
+        self.call: calls.Call | None = None
+        self.answered = False
+        self.streaming = False
+        self.gone = False
+        """The client has closed the connection."""
+        self.status = 0
+        self.refused = ""
+        """The wire code of the error that ended the exchange, empty when none did."""
+        self.received = 0
+        self.sent = 0
+
+    @property
+    def method(self) -> str:
+        """The JSON-RPC method, empty when there is none."""
+        return "" if self.message is None else self.message.method
+
+    async def answer(self, status: int, body: bytes = b"", fields: tuple[Header, ...] = ()) -> None:
+        """Send a whole answer; JSON when there is a body."""
+        self.answered = True
+        self.status = status
+        out: list[Header] = [(b"content-length", b"%d" % len(body)), *fields, *self.cors]
+        if body:
+            out.append((b"content-type", b"application/json"))
+        await self.out.start(status, out)
+        await self.out.send(body, more=False)
+        self.sent += len(body)
+
+    async def open_stream(self, fields: tuple[Header, ...] = ()) -> None:
+        """Begin an event stream. Proxies must neither buffer nor change it (MCP 2026-07-28, "Streamable HTTP")."""
+        self.answered = self.streaming = True
+        self.status = 200
+        await self.out.start(200, [*_STREAM, *fields, *self.cors])
+
+    async def stream(self, data: bytes) -> None:
+        """Send a piece of the event stream."""
+        self.sent += len(data)
+        await self.out.send(data, more=True)
+
+    async def end_stream(self) -> None:
+        """End the event stream."""
+        await self.out.send(b"", more=False)
+
+
+_STREAM: list[Header] = [
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+]

@@ -1,0 +1,47 @@
+"""Forwarding: a request to its copy of the server, a notification or an answer on its way, a GET to its stream."""
+
+from smcp.gateway import exchange, streams
+from smcp.kernel import errors, jsonrpc
+from smcp.protocol import eras
+
+
+async def forward(parts: exchange.Parts, x: exchange.Exchange) -> None:
+    """Hand the message over. Only a request leaves something to wait for."""
+    message, instance = x.message, x.instance
+    if message is None:
+        await streams.listen(parts, x)
+    elif instance is None:
+        raise errors.ServerFailed
+    elif message.kind is jsonrpc.Kind.REQUEST:
+        if x.session is not None:
+            x.session.busy += 1
+        x.number, x.call = instance.calls.send(message)
+    elif message.kind is jsonrpc.Kind.NOTIFICATION:
+        instance.calls.notify(message)
+        await x.answer(202)
+    else:
+        # An answer that nobody asked for is dropped; telling so would tell which ids are in use.
+        instance.calls.answer(message)
+        await x.answer(202)
+
+
+async def stream_back(parts: exchange.Parts, x: exchange.Exchange) -> None:
+    """Wait for the call, and bring back what comes."""
+    if x.call is None:
+        raise errors.ServerFailed
+    await streams.reply(parts, x, x.call)
+
+
+def give_back(x: exchange.Exchange) -> None:
+    """The exchange is over: cancel what nobody waits for any more."""
+    if x.number == 0 or x.call is None or x.instance is None:
+        return
+    if x.session is not None:
+        x.session.busy -= 1
+    if x.call.done:
+        x.instance.calls.forget(x.number)
+    elif x.era is eras.Era.LEGACY and x.refused == "client_gone":
+        # Hanging up does not cancel there; the answer will be dropped when it comes.
+        x.call.abandon()
+    else:
+        x.instance.calls.cancel(x.number, "the client has gone" if x.refused == "client_gone" else "timed out")

@@ -1,0 +1,70 @@
+"""One request without a client's wire: how the admin API lists and calls tools.
+
+It takes the same way as a client's request from the lease on: the same limits, the same copies, the same audit event.
+"""
+
+import time
+from typing import Any
+
+from smcp.access import policy
+from smcp.audit import events
+from smcp.gateway import exchange, targets
+from smcp.kernel import errors, ids, jsonrpc, observe
+from smcp.runtime import peer
+
+
+async def invoke(
+    parts: exchange.Parts,
+    principal: policy.Principal,
+    tenant: ids.TenantId,
+    server: ids.ServerName,
+    method: str,
+    params: jsonrpc.Json,
+) -> jsonrpc.Json:
+    """The result of `method` on the live deployment. The caller has decided that the principal may.
+
+    Raises `errors.NotFound`, `errors.ServerStopped`, `errors.RateLimited`, or what `peer.Peer.request` raises.
+    """
+    target = await parts.targets.find(tenant, server)
+    began = time.monotonic()
+    code = "cancelled"
+    with parts.limiter.admit(principal):
+        try:
+            result = await _ask(parts, principal, target, method, params)
+            code = ""
+        except errors.SmcpError as error:
+            code = error.code
+            raise
+        finally:
+            seconds = time.monotonic() - began
+            named = params.get("name")
+            parts.metrics.operation(method, "", seconds, failed=bool(code))
+            parts.trail.note(
+                events.McpCall(
+                    tenant=tenant,
+                    actor=principal.id,
+                    outcome="failed" if code else "ok",
+                    server=server,
+                    method=method if method in observe.METHODS else observe.OTHER,
+                    target=events.target(named) if isinstance(named, str) and named else events.NO_TARGET,
+                    code=code,
+                    duration_ms=round(seconds * 1000, 3),
+                )
+            )
+    return result
+
+
+async def _ask(
+    parts: exchange.Parts, principal: policy.Principal, target: targets.Target, method: str, params: dict[str, Any]
+) -> jsonrpc.Json:
+    timeout_s = parts.settings.gateway.call_timeout_s
+    if target.modern:
+        instance = await parts.pool.shared(target.spec, target.share_key(principal))
+        return await peer.Peer(instance, modern=True, timeout_s=timeout_s).request(method, params)
+    instance = await parts.pool.private(target.spec)
+    try:
+        client = peer.Peer(instance, modern=False, timeout_s=timeout_s)
+        await client.introduce()
+        return await client.request(method, params)
+    finally:
+        await parts.pool.release(instance, "the call is over")

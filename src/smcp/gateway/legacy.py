@@ -1,0 +1,102 @@
+"""The legacy wire (2024-11-05 … 2025-11-25): handshake, sessions, a copy of the server for each."""
+
+import asyncio
+from typing import Final
+
+from smcp.access import policy
+from smcp.audit import events
+from smcp.gateway import exchange, streams, targets
+from smcp.kernel import errors, jsonrpc
+from smcp.runtime import calls, driver
+
+SESSION: Final = "mcp-session-id"
+
+
+async def session(parts: exchange.Parts, x: exchange.Exchange) -> None:
+    """Find the session a request belongs to; DELETE ends it here. `initialize` has none yet, whatever it sends."""
+    if opens(x):
+        return
+    told = x.incoming.fields.only(SESSION)
+    if told is None:
+        raise errors.BadRequest("The Mcp-Session-Id header is missing: send initialize first, its answer carries it.")
+    if x.principal is None or x.tenant is None or x.server is None:
+        raise errors.Unauthenticated
+    x.session = parts.sessions.find(told, x.principal, x.tenant, x.server)
+    x.version = x.session.version
+    if x.incoming.method == "DELETE":
+        parts.sessions.end(x.session, "the client ended the session")
+        await x.answer(204)
+
+
+def opens(x: exchange.Exchange) -> bool:
+    """Is this the request that opens a session?"""
+    message = x.message
+    return message is not None and message.method == "initialize" and message.kind is jsonrpc.Kind.REQUEST
+
+
+async def acquire(parts: exchange.Parts, x: exchange.Exchange) -> None:
+    """The session's copy; for `initialize` a new one, with the session around it once it has answered."""
+    if x.session is not None:
+        if not x.session.instance.alive:
+            raise errors.SessionNotFound
+        x.instance = x.session.instance
+        return
+    if x.target is None or x.principal is None or x.message is None or x.server is None:
+        raise errors.Unauthenticated
+    if not x.target.legacy:
+        spoken = ", ".join(x.target.deployment.eras.modern)
+        raise errors.BadRequest(f"This server speaks only MCP {spoken}, without initialize and sessions.")
+    parts.sessions.make_room(x.principal)
+    instance = await parts.pool.private(x.target.spec)
+    opened = False
+    try:
+        call = await _handshake(parts, x.message, instance)
+        if call.code is None:
+            opened = True
+            await _open(parts, x, x.principal, x.target, instance, call)
+        else:
+            x.call = call
+            await x.answer(200, call.response)
+    finally:
+        if not opened:
+            # A refused opening leaves nothing behind: no copy, no session id.
+            parts.pool.release_soon(instance, "initialize was refused")
+
+
+async def _handshake(parts: exchange.Parts, message: jsonrpc.Message, instance: driver.Instance) -> calls.Call:
+    number, call = instance.calls.send(message)
+    try:
+        async with asyncio.timeout(parts.settings.runtime.start_timeout_s):
+            while not call.done:
+                await call.wait()
+    except TimeoutError as error:
+        raise errors.ServerTimeout("The hosted MCP server did not answer initialize in time.") from error
+    finally:
+        instance.calls.forget(number)
+    if call.failure is not None:
+        raise call.failure
+    return call
+
+
+async def _open(
+    parts: exchange.Parts,
+    x: exchange.Exchange,
+    principal: policy.Principal,
+    target: targets.Target,
+    instance: driver.Instance,
+    call: calls.Call,
+) -> None:
+    answer = jsonrpc.obj(jsonrpc.decode(call.response)) or {}
+    version = (jsonrpc.obj(answer.get("result")) or {}).get("protocolVersion")
+    x.version = version if isinstance(version, str) else ""
+    x.session = parts.sessions.open(principal, target.spec.server, target.spec.deployment, instance, x.version)
+    instance.owner = x.session
+    for frame in call.frames:
+        x.session.stray(frame, "")
+    parts.trail.note(
+        events.SessionOpened(
+            tenant=principal.tenant, actor=principal.id, request_id=x.request_id, server=target.spec.server
+        )
+    )
+    x.call = call
+    await streams.answer(x, call, ((b"mcp-session-id", x.session.id.encode("ascii")),))

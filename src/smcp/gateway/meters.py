@@ -1,0 +1,31 @@
+"""The gateway's own counters, bound once so that the hot path only adds."""
+
+from smcp.kernel import observe
+
+
+class Meters:
+    """HTTP requests by status class, bytes in and out."""
+
+    def __init__(self, metrics: observe.Metrics) -> None:
+        self._by_class = tuple(
+            metrics.counter(observe.Metric.HTTP_REQUESTS, surface="gateway", status=f"{digit}xx")
+            for digit in range(1, 6)
+        )
+        self._in = metrics.counter(observe.Metric.HTTP_IN, surface="gateway")
+        self._out = metrics.counter(observe.Metric.HTTP_OUT, surface="gateway")
+        self.auth_failures = metrics.counter(observe.Metric.AUTH_FAILURES, surface="gateway")
+        self.refusals = {
+            decision: metrics.counter(observe.Metric.ACCESS_REFUSED, surface="gateway", decision=decision)
+            for decision in ("deny", "conceal")
+        }
+        self.limited = {
+            limit: metrics.counter(observe.Metric.RATE_LIMITED, limit=limit)
+            for limit in ("rate", "concurrency", "unauthenticated")
+        }
+
+    def count(self, status: int, received: int, sent: int) -> None:
+        """One request is over; `status` 0: the client hung up before there was an answer."""
+        if status:
+            self._by_class[status // 100 - 1].inc()
+        self._in.inc(received)
+        self._out.inc(sent)

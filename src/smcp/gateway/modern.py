@@ -1,0 +1,20 @@
+"""The modern wire (2026-07-28): stateless requests, one copy of the server for many of them."""
+
+from smcp.gateway import exchange
+from smcp.kernel import errors, jsonrpc
+
+
+async def acquire(parts: exchange.Parts, x: exchange.Exchange) -> None:
+    """The shared copy; started if nobody has yet. Notifications need none: the core defines none here (202)."""
+    target, principal = x.target, x.principal
+    if target is None or principal is None or x.message is None:
+        raise errors.Unauthenticated
+    if x.message.kind is jsonrpc.Kind.NOTIFICATION:
+        await x.answer(202)
+        return
+    if not target.modern:
+        # Without a modern error body on purpose: that is how a client of both eras knows to fall back.
+        spoken = ", ".join(target.deployment.eras.legacy)
+        raise errors.BadRequest(f"This server speaks only MCP {spoken}; begin with initialize.")
+    share = target.share_key(principal)
+    x.instance = parts.pool.warm(target.spec, share) or await parts.pool.shared(target.spec, share)

@@ -1,0 +1,152 @@
+"""The walk of one MCP request: one tuple of stages, in this order, none of which a setting can switch off.
+
+Each stage either fills in the exchange, answers it, or raises. Whatever happens, `_finish` runs once at the end: lease
+and call are given back, the meter, the audit trail and the metrics learn of it.
+"""
+
+import time
+from typing import Final
+
+from smcp.access import policy
+from smcp.audit import events
+from smcp.gateway import exchange, forward, legacy, modern, read, route, streams
+from smcp.kernel import errors, jsonrpc, observe
+from smcp.protocol import eras
+
+_METHODS: Final = frozenset(observe.METHODS)
+_CHALLENGE: Final = ("WWW-Authenticate", 'Bearer realm="smcp"')
+
+
+async def authenticate(parts: exchange.Parts, x: exchange.Exchange) -> None:
+    """The credential → principal; a failure counts against the address, and 401 says nothing more."""
+    try:
+        x.principal = await parts.authenticator.authenticate(x.incoming.fields.only("authorization"))
+    except errors.Unauthenticated as error:
+        parts.meters.auth_failures.inc()
+        parts.limiter.unauthenticated(x.address)
+        raise errors.Unauthenticated(detail=error.detail, headers=(_CHALLENGE,)) from error
+
+
+async def tenant_rate(parts: exchange.Parts, x: exchange.Exchange) -> None:
+    """A token from the principal's and its tenant's bucket."""
+    parts.limiter.rate(_known(x))
+
+
+async def decide(parts: exchange.Parts, x: exchange.Exchange) -> None:
+    """May the principal do this here? Only then is the server looked up."""
+    principal = _known(x)
+    if x.tenant is None or x.server is None:
+        raise errors.NotFound
+    decision = policy.decide(principal, x.action, policy.Resource(x.tenant, "server", x.server))
+    if decision is not policy.Decision.ALLOW:
+        parts.meters.refusals[decision.value].inc()
+        raise errors.NotFound if decision is policy.Decision.CONCEAL else errors.Forbidden
+    x.target = await parts.targets.find(x.tenant, x.server)
+    if x.era is eras.Era.MODERN and x.message is not None and x.message.method == "tools/call":
+        x.target.check_headers(x.message.params, x.incoming.fields)
+
+
+async def session(parts: exchange.Parts, x: exchange.Exchange) -> None:
+    """Legacy only: find the session, or end it; `initialize` makes a new one later, in `acquire`."""
+    if x.era is eras.Era.LEGACY:
+        await legacy.session(parts, x)
+
+
+async def lease(parts: exchange.Parts, x: exchange.Exchange) -> None:
+    """A place among the requests in flight."""
+    if x.message is not None and x.message.kind is jsonrpc.Kind.REQUEST:
+        x.lease = parts.limiter.admit(_known(x))
+
+
+async def acquire(parts: exchange.Parts, x: exchange.Exchange) -> None:
+    """A running copy of the hosted server."""
+    if x.era is eras.Era.LEGACY:
+        await legacy.acquire(parts, x)
+    else:
+        await modern.acquire(parts, x)
+
+
+STAGES: Final = (
+    route.edge,
+    route.route,
+    authenticate,
+    tenant_rate,
+    read.read,
+    decide,
+    session,
+    lease,
+    acquire,
+    forward.forward,
+    forward.stream_back,
+)
+
+
+async def run(parts: exchange.Parts, x: exchange.Exchange) -> None:
+    """Take one request through the stages; never raises for what a client or a hosted server did."""
+    try:
+        for stage in STAGES:
+            await stage(parts, x)
+            if x.answered:
+                break
+    except errors.SmcpError as error:
+        await _refuse(parts, x, error)
+    except exchange.ClientGone:
+        x.refused = "client_gone"
+    except Exception as error:
+        parts.log.error("request failed", request_id=x.request_id, method=x.method, exc_info=error)
+        await _refuse(parts, x, errors.SmcpError())
+    finally:
+        _finish(parts, x)
+
+
+async def _refuse(parts: exchange.Parts, x: exchange.Exchange, error: errors.SmcpError) -> None:
+    x.refused = error.code
+    if error.http_status >= 500:
+        parts.log.warning("request refused", request_id=x.request_id, code=error.code, detail=error.detail)
+    body = jsonrpc.error(b"" if x.message is None else x.message.id, error.rpc_code, error.public, error.data)
+    if x.streaming:
+        await streams.end_with(x, body)
+    elif not x.answered:
+        # Once the hosted server has the call, its failure is an answer to that call, and clients read the body.
+        status = 200 if x.call is not None else error.http_status
+        fields = tuple((name.lower().encode(), value.encode("latin-1")) for name, value in error.headers)
+        await x.answer(status, body, fields)
+
+
+def _finish(parts: exchange.Parts, x: exchange.Exchange) -> None:
+    forward.give_back(x)
+    if x.lease is not None:
+        x.lease.release()
+    seconds = time.monotonic() - x.started
+    parts.meters.count(x.status, x.received, x.sent)
+    if x.message is not None and x.principal is not None and x.tenant == x.principal.tenant:
+        failed = bool(x.refused) or (x.call is not None and x.call.code is not None)
+        parts.metrics.operation(x.message.method, x.version, seconds, failed=failed)
+        if x.message.kind is jsonrpc.Kind.REQUEST:
+            parts.trail.note(_record(x, x.principal, x.message, seconds, failed=failed))
+
+
+def _record(
+    x: exchange.Exchange, principal: policy.Principal, message: jsonrpc.Message, seconds: float, *, failed: bool
+) -> events.McpCall:
+    named = message.params.get(eras.NAMED.get(message.method, ""))
+    code = x.refused or ("rpc_error" if failed else "")
+    return events.McpCall(
+        tenant=principal.tenant,
+        actor=principal.id,
+        request_id=x.request_id,
+        outcome="ok" if not failed else ("refused" if x.call is None else "failed"),
+        server=x.server or "",
+        method=message.method if message.method in _METHODS else observe.OTHER,
+        target=events.target(named) if isinstance(named, str) and named else events.NO_TARGET,
+        code=code,
+        duration_ms=round(seconds * 1000, 3),
+        bytes_in=x.received,
+        bytes_out=x.sent,
+    )
+
+
+def _known(x: exchange.Exchange) -> policy.Principal:
+    if x.principal is None:
+        raise errors.Unauthenticated
+    return x.principal

@@ -1,0 +1,69 @@
+"""Reading: the body once, the era, and what the two wires demand of a message."""
+
+import asyncio
+from typing import Final
+
+from smcp.gateway import exchange, route
+from smcp.kernel import errors, jsonrpc
+from smcp.protocol import eras
+
+_JSON: Final = "application/json"
+
+
+async def read(parts: exchange.Parts, x: exchange.Exchange) -> None:
+    """Era, body, message. Policy never sees a second reading of the bytes."""
+    fields = x.incoming.fields
+    version = fields.get("mcp-protocol-version")
+    x.era = eras.of_header(version)
+    x.version = version or ""
+    if x.incoming.method != "POST":
+        _refuse_verb(x)
+        return
+    if (fields.only("content-type") or "").partition(";")[0].strip().lower() != _JSON:
+        raise errors.UnsupportedMedia
+    if not any(accepts(x, kind) for kind in (_JSON, "text/event-stream")):
+        raise errors.NotAcceptable
+    try:
+        async with asyncio.timeout(parts.settings.gateway.body_timeout_s):
+            body = await x.incoming.body(parts.settings.gateway.max_body_bytes)
+    except TimeoutError as error:
+        raise errors.RequestTimeout from error
+    x.received = len(body)
+    message = jsonrpc.parse(body, max_depth=parts.settings.gateway.max_depth)
+    x.message = message
+    x.action = route.action(message.method)
+    if x.era is eras.Era.LEGACY:
+        if message.kind is not jsonrpc.Kind.RESPONSE:
+            eras.check_legacy(version, message.params)
+    elif message.kind is jsonrpc.Kind.REQUEST:
+        _check_modern(x, message)
+    elif message.kind is jsonrpc.Kind.NOTIFICATION:
+        eras.check_version(x.version)
+    else:
+        raise errors.BadRequest("On this wire a client sends no responses; answers travel in a retried request.")
+
+
+def _check_modern(x: exchange.Exchange, message: jsonrpc.Message) -> None:
+    x.version = eras.check_modern(x.incoming.fields, message.method, message.params)
+    if message.method in eras.REMOVED:
+        raise errors.MethodNotFound(f"'{message.method}' does not exist in MCP {x.version}.")
+
+
+def _refuse_verb(x: exchange.Exchange) -> None:
+    if x.era is eras.Era.MODERN:
+        raise errors.MethodNotAllowed("MCP 2026-07-28 uses POST only.", headers=(("Allow", "POST"),))
+    if x.incoming.method == "GET":
+        if x.incoming.fields.get("mcp-session-id") is None:
+            # No session, no stream: clients take 405 for "no stream here" and anything else for an error (quirk 5).
+            raise errors.MethodNotAllowed(headers=(("Allow", "POST"),))
+        if not accepts(x, "text/event-stream"):
+            raise errors.NotAcceptable("Accept text/event-stream.")
+
+
+def accepts(x: exchange.Exchange, kind: str) -> bool:
+    """May the answer be of this media type? Clients are taken leniently: no Accept is any (client-quirk 12)."""
+    told = x.incoming.fields.get("accept")
+    if told is None or kind in told or "*/*" in told:
+        return True
+    lowered = told.lower()
+    return kind in lowered or kind.partition("/")[0] + "/*" in lowered

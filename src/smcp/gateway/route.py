@@ -1,0 +1,102 @@
+"""The edge and the route: what can be refused before anybody is asked who they are.
+
+One form of each address exists. `//`, a trailing slash, `%2e`, upper case or a suffix is not normalised into it but is
+simply another path, so that no later stage can read it differently (ToolHive GHSA-9v4w-3mqh-6vmm).
+"""
+
+import re
+from typing import Final
+
+from smcp.access import policy
+from smcp.gateway import exchange
+from smcp.kernel import errors, ids
+
+_PATH = re.compile(rb"/t/([a-z0-9-]{1,64})/([a-z0-9-]{1,64})/mcp")
+_MAX_FIELDS_BYTES: Final = 32_768
+_VERBS: Final = frozenset({"POST", "GET", "DELETE", "OPTIONS"})
+
+ALLOW: Final = (b"allow", b"GET, POST, DELETE, OPTIONS")
+_ALLOWED: Final = (
+    b"Authorization, Content-Type, Accept, MCP-Protocol-Version, Mcp-Session-Id, Last-Event-ID, "
+    b"Mcp-Method, Mcp-Name, traceparent, tracestate, baggage"
+)
+_EXPOSED: Final = b"Mcp-Session-Id, MCP-Protocol-Version, WWW-Authenticate, Retry-After, SMCP-Request-Id"
+
+ACTIONS: Final = {
+    "initialize": policy.Action.MCP_CONNECT,
+    "ping": policy.Action.MCP_CONNECT,
+    "server/discover": policy.Action.MCP_CONNECT,
+    "logging/setLevel": policy.Action.MCP_CONNECT,
+    "notifications/initialized": policy.Action.MCP_CONNECT,
+    "notifications/cancelled": policy.Action.MCP_CONNECT,
+    "notifications/progress": policy.Action.MCP_CONNECT,
+    "notifications/roots/list_changed": policy.Action.MCP_CONNECT,
+    "tools/list": policy.Action.MCP_LIST,
+    "prompts/list": policy.Action.MCP_LIST,
+    "resources/list": policy.Action.MCP_LIST,
+    "resources/templates/list": policy.Action.MCP_LIST,
+    "resources/read": policy.Action.MCP_READ,
+    "resources/subscribe": policy.Action.MCP_READ,
+    "resources/unsubscribe": policy.Action.MCP_READ,
+    "subscriptions/listen": policy.Action.MCP_READ,
+    "prompts/get": policy.Action.MCP_READ,
+    "completion/complete": policy.Action.MCP_READ,
+}
+"""Method → action. What is not here, extensions and whatever comes later, needs the right to call tools."""
+
+
+def action(method: str) -> policy.Action:
+    """The action that a JSON-RPC method is."""
+    return ACTIONS.get(method, policy.Action.MCP_CALL)
+
+
+async def edge(parts: exchange.Parts, x: exchange.Exchange) -> None:
+    """Host and Origin, CORS, the size of the header fields."""
+    fields = x.incoming.fields
+    origin = fields.only("origin")
+    parts.hosts.check(fields.only("host"), origin)
+    x.cors = [(b"smcp-request-id", x.request_id.encode())]
+    if origin is not None:
+        x.cors += [
+            (b"access-control-allow-origin", origin.encode("latin-1")),
+            (b"access-control-expose-headers", _EXPOSED),
+            (b"vary", b"Origin"),
+        ]
+    if fields.size() > _MAX_FIELDS_BYTES:
+        raise errors.TooLarge(f"The header fields take more than {_MAX_FIELDS_BYTES} bytes.")
+    verb = x.incoming.method
+    if verb not in _VERBS:
+        raise errors.MethodNotAllowed(headers=(("Allow", "GET, POST, DELETE, OPTIONS"),))
+    if verb == "OPTIONS":
+        await _preflight(x)
+
+
+async def _preflight(x: exchange.Exchange) -> None:
+    # Before authentication: browsers send preflights without credentials (WHATWG Fetch, "CORS-preflight fetch").
+    asked = x.incoming.fields.only("access-control-request-headers") or ""
+    mirrored = [name for name in asked.lower().replace(" ", "").split(",") if _PARAM.fullmatch(name)]
+    allowed = b", ".join([_ALLOWED, *(name.encode("ascii") for name in mirrored[:32])])
+    await x.answer(
+        204,
+        fields=(
+            (b"access-control-allow-methods", b"GET, POST, DELETE"),
+            (b"access-control-allow-headers", allowed),
+            (b"access-control-max-age", b"7200"),
+            ALLOW,
+        ),
+    )
+
+
+_PARAM = re.compile(r"mcp-param-[!#$%&'*+\-.^_`|~0-9a-z]{1,64}", re.ASCII)
+
+
+async def route(parts: exchange.Parts, x: exchange.Exchange) -> None:
+    """Path → tenant and server. Never answers: unknown and known addresses must give the same 401."""
+    match = _PATH.fullmatch(x.incoming.path)
+    if match is None:
+        return
+    try:
+        x.tenant = ids.tenant(match[1].decode("ascii"))
+        x.server = ids.server(match[2].decode("ascii"))
+    except errors.BadName:
+        x.tenant = x.server = None

@@ -1,0 +1,207 @@
+"""Legacy sessions (MCP 2025-11-25, "Session Management"): one client, one copy of a server, until it ends.
+
+A session is bound to principal, tenant, server and deployment: an id that is presented by anybody else, or on another
+path, looks exactly like one that never was (CVE-2026-52869, agentgateway GHSA-mvgg-jvj2-4frq). It is never a
+credential. Clients seldom send DELETE, so sessions end by idle time, by age, and at a cap per principal, where the
+longest-idle one makes room.
+"""
+
+import asyncio
+import collections
+from collections.abc import Callable
+from typing import Final
+
+from smcp.access import policy
+from smcp.kernel import clock, errors, ids, observe
+from smcp.runtime import driver
+
+_QUEUE: Final = 256
+"""Messages that wait for a session's GET stream; the oldest give way."""
+
+
+class Stream:
+    """The one GET stream of a session. A new one replaces it."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def wait(self) -> None:
+        """Return at the next `wake`."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        await self._waiter
+
+    def wake(self) -> None:
+        """There is something to send, or to notice."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Session(driver.Owner):
+    """One legacy session."""
+
+    __slots__ = (
+        "busy", "created", "deployment", "id", "instance", "key", "queue", "server", "stream", "table", "tenant",
+        "used", "version",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        table: "Sessions",
+        key: tuple[str, str],
+        tenant: ids.TenantId,
+        server: ids.ServerName,
+        deployment: str,
+        instance: driver.Instance,
+        version: str,
+        now: float,
+    ) -> None:
+        self.table = table
+        self.id = ids.token(256)
+        self.key = key
+        self.tenant = tenant
+        self.server = server
+        self.deployment = deployment
+        self.instance = instance
+        self.version = version
+        self.created = self.used = now
+        self.busy = 0
+        """Requests in flight: a busy session is not idle."""
+        self.queue: collections.deque[bytes] = collections.deque(maxlen=_QUEUE)
+        self.stream: Stream | None = None
+
+    def stray(self, data: bytes, method: str) -> None:
+        """A message of the hosted server for the GET stream; it waits there until one is open."""
+        self.queue.append(data)
+        if self.stream is not None:
+            self.stream.wake()
+
+    def closed(self, reason: str) -> None:
+        """The hosted server is gone, and the session with it."""
+        self.table.ended(self)
+
+    def attach(self) -> Stream:
+        """A new GET stream, in place of an older one (client-quirk 4: a reconnect must not meet 409)."""
+        if self.stream is not None:
+            self.stream.closed = True
+            self.stream.wake()
+        self.stream = Stream()
+        return self.stream
+
+    def detach(self, stream: Stream) -> None:
+        """A GET stream has ended."""
+        if self.stream is stream:
+            self.stream = None
+            self.used = self.table.now()
+
+
+class Sessions:
+    """Every legacy session of this node."""
+
+    def __init__(
+        self,
+        release: Callable[[driver.Instance, str], None],
+        time: clock.Clock,
+        metrics: observe.Metrics,
+        *,
+        idle_s: float,
+        max_s: float,
+        per_principal: int,
+    ) -> None:
+        """`release` ends a session's copy in the background (`pool.Pool.release_soon`)."""
+        self._release = release
+        self._clock = time
+        self._idle_s = idle_s
+        self._max_s = max_s
+        self._per_principal = per_principal
+        self._by_id: dict[str, Session] = {}
+        self._by_principal: dict[tuple[str, str], dict[str, Session]] = {}
+        self._sweeper: asyncio.Task[None] | None = None
+        self._duration = metrics.histogram(observe.Metric.SESSION_DURATION)
+        metrics.watch(observe.Metric.SESSIONS, lambda: float(len(self._by_id)))
+
+    async def start(self) -> None:
+        """Begin to end what has expired."""
+        self._sweeper = asyncio.create_task(self._sweep(), name="session-sweeper")
+
+    async def close(self) -> None:
+        """Forget every session; their copies are ended by the pool."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.gather(self._sweeper, return_exceptions=True)
+        for session in list(self._by_id.values()):
+            self.end(session, "the platform stops")
+
+    def make_room(self, principal: policy.Principal) -> None:
+        """End the longest-idle session of a principal that is at its cap, before a new one's copy is started."""
+        mine = self._by_principal.get((principal.tenant, principal.id), {})
+        while len(mine) >= self._per_principal:
+            idlest = min(mine.values(), key=lambda one: (one.busy > 0, one.used))
+            self.end(idlest, "a newer session of the same principal took its place")
+
+    def open(
+        self,
+        principal: policy.Principal,
+        server: ids.ServerName,
+        deployment: str,
+        instance: driver.Instance,
+        version: str,
+    ) -> Session:
+        """A new session around a copy that has answered `initialize`."""
+        key = (principal.tenant, principal.id)
+        session = Session(self, key, principal.tenant, server, deployment, instance, version, self._clock.monotonic())
+        self._by_id[session.id] = session
+        self._by_principal.setdefault(key, {})[session.id] = session
+        return session
+
+    def find(
+        self, session_id: str, principal: policy.Principal, tenant: ids.TenantId, server: ids.ServerName
+    ) -> Session:
+        """The live session. Raises `errors.SessionNotFound` for everything else, always the same."""
+        session = self._by_id.get(session_id)
+        if (
+            session is None
+            or session.key != (principal.tenant, principal.id)
+            or session.tenant != tenant
+            or session.server != server
+            or self._expired(session)
+        ):
+            raise errors.SessionNotFound
+        session.used = self._clock.monotonic()
+        return session
+
+    def end(self, session: Session, reason: str) -> None:
+        """End a session and its copy. Idempotent."""
+        self.ended(session)
+        self._release(session.instance, reason)
+
+    def ended(self, session: Session) -> None:
+        """Forget a session whose copy is gone or going."""
+        if self._by_id.pop(session.id, None) is None:
+            return
+        mine = self._by_principal[session.key]
+        del mine[session.id]
+        if not mine:
+            del self._by_principal[session.key]
+        self._duration.observe(self._clock.monotonic() - session.created)
+        if session.stream is not None:
+            session.stream.closed = True
+            session.stream.wake()
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def now(self) -> float:
+        """The monotonic time that sessions are measured with."""
+        return self._clock.monotonic()
+
+    def _expired(self, session: Session) -> bool:
+        now = self._clock.monotonic()
+        idle = session.busy == 0 and session.stream is None and now - session.used > self._idle_s
+        return idle or now - session.created > self._max_s
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(min(self._idle_s / 4, 15.0))
+            for session in [one for one in self._by_id.values() if self._expired(one)]:
+                self.end(session, "the session expired")

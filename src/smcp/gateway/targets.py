@@ -1,0 +1,67 @@
+"""Where a request goes: the live deployment of a server, ready to be started, from memory when it is warm."""
+
+import collections
+from collections.abc import Callable
+from typing import Final
+
+from smcp.access import policy
+from smcp.deploy import versions
+from smcp.kernel import errors, ids, jsonrpc
+from smcp.protocol import headers
+from smcp.runtime import driver
+
+_KEPT: Final = 4096
+
+
+class Target:
+    """A live deployment as the gateway uses it. Immutable, made once per deployment."""
+
+    __slots__ = ("_mirrored", "deployment", "legacy", "modern", "share", "spec")
+
+    def __init__(self, deployment: versions.Deployment, spec: driver.Spec) -> None:
+        self.deployment = deployment
+        self.spec = spec
+        self.legacy = bool(deployment.eras.legacy)
+        self.modern = bool(deployment.eras.modern)
+        self.share = deployment.manifest.share
+        # Few tools mirror parameters into headers: only those are looked at per call.
+        self._mirrored = {
+            tool.name: jsonrpc.decode(tool.input_schema)
+            for tool in deployment.tools
+            if b"x-mcp-header" in bytes(tool.input_schema)
+        }
+
+    def share_key(self, principal: policy.Principal) -> str:
+        """Who shares a copy: everybody of the tenant, or one principal, where the manifest keeps users apart."""
+        return "" if self.share == "tenant" else principal.id
+
+    def check_headers(self, params: jsonrpc.Json, fields: headers.Fields) -> None:
+        """Compare `Mcp-Param-*` with the arguments of a call. Raises `errors.HeaderMismatch`."""
+        schema = self._mirrored.get(str(params.get("name")))
+        if schema is not None:
+            headers.check_params(schema, jsonrpc.obj(params.get("arguments")) or {}, fields)
+
+
+class Targets:
+    """Finds targets by tenant and server."""
+
+    def __init__(
+        self, found: versions.Versions, spec: Callable[[ids.TenantId, versions.Deployment], driver.Spec]
+    ) -> None:
+        """`spec` says how a deployment is run; it comes from `app/wire.py`."""
+        self._versions = found
+        self._spec = spec
+        self._known: collections.OrderedDict[tuple[str, str], Target] = collections.OrderedDict()
+
+    async def find(self, tenant: ids.TenantId, server: ids.ServerName) -> Target:
+        """The live target. Raises `errors.NotFound`, or `errors.ServerStopped` when its owner stopped it."""
+        record, deployment = await self._versions.live(tenant, server)
+        if record.desired != "running":
+            raise errors.ServerStopped
+        key = (tenant, deployment.id)
+        target = self._known.get(key)
+        if target is None:
+            target = self._known[key] = Target(deployment, self._spec(tenant, deployment))
+            if len(self._known) > _KEPT:
+                self._known.popitem(last=False)
+        return target

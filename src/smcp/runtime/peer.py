@@ -1,0 +1,121 @@
+"""The platform as a client of a hosted server: to probe a new deployment, and for the command line's `tools` and `call`.
+
+It offers no capabilities, so that nobody asks it anything; a legacy server that asks all the same gets no answer.
+"""
+
+import asyncio
+from typing import Any, Final
+
+import msgspec
+
+from smcp.kernel import errors, jsonrpc
+from smcp.protocol import eras
+from smcp.runtime import driver
+
+_PAGES: Final = 100
+_CLIENT: Final = {"name": "smcp", "version": "1"}
+
+
+class Server(msgspec.Struct, frozen=True):
+    """What a hosted server said of itself."""
+
+    versions: tuple[str, ...]
+    capabilities: jsonrpc.Json
+    info: jsonrpc.Json
+    instructions: str = ""
+
+
+class RpcError(errors.SmcpError):
+    """The hosted server answered with a JSON-RPC error; its message is the tenant's own and goes to the caller."""
+
+    code = "rpc_error"
+    http_status = 502
+    text = "The hosted server answered with an error."
+
+    def __init__(self, code: int, message: str, data: Any = None) -> None:
+        super().__init__(message[:2000], data={"code": code, "data": data})
+        self.number = code
+
+
+class Peer:
+    """Speaks to one instance."""
+
+    def __init__(self, instance: driver.Instance, *, modern: bool, timeout_s: float) -> None:
+        self._instance = instance
+        self._modern = modern
+        self._timeout_s = timeout_s
+
+    async def request(self, method: str, params: jsonrpc.Json | None = None) -> jsonrpc.Json:
+        """The result of a request.
+
+        Raises `RpcError` for an error response, `errors.ServerTimeout`, or `errors.ServerFailed`.
+        """
+        number, call = self._instance.calls.ask(method, jsonrpc.encode(self._with_meta(params or {})))
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while not call.done:
+                    await call.wait()
+                    call.frames.clear()
+        except TimeoutError as error:
+            raise errors.ServerTimeout(f"The hosted server did not answer {method} in time.") from error
+        finally:
+            self._instance.calls.cancel(number, "timed out")
+        if call.failure is not None:
+            raise call.failure
+        answer = jsonrpc.obj(jsonrpc.decode(call.response)) or {}
+        failed = jsonrpc.obj(answer.get("error"))
+        if failed is not None:
+            raise RpcError(call.code or -32603, str(failed.get("message", "")), failed.get("data"))
+        result = jsonrpc.obj(answer.get("result"))
+        if result is None:
+            raise errors.ServerFailed(f"The hosted server's answer to {method} is not an object.")
+        return result
+
+    async def introduce(self) -> Server:
+        """`server/discover`, or `initialize` and its notification. Raises as `request` does."""
+        if self._modern:
+            result = await self.request("server/discover")
+            meta = jsonrpc.obj(result.get("_meta")) or {}
+            info = jsonrpc.obj(meta.get("io.modelcontextprotocol/serverInfo")) or {}
+            return _server(result, result.get("supportedVersions"), info)
+        params = {"protocolVersion": eras.LEGACY[-1], "capabilities": {}, "clientInfo": _CLIENT}
+        result = await self.request("initialize", params)
+        self._instance.calls.tell("notifications/initialized")
+        version = result.get("protocolVersion")
+        spoken = list(eras.LEGACY[: eras.LEGACY.index(version) + 1]) if version in eras.LEGACY else [version]
+        return _server(result, spoken, jsonrpc.obj(result.get("serverInfo")) or {})
+
+    async def tools(self) -> list[jsonrpc.Json]:
+        """Every tool, over all pages (bounded). Raises as `request` does."""
+        found: list[jsonrpc.Json] = []
+        cursor: object = None
+        for _ in range(_PAGES):
+            result = await self.request("tools/list", {"cursor": cursor} if cursor else {})
+            tools: object = result.get("tools")
+            if isinstance(tools, list):
+                found += [tool for one in tools if (tool := jsonrpc.obj(one)) is not None]  # pyright: ignore[reportUnknownVariableType]
+            cursor = result.get("nextCursor")
+            if not isinstance(cursor, str):
+                break
+        return found
+
+    def _with_meta(self, params: jsonrpc.Json) -> jsonrpc.Json:
+        if not self._modern:
+            return params
+        meta = {
+            **(jsonrpc.obj(params.get("_meta")) or {}),
+            eras.META_VERSION: eras.MODERN[-1],
+            eras.META_CAPABILITIES: {},
+            "io.modelcontextprotocol/clientInfo": _CLIENT,
+        }
+        return {**params, "_meta": meta}
+
+
+def _server(result: jsonrpc.Json, versions: object, info: jsonrpc.Json) -> Server:
+    spoken = tuple(str(one) for one in versions) if isinstance(versions, list) else ()  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    return Server(
+        versions=spoken,
+        capabilities=jsonrpc.obj(result.get("capabilities")) or {},
+        info=info,
+        instructions=str(result.get("instructions", "")),
+    )

@@ -1,9 +1,9 @@
 """The chain that audit entries stand in, as pure functions: how it grows, and how it is checked.
 
 One record of a tenant's audit log holds a *batch* of entries of one *chain*: what one writer (a node) wrote from one
-start on. Each entry's link is the hash of the link before it and of the entry, so that no entry can be changed, removed or
-moved without breaking every later link. Each batch also says until when it and its predecessor are kept: a missing
-predecessor that was due for removal is retention, any other is a gap.
+start on. Each entry's link is the hash of the link before it and of the entry, so that no entry can be changed,
+removed or moved without breaking every later link. Each batch also says until when it and its predecessor are kept: a
+missing predecessor that was due for removal is retention, any other is a gap.
 
 A chain alone does not show that its end was cut off. That is what *checkpoints* (entries with the count and the head,
 under a keyed code), the *head record* in KV and the log's own memory of its last position are for, and the references

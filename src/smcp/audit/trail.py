@@ -15,9 +15,11 @@ from typing import Final
 
 import msgspec
 
-from smcp.audit import chain, events, writer
+from smcp.audit import chain, events
+from smcp.audit import writer as writers
 from smcp.kernel import clock, crypto, errors, ids
 from smcp.stores import tenant as stores
+from smcp.stores.log import base as logs
 
 QUEUE: Final = 20_000
 """Events that wait to be written, over all tenants; one tenant may hold a quarter."""
@@ -55,7 +57,7 @@ class Trail:
         self._writer = writer
         self._ttl_s = ttl_days * 86400.0
         self._queue = queue
-        self._tenants: dict[str, writer.TenantWriter] = {}
+        self._tenants: dict[str, writers.TenantWriter] = {}
         self._waiting = 0
         self._work = asyncio.Event()
         self._urgent = asyncio.Event()
@@ -80,12 +82,13 @@ class Trail:
     def note(self, event: events.Event) -> None:
         """Accept `event`; it is durable within 0.2 s.
 
-        Raises `errors.Unavailable` when it can't be accepted, `ValueError` when it holds what no event may.
+        Raises `errors.Unavailable` when it can't be accepted, `errors.NotFound` when its tenant has no data key,
+        `ValueError` when it holds what no event may.
         """
         self._accept(event)
 
     async def write(self, event: events.Event) -> None:
-        """Accept `event` and return when it is durable. Raises as `note`, and `errors.Unavailable` when writing fails."""
+        """Accept `event` and return when it is durable. Raises as `note`, and `Unavailable` when writing fails."""
         await self._durable(self._accept(event))
 
     async def flush(self, tenant: ids.TenantId) -> None:
@@ -95,7 +98,7 @@ class Trail:
             await self._durable(known)
 
     def digest(self, tenant: ids.TenantId, text: str) -> events.Digest:
-        """`text` (an address, a label) as it may stand in the trail: salted for the tenant, the same for the same text."""
+        """`text` (an address, a label) as it may stand in the trail: a digest that is salted for the tenant."""
         return events.digest(self._salted(tenant, "digest", text))
 
     def target(self, tenant: ids.TenantId, text: str) -> events.Target:
@@ -106,7 +109,7 @@ class Trail:
         salt = self._store.ring.data_key(tenant, "audit salt")
         return crypto.keyed_digest(salt, kind, text.encode("utf-8", "surrogatepass"))
 
-    def _accept(self, event: events.Event) -> writer.TenantWriter:
+    def _accept(self, event: events.Event) -> writers.TenantWriter:
         data = events.encode(event)
         if self._task is None or self._task.done() or self._closing:
             raise errors.Unavailable(detail="the audit trail is not being written")
@@ -120,14 +123,14 @@ class Trail:
         self._work.set()
         return queue
 
-    def _open(self, tenant: ids.TenantId) -> writer.TenantWriter:
+    def _open(self, tenant: ids.TenantId) -> writers.TenantWriter:
         mac = chain.Mac(tenant, self._store.ring.data_key(tenant, "audit mac"))
-        queue = self._tenants[tenant] = writer.TenantWriter(
-            tenant, self._store.tenant(tenant), mac, self._clock, self._writer, self._ttl_s
+        queue = self._tenants[tenant] = writers.TenantWriter(
+            writers.Storage(self._store, tenant), mac, self._clock, self._writer, self._ttl_s
         )
         return queue
 
-    async def _durable(self, queue: writer.TenantWriter) -> None:
+    async def _durable(self, queue: writers.TenantWriter) -> None:
         done = queue.wait()
         if done is not None:
             self._work.set()
@@ -136,10 +139,10 @@ class Trail:
 
     async def _run(self) -> None:
         while not self._closing:
-            await _set_within(self._work, _IDLE_S)
             failing = any(queue.failed is not None for queue in self._tenants.values())
-            if failing or self._waiting:
-                await _set_within(self._urgent, _RETRY_S if failing else _LINGER_S)
+            await _set_within(self._work, _RETRY_S if failing else _IDLE_S)
+            if self._waiting:
+                await _set_within(self._urgent, _LINGER_S)
             self._work.clear()
             self._urgent.clear()
             await self._round(last=False)
@@ -170,7 +173,7 @@ class Trail:
         entries: list[Entry] = []
         record_after = max(0, after // chain.STEP - 1)
         while len(entries) < limit:
-            page = await log.read(writer.STREAM, after=record_after, limit=_PAGE)
+            page = await log.read(writers.STREAM, after=record_after, limit=_PAGE)
             if not page:
                 break
             record_after = page[-1].position
@@ -188,28 +191,28 @@ class Trail:
         Never raises for damage: the report names the first.
         """
         await self.flush(tenant)
-        handle = self._store.tenant(tenant)
+        storage = writers.Storage(self._store, tenant)
         mac = chain.Mac(tenant, self._store.ring.data_key(tenant, "audit mac"))
         try:
-            heads = await writer.read_heads(handle)
+            heads = await storage.heads()
         except errors.TamperedData:
             return Report(False, 0, 0, "a head record does not open: it was changed or moved", None)
-        last = await handle.log.last(writer.STREAM)
+        last = await storage.log.last(writers.STREAM)
         verifier = chain.Verifier(tenant, mac, heads, now=self._clock.now())
         try:
             verifier.trust_heads()
-            await _walk(handle, verifier, last)
+            await _walk(storage.log, verifier, last)
             return verifier.finish(last)
         except chain.Broken as broken:
             return Report(False, verifier.entries, verifier.checkpoints, broken.problem, broken.position)
 
 
-async def _walk(handle: stores.Handle, verifier: chain.Verifier, last: int) -> None:
+async def _walk(log: logs.Log, verifier: chain.Verifier, last: int) -> None:
     """Every record up to `last`. A page that does not open is read again one by one, to name the record."""
     after, limit = 0, _PAGE
     while after < last:
         try:
-            page = await handle.log.read(writer.STREAM, after=after, limit=limit)
+            page = await log.read(writers.STREAM, after=after, limit=limit)
             for record in page:
                 if record.position > last:
                     return
@@ -217,9 +220,8 @@ async def _walk(handle: stores.Handle, verifier: chain.Verifier, last: int) -> N
                 after = record.position
         except errors.TamperedData:
             if limit == 1:
-                raise chain.Broken(
-                    "a record does not open: it was changed or moved", (after + 1) * chain.STEP + 1
-                ) from None
+                problem = "a record does not open: it was changed or moved"
+                raise chain.Broken(problem, (after + 1) * chain.STEP + 1) from None
             limit = 1
             continue
         if not page:

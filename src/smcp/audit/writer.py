@@ -9,11 +9,12 @@ import msgspec
 from smcp.audit import chain, events
 from smcp.kernel import clock, errors, ids
 from smcp.stores import tenant as stores
+from smcp.stores.kv import base as kvs
 
 STREAM: Final = ("audit",)
 """The log stream that all writers of a tenant share."""
 HEADS: Final = "audit-head"
-"""First segment of the KV keys of the chains' head records."""
+"""First segment of the keys of the chains' head records."""
 PLATFORM_ACTOR: Final = "platform"
 
 CHECKPOINT_ENTRIES: Final = 1000
@@ -22,17 +23,53 @@ _HEAD_MARGIN_S: Final = 86400.0
 _PAGE: Final = 100
 
 
+class Storage:
+    """Where one tenant's trail lies: the entries in its own log, the head records in the platform's handle.
+
+    There, no quota of the tenant can stop them. Their place is named by the tenant's data key too, so that an erased
+    tenant's records, which end by themselves, are not taken for those of a later namesake.
+    """
+
+    def __init__(self, store: stores.Store, tenant: ids.TenantId) -> None:
+        """Raises `errors.NotFound` when the tenant has no data key."""
+        self._store = store
+        self._handle = handle = store.tenant(tenant)
+        self.tenant: Final = tenant
+        self.log: Final = handle.log
+        self._kv = store.platform().kv
+        self._place = (HEADS, tenant, handle.private("audit", "heads"))
+
+    def require(self) -> None:
+        """Raises `errors.NotFound` when the tenant was erased, also when a namesake was made since."""
+        if self._store.tenant(self.tenant) is not self._handle:
+            raise errors.NotFound(detail="the tenant was erased")
+
+    async def heads(self) -> list[chain.Head]:
+        """The head records of all chains. Raises `errors.TamperedData`."""
+        heads: list[chain.Head] = []
+        after: kvs.Key | None = None
+        while page := await self._kv.scan(self._place, after=after, limit=_PAGE):
+            try:
+                heads += [msgspec.msgpack.decode(entry.value, type=chain.Head) for entry in page]
+            except msgspec.DecodeError as error:
+                raise errors.TamperedData(detail="not a head record") from error
+            after = page[-1].key
+        return heads
+
+    async def put_head(self, head: chain.Head, ttl: float) -> None:
+        """Write a chain's head record."""
+        await self._kv.put((*self._place, head.chain), msgspec.msgpack.encode(head), ttl=ttl)
+
+
 class TenantWriter:
     """What of one tenant waits to be written, and its chain. Used by `Trail` only, from one event loop."""
 
-    def __init__(
-        self, tenant: ids.TenantId, handle: stores.Handle, mac: chain.Mac, clock: clock.Clock, writer: str, ttl_s: float
-    ) -> None:
-        self.tenant = tenant
+    def __init__(self, storage: Storage, mac: chain.Mac, clock: clock.Clock, writer: str, ttl_s: float) -> None:
+        self.tenant = storage.tenant
         self.failed: Exception | None = None
         """Why writing fails at the moment."""
         self.lines: list[tuple[int, bytes]] = []
-        self._handle = handle
+        self._storage = storage
         self._mac = mac
         self._clock = clock
         self._writer = writer
@@ -74,6 +111,7 @@ class TenantWriter:
         """
         before = self._written
         try:
+            self._storage.require()
             if self._state is None:
                 self._state = await self._resume()
             while self.lines or self._preface or self.due() or (last and self._unvouched):
@@ -108,7 +146,7 @@ class TenantWriter:
             time_us=int(now * 1e6),
         )
         self._attempt = (after, len(lines))
-        position = await self._handle.log.append(STREAM, [chain.encode(batch)], ttl=after.until - now)
+        position = await self._storage.log.append(STREAM, [chain.encode(batch)], ttl=after.until - now)
         after = msgspec.structs.replace(after, position=position)
         self._landed(after)
         if vouch:
@@ -142,7 +180,7 @@ class TenantWriter:
     # --- going on ---
 
     async def _resume(self) -> chain.State:
-        heads = await read_heads(self._handle)
+        heads = await self._storage.heads()
         mine = [head for head in heads if head.writer == self._writer]
         if mine:
             state = await self._catch_up(max(mine, key=lambda head: head.chain))
@@ -154,14 +192,14 @@ class TenantWriter:
 
     async def _catch_up(self, head: chain.Head) -> chain.State | None:
         """Where the chain of `head` really ends; None when it is damaged, and can't be continued."""
-        if not self._mac.vouches_head(head) or await self._handle.log.last(STREAM) < head.position:
+        if not self._mac.vouches_head(head) or await self._storage.log.last(STREAM) < head.position:
             return None
         state = chain.begin(self.tenant, head.writer, head.chain)
         if head.count:
             state = chain.State(head.writer, head.chain, head.count, head.head, head.until, head.position)
         after = head.position
         try:
-            while page := await self._handle.log.read(STREAM, after=after, limit=_PAGE):
+            while page := await self._storage.log.read(STREAM, after=after, limit=_PAGE):
                 for record in page:
                     batch = chain.decode(record.data)
                     if batch.chain == head.chain:
@@ -191,18 +229,4 @@ class TenantWriter:
 
     async def _put_head(self, after: chain.State) -> None:
         ttl = after.until - self._clock.now() + _HEAD_MARGIN_S
-        record = msgspec.msgpack.encode(self._mac.sealed(after))
-        await self._handle.kv.put((HEADS, after.chain), record, ttl=ttl)
-
-
-async def read_heads(handle: stores.Handle) -> list[chain.Head]:
-    """The head records of all chains of a tenant. Raises `errors.TamperedData`."""
-    heads: list[chain.Head] = []
-    after: tuple[str, ...] | None = None
-    while page := await handle.kv.scan((HEADS,), after=after, limit=_PAGE):
-        try:
-            heads += [msgspec.msgpack.decode(entry.value, type=chain.Head) for entry in page]
-        except msgspec.DecodeError as error:
-            raise errors.TamperedData(detail="not a head record") from error
-        after = page[-1].key
-    return heads
+        await self._storage.put_head(self._mac.sealed(after), ttl)

@@ -128,7 +128,7 @@ class ApiKeys(base.Method):
         now = self._clock.now()
         key_id, secret = key_text.new_id(), key_text.new_secret()
         key = ApiKey(
-            id=f"key-{key_id}",
+            id=key_text.public_id(key_id),
             tenant=tenant,
             label=label,
             roles=wanted,
@@ -150,6 +150,8 @@ class ApiKeys(base.Method):
 
     async def revoke(self, tenant: ids.TenantId, key_id: str) -> ApiKey:
         """Revoke a key for ever: the next request with it is refused. Again is fine. Raises `errors.NotFound`."""
+        if key_text.KEY_ID.fullmatch(key_id) is None:
+            raise errors.NotFound(detail="key")
         now = self._clock.now()
 
         def change(key: ApiKey) -> ApiKey:
@@ -207,7 +209,7 @@ class ApiKeys(base.Method):
                 await self._tenant_active(parsed.tenant)
             except errors.NotFound:
                 raise base.refused(base.Reason.UNKNOWN) from None
-        found = await self._keys.get(parsed.tenant, f"key-{parsed.id}")
+        found = await self._keys.get(parsed.tenant, key_text.public_id(parsed.id))
         given = self._digest(parsed.tenant, parsed.id, parsed.secret)
         # Compared even where there is no record, so that both refusals take the same steps.
         if not crypto.equal(found.value.digest if found else bytes(32), given) or found is None:

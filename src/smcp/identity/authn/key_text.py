@@ -32,6 +32,9 @@ _FORM: Final = re.compile(
     re.ASCII,
 )
 
+KEY_ID: Final = re.compile(rf"key-{_DIGIT}{{{ID_DIGITS}}}", re.ASCII)
+"""What `public_id` makes."""
+
 
 class Parsed(NamedTuple):
     """A key's parts. `secret` must not outlive the request."""
@@ -52,6 +55,11 @@ def new_id() -> str:
 def new_secret() -> str:
     """A new secret: 160 random bits."""
     return ids.base32(secrets.randbits(5 * SECRET_DIGITS), SECRET_DIGITS)
+
+
+def public_id(key_id: str) -> str:
+    """How a key is named where its text is not: the principal's id, and what `revoke` takes."""
+    return f"key-{key_id}"
 
 
 def compose(tenant: ids.TenantId, key_id: str, secret: str) -> str:

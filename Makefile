@@ -20,7 +20,7 @@ dev: ## Install what working on SMCP needs (part of `make check` and `make test`
 	@scripts/bootstrap dev
 
 node: dev
-	@cd tests && ../$(BIN)/python -m support.node
+	@cd tests && ../$(BIN)/python -c "from support import node; node.ensure()"
 
 format: dev
 	$(BIN)/ruff format --check

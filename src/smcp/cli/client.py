@@ -24,6 +24,8 @@ _EXITS: Final = {
 
 def path(*segments: str) -> str:
     """A path below /api/v1; each segment is quoted whole, so that none can climb out of its place."""
+    if dots := {".", ".."} & set(segments):  # URL libraries resolve these, quoted or not (RFC 3986, 5.2.4)
+        raise failures.Failure("usage", f"'{dots.pop()}' is not a name.", exit_code=failures.Exit.USAGE)
     return "/api/v1/" + "/".join(urllib.parse.quote(segment, safe="") for segment in segments)
 
 

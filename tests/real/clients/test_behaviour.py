@@ -4,6 +4,7 @@ The same tests for both: what the gateway must not change is what a client sees 
 """
 
 import asyncio
+import secrets
 
 import mcp_types as types
 import pytest
@@ -95,6 +96,25 @@ async def test_many_calls_at_once_each_get_their_own_answer_and_progress(target:
         answers = await asyncio.gather(*(call(number) for number in seen))
     assert answers == [f"Region: region-{number}" for number in seen]
     assert seen == {number: [0, 50, 100] for number in seen}
+
+
+@pytest.mark.requirement("mcp:streams:cancel")
+@pytest.mark.parametrize("mode", ERAS)
+async def test_a_call_that_the_client_gives_up_is_cancelled_in_the_server(target: Target, mode: clients.Mode) -> None:
+    name = {"name": secrets.token_hex(8)}
+    running = asyncio.Event()
+
+    async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+        running.set()
+
+    async with clients.connected(target, mode) as client:
+        call = asyncio.create_task(client.call_tool("test_wait", name, progress_callback=on_progress))
+        await asyncio.wait_for(running.wait(), 10)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        cancelled = await client.call_tool("test_was_cancelled", name)
+    assert clients.texts(cancelled) == ("yes",)
 
 
 @pytest.mark.requirement("mcp:streams:log-messages")

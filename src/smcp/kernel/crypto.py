@@ -195,7 +195,7 @@ class KeyRing:
         if exists:
             ring._load()
         else:
-            ring._rotate({})
+            ring._rotate({}, shred=False)
         return ring
 
     def tenants(self) -> list[ids.TenantId]:
@@ -225,9 +225,9 @@ class KeyRing:
         """Forget the data key of `tenant` for ever, together with the key that wrapped it."""
         with self._lock:
             if tenant in self._keys:
-                self._rotate({name: key for name, key in self._keys.items() if name != tenant})
+                self._rotate({name: key for name, key in self._keys.items() if name != tenant}, shred=True)
 
-    def _rotate(self, keys: dict[ids.TenantId, bytes]) -> None:
+    def _rotate(self, keys: dict[ids.TenantId, bytes], *, shred: bool) -> None:
         """Give `keys` a new wrapping key. After a crash between the steps the ring opens: it names its generation."""
         generation, secret = secrets.token_hex(8), secrets.token_bytes(KEY_BYTES)
         sealed = _text(self._root.seal(secret, length_prefixed("smcp wrapping key", generation)))
@@ -235,16 +235,18 @@ class KeyRing:
         old = _read(path, _Wrapping).keys if path.exists() else {}
         _replace(path, msgspec.json.encode(_Wrapping(1, {**old, generation: sealed})))
         wrapping = Xaes(secret)
-        self._write_ring(keys, generation, wrapping)
-        _replace(path, msgspec.json.encode(_Wrapping(1, {generation: sealed})))
+        self._write_ring(keys, generation, wrapping, shred=shred)
+        _replace(path, msgspec.json.encode(_Wrapping(1, {generation: sealed})), shred=shred)
         self._generation, self._wrapping, self._keys = generation, wrapping, keys
 
-    def _write_ring(self, keys: dict[ids.TenantId, bytes], generation: str, wrapping: Xaes) -> None:
+    def _write_ring(
+        self, keys: dict[ids.TenantId, bytes], generation: str, wrapping: Xaes, *, shred: bool = False
+    ) -> None:
         sealed = {
             str(name): _text(wrapping.seal(key, length_prefixed("smcp data key", generation, name)))
             for name, key in keys.items()
         }
-        _replace(self._directory / "ring.json", msgspec.json.encode(_Ring(1, generation, sealed)))
+        _replace(self._directory / "ring.json", msgspec.json.encode(_Ring(1, generation, sealed)), shred=shred)
 
     def _load(self) -> None:
         ring = _read(self._directory / "ring.json", _Ring)
@@ -302,13 +304,13 @@ def _root_key(path: Path, *, may_create: bool) -> bytes:
     return key
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, atomically, durably, mode 0600; what stood there before is overwritten with zeros."""
+def _replace(path: Path, data: bytes, *, shred: bool = False) -> None:
+    """Put `data` at `path`, atomically, durably, mode 0600; `shred` overwrites what stood there with zeros."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with contextlib.ExitStack() as stack:
             old = None
-            if path.exists():
+            if shred and path.exists():
                 old = stack.enter_context(path.open("r+b"))
             with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as new:
                 new.write(data)

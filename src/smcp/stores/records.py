@@ -146,6 +146,8 @@ class Records(Generic[T]):
             if value == found.value:
                 return value
             ttl = None if found.expires is None else found.expires - self._store.now()
+            if ttl is not None and ttl <= 0:
+                raise errors.NotFound
             try:
                 await self.put(tenant, key, value, expect=found.revision, ttl=ttl)
             except errors.Conflict:

@@ -8,12 +8,14 @@ What `after` of a job does runs on the event loop's thread, in commit order, bef
 """
 
 import asyncio
+import collections
 import contextlib
 import fcntl
 import os
 import queue
 import sqlite3
 import threading
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
@@ -46,6 +48,10 @@ class _Job(Generic[T]):
         self.error: BaseException | None = None
 
 
+# Wakes the writing thread so that it looks at the pings; never run, so it needs nobody who waits.
+_WAKE: Final = typing.cast(_Job[Any], object())
+
+
 class Database:
     """The file, its lock, its threads. Only one process may have it open."""
 
@@ -62,9 +68,15 @@ class Database:
         self._broken = ""
         self._closed: asyncio.Future[None] | None = None
         self._writes: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._pings: collections.deque[asyncio.Future[None]] = collections.deque()
         self._reads: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = _lock(path)
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = _lock(path)
+        except OSError as error:
+            raise errors.Unavailable(
+                f"The storage directory {path.parent} can't be used.", detail=str(error)
+            ) from error
         try:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite gives its -wal and -shm the same mode
             self._writer = self.connect()
@@ -101,6 +113,15 @@ class Database:
     async def read(self, run: Callable[[sqlite3.Connection], T]) -> T:
         """Run a reading job; it sees every write that was acknowledged before."""
         return await self._submit(self._reads, run, None)
+
+    async def ping(self) -> None:
+        """Answered by the writing thread between two transactions, however many writes wait behind it."""
+        if self._closing:
+            raise errors.Unavailable(detail=f"{self._path.name} is closed")
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pings.append(future)
+        self._writes.put(_WAKE)
+        await future
 
     def connect(self) -> sqlite3.Connection:
         """A further connection in autocommit mode. The caller closes it."""
@@ -149,9 +170,25 @@ class Database:
         more = True
         while more:
             jobs, more = _take(self._writes, _JOBS_PER_COMMIT)
+            self._answer_pings()
+            jobs = [job for job in jobs if job is not _WAKE]
             if jobs:
                 self._run_writes(jobs)
                 _report(jobs)
+        self._answer_pings()
+
+    def _answer_pings(self) -> None:
+        waiting = [self._pings.popleft() for _ in range(len(self._pings))]
+        if not waiting:
+            return
+        problem: Exception | None = errors.Unavailable(detail=self._broken) if self._broken else None
+        try:
+            self._writer.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+        except sqlite3.Error as error:
+            problem = self._translated(error)
+        for future in waiting:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                future.get_loop().call_soon_threadsafe(_answer, future, problem)
 
     def _run_writes(self, jobs: list[_Job[Any]]) -> None:
         try:
@@ -244,6 +281,15 @@ def _settle(jobs: list[_Job[Any]]) -> None:
             job.future.set_result(job.result)
         else:
             job.future.set_exception(job.error)
+
+
+def _answer(future: asyncio.Future[None], problem: Exception | None) -> None:
+    if future.done():
+        return
+    if problem is None:
+        future.set_result(None)
+    else:
+        future.set_exception(problem)
 
 
 def _lock(path: Path) -> int:

@@ -6,6 +6,7 @@ never runs backwards, whatever is deleted. Expired rows are invisible at once an
 
 import asyncio
 import contextlib
+import math
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -38,8 +39,8 @@ class SqliteKV(base.KV):
     def __init__(self, path: Path, clock: clocks.Clock) -> None:
         """Open or make the file; raises `errors.Unavailable`, with the way out, when another process has it."""
         self._clock = clock
-        self._watchers: list[tuple[base.Key, base.Listener]] = []
-        self._snapshots: set[sqlite3.Connection] = set()
+        # By the first segment of the prefix, since that is the tenant; "" for the empty prefix.
+        self._watchers: dict[str, list[tuple[base.Key, base.Listener]]] = {}
         self._sweeper: asyncio.Task[None] | None = None
         self._revision = 0
         self._written = 0
@@ -98,7 +99,6 @@ class SqliteKV(base.KV):
                     return
                 skip = keys.encode(page[-1].key)
         finally:
-            self._snapshots.discard(connection)
             connection.close()
 
     def _begin_snapshot(self) -> sqlite3.Connection:
@@ -108,7 +108,6 @@ class SqliteKV(base.KV):
             connection.execute("SELECT number FROM meta").fetchall()  # the moment: a read transaction starts here
         except sqlite3.Error as error:
             raise errors.Unavailable(detail=f"snapshot: {error}") from error
-        self._snapshots.add(connection)
         return connection
 
     def _snapshot_page(
@@ -127,6 +126,8 @@ class SqliteKV(base.KV):
         encoded = [keys.encode(op.key) for op in ops]
         if len(set(encoded)) != len(encoded):
             raise ValueError("a key is named twice")
+        if any(isinstance(op, base.Put) and op.ttl is not None and not 0 < op.ttl < math.inf for op in ops):
+            raise ValueError("a time to live is a positive number of seconds")
         self._start_sweeper()
         revision, _ = await self._database.write(lambda connection: self._apply(connection, ops, encoded), self._tell)
         return revision
@@ -206,17 +207,21 @@ class SqliteKV(base.KV):
 
     def watch(self, prefix: base.Key, listener: base.Listener) -> Callable[[], None]:
         entry = (prefix, listener)
-        self._watchers.append(entry)
+        first = prefix[0] if prefix else ""
+        self._watchers.setdefault(first, []).append(entry)
 
         def end() -> None:
+            watchers = self._watchers.get(first, [])
             with contextlib.suppress(ValueError):
-                self._watchers.remove(entry)
+                watchers.remove(entry)
+            if not watchers:
+                self._watchers.pop(first, None)
 
         return end
 
     def _tell(self, written: tuple[int, list[base.Change]]) -> None:
         for change in written[1]:
-            for prefix, listener in tuple(self._watchers):
+            for prefix, listener in (*self._watchers.get("", ()), *self._watchers.get(change.key[0], ())):
                 if keys.below(change.key, prefix):
                     try:
                         listener(change)
@@ -225,7 +230,7 @@ class SqliteKV(base.KV):
                         asyncio.get_running_loop().call_exception_handler(context)
 
     async def ping(self) -> None:
-        await self._database.ordered(lambda connection: connection.execute("SELECT number FROM meta").fetchall())
+        await self._database.ping()
 
     async def close(self) -> None:
         if self._sweeper is not None:
@@ -242,6 +247,6 @@ def _page(
     rows = connection.execute(
         f"SELECT {_COLUMNS} FROM kv WHERE key {'>' if skip is not None else '>='} ? AND key < ? AND {_LIVE} "  # noqa: S608
         "ORDER BY key LIMIT ?",
-        (start, high, now, limit),
+        (start, high, now, max(0, limit)),
     ).fetchall()
     return [base.Entry(keys.decode(row[0]), *row[1:]) for row in rows]

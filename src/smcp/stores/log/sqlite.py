@@ -4,6 +4,7 @@ A stream is a row that remembers the last position given out, so that trimming n
 """
 
 import asyncio
+import math
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ CREATE INDEX IF NOT EXISTS records_expires ON records (expires) WHERE expires IS
 """
 _TRIM_ROWS: Final = 2000
 _PAGE: Final = 500
+_MOST: Final = 2**63 - 1  # SQLite's largest integer
 
 
 class SqliteLog(base.Log):
@@ -45,6 +47,8 @@ class SqliteLog(base.Log):
     ) -> int:
         if not records:
             raise ValueError("nothing to append")
+        if ttl is not None and not 0 < ttl < math.inf:
+            raise ValueError("a time to live is a positive number of seconds")
         name = keys.encode(stream)
         return await self._database.write(
             lambda connection: self._append(connection, name, records, ttl, expect), lambda _: self._wake(name)
@@ -84,7 +88,7 @@ class SqliteLog(base.Log):
             rows = connection.execute(
                 "SELECT position, time, data FROM records WHERE stream = (SELECT id FROM streams WHERE name = ?)"
                 " AND position > ? AND time >= ? ORDER BY position LIMIT ?",
-                (name, after, float("-inf") if since is None else since, limit),
+                (name, min(after, _MOST), -math.inf if since is None else since, max(0, limit)),
             ).fetchall()
             return [base.Record(*row) for row in rows]
 
@@ -163,7 +167,7 @@ class SqliteLog(base.Log):
         await self._database.write(run)
 
     async def ping(self) -> None:
-        await self._database.ordered(lambda connection: connection.execute("SELECT 1").fetchall())
+        await self._database.ping()
 
     async def close(self) -> None:
         await self._database.close()

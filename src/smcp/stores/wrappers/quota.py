@@ -71,29 +71,24 @@ class Ledger:
                 return
             if self._end_watch is None:
                 self._end_watch = self._store.watch((self._tenant,), self._changed)
+            blobs = await self._count_objects()
             while True:
                 # No write passes before this is done, but expiry does; then the count is taken again.
                 seen = self._changes
                 size = await self._store.size((self._tenant,))
                 if seen == self._changes:
                     break
-            self._bytes, self._keys = size.bytes, size.keys
+            self._bytes, self._keys = size.bytes + blobs.bytes, size.keys + blobs.keys
             self._ready = True
-            try:
-                await self._count_objects()
-            except BaseException:
-                self._ready = False
-                raise
 
-    async def _count_objects(self) -> None:
+    async def _count_objects(self) -> Usage:
         after: objects.Name | None = None
         total = count = 0
         while page := await self._blobs.list((self._tenant,), after=after):
             total += sum(info.size + len(keys.encode(info.name)) for info in page)
             count += len(page)
             after = page[-1].name
-        self._bytes += total
-        self._keys += count
+        return Usage(total, count)
 
     async def close(self) -> None:
         """Refuse further writes and wait for those under way: the tenant is being erased."""
@@ -147,7 +142,7 @@ class Ledger:
         while self._gate.locked():
             async with self._gate:
                 pass
-        self._enter()
+        self.enter()
         self._busy += 1
         self._idle.clear()
         try:
@@ -162,10 +157,11 @@ class Ledger:
         """A write beside which no other runs."""
         async with self._gate:
             await self._idle.wait()
-            self._enter()
+            self.enter()
             yield
 
-    def _enter(self) -> None:
+    def enter(self) -> None:
+        """Raises `errors.NotFound` once the tenant is erased."""
         if self._closed:
             raise errors.NotFound(detail=f"tenant {self._tenant} was erased")
 
@@ -176,7 +172,7 @@ class Ledger:
         users[0] += 1
         try:
             async with lock:
-                self._enter()
+                self.enter()
                 yield
         finally:
             users[0] -= 1
@@ -267,6 +263,7 @@ class QuotaObjects(objects.Objects):
         async def charged() -> AsyncGenerator[bytes, None]:
             nonlocal held
             async for chunk in data:
+                ledger.enter()
                 if not ledger.hold(0, len(chunk)):
                     raise errors.QuotaExceeded
                 held += len(chunk)

@@ -185,7 +185,9 @@ def _nearest_existing(path: pathlib.Path) -> pathlib.Path:
 
 
 def _holds_data(directory: pathlib.Path) -> bool:
-    return directory.is_dir() and any(entry.name != "keys" for entry in directory.iterdir())
+    # `smcp up` makes its marker and its lock before there is anything to protect.
+    before_data = ("keys", "smcp-data.json", "smcp.lock")
+    return directory.is_dir() and any(entry.name not in before_data for entry in directory.iterdir())
 
 
 CHECKS: Final[tuple[Callable[[settings.Settings], Iterable[Check]], ...]] = (

@@ -25,6 +25,8 @@ def grantable(granter: policy.Principal, tenant: ids.TenantId) -> frozenset[poli
     resource = policy.Resource(tenant, "key")
     if policy.decide(granter, policy.Action.KEY_CREATE, resource) is not policy.Decision.ALLOW:
         return frozenset()
+    if tenant == ids.PLATFORM and policy.Role.OPERATOR not in granter.roles:
+        return frozenset()
     return possible(tenant)
 
 

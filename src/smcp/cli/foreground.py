@@ -161,4 +161,4 @@ class Foreground:
         if made.why:
             self._cli.out.note(f"The demo could not be made: {made.why}")
         welcome.show(self._cli.out, url, self._cli.profiles.file, operator, made.demo)
-        self._say(f"ready after {seconds:.1f} s; Ctrl-C stops it")
+        self._cli.out.text(f"\nReady after {seconds:.1f} s. Ctrl-C stops it.")

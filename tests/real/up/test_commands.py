@@ -1,0 +1,216 @@
+"""Every command against a running platform: what a script gets, and that people get something too."""
+
+import io
+import json
+import pathlib
+import time
+from typing import Any
+
+import pytest
+
+from smcp.cli import failures, main, profiles
+from support.clients import Endpoint
+from support.platform import Platform
+
+pytestmark = [pytest.mark.real, pytest.mark.requirement("cli:api:every-command")]
+
+
+class Terminal:
+    """Runs commands as one key of one platform."""
+
+    def __init__(self, platform: Platform, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        self._platform = platform
+        self._patch = monkeypatch
+        self._capfd = capfd
+        self.key = platform.operator_key
+
+    def text(self, *argv: str, code: int = 0) -> str:
+        """What people read on stdout."""
+        self._patch.setenv("SMCP_URL", self._platform.base_url)
+        self._patch.setenv("SMCP_API_KEY", self.key)
+        ended = main.run(argv)
+        shown = self._capfd.readouterr()
+        assert ended == code, shown.err
+        self.err = shown.err
+        return shown.out
+
+    def json(self, *argv: str, code: int = 0) -> Any:
+        """The JSON document on stdout, and nothing else on either stream."""
+        out = self.text(*argv, "--json", code=code)
+        assert code != 0 or self.err == ""
+        return json.loads(out)
+
+
+@pytest.fixture
+def terminal(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: pathlib.Path
+) -> Terminal:
+    """A terminal of the operator, with profiles of its own."""
+    monkeypatch.setenv("SMCP_CONFIG", str(tmp_path / "config"))
+    return Terminal(platform, monkeypatch, capfd)
+
+
+def test_a_tenant_lives_and_is_suspended_and_resumed(terminal: Terminal) -> None:
+    made = terminal.json("tenant", "create", "cli-life", "--display-name", "Life")
+    assert (made["id"], made["display_name"], made["state"]) == ("cli-life", "Life", "active")
+    assert terminal.json("tenant", "show", "cli-life") == made
+    assert made in terminal.json("tenant", "list")["items"]
+    assert terminal.json("tenant", "suspend", "cli-life")["state"] == "suspended"
+    assert "suspended" in terminal.text("tenant", "show", "cli-life")
+    assert terminal.json("tenant", "resume", "cli-life")["state"] == "active"
+    assert "cli-life" in terminal.text("tenant", "list")
+    terminal.text("tenant", "create", "cli-life", code=failures.Exit.FAILED)
+    assert "Error:" in terminal.err
+
+
+@pytest.mark.requirement("cli:keys:shown-once", "cli:destructive:asks")
+def test_a_key_is_shown_once_works_and_is_revoked(terminal: Terminal) -> None:
+    terminal.json("tenant", "create", "cli-keys")
+    made = terminal.json(
+        "key", "create", "--tenant", "cli-keys", "--role", "admin", "--label", "x", "--expires-in-days", "2"
+    )
+    secret, key = made["secret"], made["key"]["id"]
+    assert secret.startswith("smcp_cli-keys_")
+    assert secret not in terminal.text("key", "list", "--tenant", "cli-keys")
+    assert "secret" not in terminal.json("key", "list", "--tenant", "cli-keys")["items"][0]
+    shown = terminal.text("key", "create", "--tenant", "cli-keys", "--role", "read_only").split()
+    assert shown[-1].startswith("smcp_cli-keys_")
+
+    terminal.key = secret
+    assert terminal.json("tenant", "show", "cli-keys")["id"] == "cli-keys"
+    assert terminal.json("key", "revoke", key, "--dry-run")["would_revoke"]["id"] == key
+    terminal.text("key", "revoke", key, code=failures.Exit.USAGE)
+    assert terminal.json("tenant", "show", "cli-keys")["id"] == "cli-keys"
+    assert terminal.json("key", "revoke", key, "--yes")["revoked"] is not None
+    terminal.text("tenant", "show", "cli-keys", code=failures.Exit.REFUSED)
+    assert "SMCP_URL and SMCP_API_KEY was refused" in terminal.err
+    assert secret not in terminal.err
+
+
+@pytest.mark.requirement("cli:keys:shown-once", "cli:profiles:choice")
+def test_a_key_saved_as_a_profile_is_not_shown_and_is_used_for_its_tenant(
+    terminal: Terminal, platform: Platform, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    terminal.json("tenant", "create", "cli-saved")
+    create = ("key", "create", "--tenant", "cli-saved", "--role", "admin", "--save-profile", "mine")
+    assert "smcp_" not in terminal.text(*create)
+    saved = profiles.Profiles(tmp_path / "config").load()["mine"]
+    assert (saved.url, saved.tenant) == (platform.base_url, "cli-saved")
+    terminal.text(*create, code=failures.Exit.USAGE)
+    assert "its key would be lost" in terminal.err
+    assert len(terminal.json("key", "list", "--tenant", "cli-saved")["items"]) == 1
+    monkeypatch.delenv("SMCP_URL")
+    monkeypatch.delenv("SMCP_API_KEY")
+    assert main.run(["server", "list", "--tenant", "cli-saved", "--json"]) == 0
+
+
+@pytest.mark.requirement("cli:errors:no-secret")
+def test_a_key_given_where_an_id_belongs_is_refused_and_not_repeated(terminal: Terminal) -> None:
+    terminal.text("key", "revoke", terminal.key, "--tenant", "platform", "--yes", code=failures.Exit.USAGE)
+    assert terminal.key not in terminal.err
+
+
+def test_tools_are_listed_and_called(terminal: Terminal, platform: Platform, hosted: dict[str, Endpoint]) -> None:
+    terminal.key = hosted["time"].key
+    assert "get_current_time" in terminal.text("tools", "hosting/time")
+    assert {tool["name"] for tool in terminal.json("tools", "hosting/time")["tools"]} >= {"get_current_time"}
+    zone = '{"timezone":"Europe/Berlin"}'
+    assert "Europe/Berlin" in terminal.text("call", "hosting/time", "get_current_time", zone)
+    assert "content" in terminal.json("call", "hosting/time", "get_current_time", zone)
+
+
+def test_arguments_may_come_from_stdin_and_a_failing_tool_gives_an_exit_code(
+    terminal: Terminal, hosted: dict[str, Endpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal.key = hosted["time"].key
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"timezone":"Asia/Tokyo"}'))
+    assert "Asia/Tokyo" in terminal.text("call", "hosting/time", "get_current_time", "-")
+    failed = terminal.json("call", "hosting/time", "get_current_time", '{"timezone":"No/Where"}', code=1)
+    assert failed["isError"] is True
+    terminal.text("call", "hosting/time", "get_current_time", "{", code=failures.Exit.USAGE)
+    terminal.text("call", "hosting/time", "get_current_time", "[]", code=failures.Exit.USAGE)
+
+
+@pytest.mark.requirement("cli:destructive:asks")
+def test_a_server_is_deployed_stopped_started_rolled_back_and_deleted(terminal: Terminal, platform: Platform) -> None:
+    platform.create_tenant("cli-serve")
+    terminal.key = platform.create_key("cli-serve", "admin")
+    first = terminal.json("deploy", "pypi:mcp-server-time", "--name", "clock")
+    assert first["operation"]["state"] == "succeeded"
+    assert first["server"]["endpoint"].endswith("/t/cli-serve/clock/mcp")
+    shown = terminal.text("deploy", "pypi:mcp-server-time", "--name", "clock")
+    assert "cli-serve/clock" in shown
+    assert "Deploying pypi:mcp-server-time" in terminal.err
+
+    assert [one["name"] for one in terminal.json("server", "list")["items"]] == ["clock"]
+    assert "cli-serve/clock" in terminal.text("server", "list")
+    versions = terminal.json("server", "deployments", "cli-serve/clock")["items"]
+    assert sorted(one["number"] for one in versions) == [1, 2]
+    assert "live" in terminal.text("server", "deployments", "cli-serve/clock")
+    assert terminal.json("server", "rollback", "cli-serve/clock")["live"] == first["operation"]["deployment"]
+    assert terminal.json("server", "stop", "cli-serve/clock")["desired"] == "stopped"
+    terminal.text("call", "cli-serve/clock", "get_current_time", '{"timezone":"UTC"}', code=failures.Exit.FAILED)
+    assert terminal.json("server", "start", "cli-serve/clock")["desired"] == "running"
+    assert "UTC" in terminal.text("call", "cli-serve/clock", "get_current_time", '{"timezone":"UTC"}')
+    assert "endpoint" in terminal.text("server", "show", "cli-serve/clock")
+
+    assert terminal.json("server", "delete", "cli-serve/clock", "--dry-run")["would_delete"]["name"] == "clock"
+    terminal.text("server", "delete", "cli-serve/clock", code=failures.Exit.USAGE)
+    assert terminal.json("server", "delete", "cli-serve/clock", "--yes") == {"deleted": "cli-serve/clock"}
+    terminal.text("server", "show", "cli-serve/clock", code=failures.Exit.NOT_FOUND)
+
+
+def test_a_deployment_that_fails_says_why(terminal: Terminal, platform: Platform) -> None:
+    platform.create_tenant("cli-fails")
+    terminal.key = platform.create_key("cli-fails", "admin")
+    terminal.text("deploy", "pypi:smcp-no-such-package-at-all", code=failures.Exit.FAILED)
+    assert "Error:" in terminal.err
+    terminal.text("deploy", "pypi:mcp-server-time", "--manifest", "/no/such/file", code=failures.Exit.USAGE)
+    assert "/no/such/file" in terminal.err
+
+
+def test_logs_are_printed_from_a_position_on(
+    terminal: Terminal, platform: Platform, hosted: dict[str, Endpoint]
+) -> None:
+    terminal.key = platform.create_key("hosting", "admin")
+    terminal.json("tools", "hosting/time")
+    deadline = time.monotonic() + 10
+    while not (lines := terminal.text("server", "logs", "hosting/time", "--json").splitlines()):
+        assert time.monotonic() < deadline, "a server that was started has nothing in its log"
+    last = json.loads(lines[-1])
+    assert set(last) == {"position", "time", "text"}
+    after = terminal.text("server", "logs", "hosting/time", "--json", "--after", str(last["position"]))
+    assert lines[-1] not in after.splitlines()
+    assert len(terminal.text("server", "logs", "hosting/time", "--limit", "1").splitlines()) == 1
+
+
+def test_the_audit_trail_is_shown_and_verified(terminal: Terminal, platform: Platform) -> None:
+    platform.create_tenant("cli-audit")
+    terminal.key = platform.create_key("cli-audit", "admin")
+    items = terminal.json("audit", "show")["items"]
+    assert items
+    assert len(terminal.json("audit", "show", "--limit", "1")["items"]) == 1
+    assert "key" in terminal.text("audit", "show")
+    report = terminal.json("audit", "verify")
+    assert (report["ok"], report["problem"]) == (True, None)
+    assert "is whole" in terminal.text("audit", "verify")
+
+
+@pytest.mark.requirement("cli:completion:scripts")
+def test_names_complete_from_the_platform(
+    terminal: Terminal, hosted: dict[str, Endpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def complete(words: str, number: int) -> list[str]:
+        monkeypatch.setenv("_SMCP_COMPLETE", "bash_complete")
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(number))
+        shown = terminal.text()
+        monkeypatch.delenv("_SMCP_COMPLETE")
+        return [line.partition(",")[2] for line in shown.splitlines()]
+
+    assert "hosting/" in complete("smcp tools hos", 2)
+    assert complete("smcp tools hosting/ti", 2) == ["hosting/time"]
+    assert "hosting" in complete("smcp key list --tenant hos", 4)
+    assert complete("smcp serv", 1) == ["server"]
+    monkeypatch.setattr(terminal, "key", "smcp_hosting_wrong")
+    assert complete("smcp tools hosting/ti", 2) == []

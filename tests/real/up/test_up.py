@@ -1,0 +1,240 @@
+"""`smcp up` as a person meets it: a fresh home directory, a first start, what it prints, a second start, the end."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+from typing import Self
+
+import pytest
+
+from support import processes
+
+pytestmark = pytest.mark.real
+
+_BIN = pathlib.Path(sys.executable).parent
+_SMCP = str(_BIN / "smcp")
+_READY_S = 300.0
+_STOP_S = 30.0
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+class Home:
+    """A home directory of a new user on this machine."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        self.data = folder / "data"
+        self.profiles = folder / ".config" / "smcp" / "profiles.toml"
+        self.port = _free_port()
+        around = {name: value for name, value in os.environ.items() if not name.startswith(("SMCP_", "XDG_"))}
+        self.environ = {**around, "HOME": str(folder), "PATH": f"{_BIN}{os.pathsep}{around.get('PATH', '')}"}
+
+    def up(self, *options: str) -> "Up":
+        return Up([_SMCP, "up", "--port", str(self.port), "--data", str(self.data), *options], self.environ)
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, env=self.environ, capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL
+        )
+
+
+class Up:
+    """One `smcp up` in the foreground of nobody's terminal. As a context manager it is ended with SIGINT."""
+
+    def __init__(self, argv: list[str], environ: dict[str, str]) -> None:
+        self._began = time.monotonic()
+        self._process = subprocess.Popen(
+            argv, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self._lines: list[str] = []
+        self._remarks: list[str] = []
+        self._ready = threading.Event()
+        self._readers = [threading.Thread(target=self._read_out), threading.Thread(target=self._read_err)]
+        for reader in self._readers:
+            reader.start()
+        self.ready_s = 0.0
+
+    @property
+    def out(self) -> str:
+        return "".join(self._lines)
+
+    @property
+    def err(self) -> str:
+        return "".join(self._remarks)
+
+    def _read_out(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.append(line)
+            if line.startswith("Ready after"):
+                self.ready_s = time.monotonic() - self._began
+                self._ready.set()
+        self._ready.set()
+
+    def _read_err(self) -> None:
+        assert self._process.stderr is not None
+        self._remarks.extend(self._process.stderr)
+
+    def __enter__(self) -> Self:
+        self._ready.wait(_READY_S)
+        if not self.ready_s:
+            self._process.kill()
+            self._end()
+        assert self.ready_s, f"it did not become ready:\n{self.out}\n{self.err}"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            assert self.stop(signal.SIGINT) == 0
+
+    def stop(self, number: signal.Signals) -> int:
+        """End it, and return its exit code once nothing of it is left."""
+        family = processes.descendants(self._process.pid)
+        self._process.send_signal(number)
+        try:
+            code = self._end()
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._end()
+            raise
+        assert processes.alive(family) == set()
+        return code
+
+    def _end(self) -> int:
+        code = self._process.wait(_STOP_S)
+        for reader in self._readers:
+            reader.join()
+        for stream in (self._process.stdout, self._process.stderr):
+            assert stream is not None
+            stream.close()
+        return code
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Up, subprocess.CompletedProcess[str]]:
+    """A home where the first start has happened, what it printed, and what the call that it printed answered."""
+    home = Home(tmp_path_factory.mktemp("home"))
+    with home.up() as up:
+        line = next(line for line in reversed(up.out.splitlines()) if line.startswith("smcp call"))
+        answer = home.run("sh", "-c", line)
+    return home, up, answer
+
+
+@pytest.mark.requirement("up:first:demo")
+def test_the_printed_call_works_as_printed(first: tuple[Home, Up, subprocess.CompletedProcess[str]]) -> None:
+    _, up, answer = first
+    assert answer.returncode == 0, answer.stderr + up.err
+    assert json.loads(answer.stdout)["timezone"] == "Europe/Berlin"
+
+
+@pytest.mark.requirement("up:first:demo")
+def test_the_first_start_prints_everything_to_paste(first: tuple[Home, Up, subprocess.CompletedProcess[str]]) -> None:
+    home, up, _ = first
+    key = tomllib.loads(home.profiles.read_text())["acme"]["key"]
+    url = f"http://127.0.0.1:{home.port}/t/acme/time/mcp"
+    assert key in up.out.splitlines()
+    assert f'claude mcp add --transport http time {url} --header "Authorization: Bearer {key}"' in up.out.splitlines()
+    snippet = re.search(r"^\{$.*?^\}$", up.out, re.MULTILINE | re.DOTALL)
+    assert snippet is not None
+    server = json.loads(snippet[0])["mcpServers"]["time"]
+    assert server == {"type": "http", "url": url, "headers": {"Authorization": f"Bearer {key}"}}
+    assert key not in up.err
+
+
+@pytest.mark.requirement("up:first:demo", "cli:profiles:private")
+def test_the_first_start_saves_the_keys_for_this_user_only(
+    first: tuple[Home, Up, subprocess.CompletedProcess[str]],
+) -> None:
+    home, up, _ = first
+    saved = tomllib.loads(home.profiles.read_text())
+    assert {name: profile["tenant"] for name, profile in saved.items()} == {"default": "platform", "acme": "acme"}
+    assert stat.S_IMODE(home.profiles.stat().st_mode) == 0o600
+    assert stat.S_IMODE(home.profiles.parent.stat().st_mode) == 0o700
+    assert saved["default"]["key"] not in up.out + up.err
+
+
+@pytest.mark.requirement("up:second:quick")
+def test_a_second_start_is_quick_shows_no_key_and_serves(
+    first: tuple[Home, Up, subprocess.CompletedProcess[str]],
+) -> None:
+    home, _, _ = first
+    before = home.profiles.read_bytes()
+    with home.up() as up:
+        assert up.ready_s < 5.0
+        answer = home.run(_SMCP, "call", "acme/time", "get_current_time", '{"timezone":"Asia/Tokyo"}')
+    assert answer.returncode == 0, answer.stderr + up.err
+    assert "Asia/Tokyo" in answer.stdout
+    for profile in tomllib.loads(before.decode()).values():
+        assert profile["key"] not in up.out + up.err
+    assert f"profile 'acme' of {home.profiles}" in up.out.replace("\n", "")
+    assert home.profiles.read_bytes() == before
+
+
+@pytest.mark.requirement("up:stop:nothing-left")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_everything_in_order(
+    first: tuple[Home, Up, subprocess.CompletedProcess[str]], number: signal.Signals
+) -> None:
+    home, _, _ = first
+    with home.up() as up:
+        answer = home.run(_SMCP, "call", "acme/time", "get_current_time", '{"timezone":"UTC"}')
+        assert up.stop(number) == 0
+    assert answer.returncode == 0, answer.stderr
+    assert processes.naming(str(home.data)) == set()
+    assert processes.mounts(home.data) == []
+
+
+@pytest.mark.requirement("up:data:one-at-a-time")
+def test_a_second_platform_on_the_same_data_is_refused_and_reset_too(
+    first: tuple[Home, Up, subprocess.CompletedProcess[str]],
+) -> None:
+    home, _, _ = first
+    with home.up():
+        again = home.run(_SMCP, "up", "--port", "0", "--data", str(home.data))
+        reset = home.run(_SMCP, "reset", "--yes", "--data", str(home.data))
+    for refused in (again, reset):
+        assert refused.returncode == 1
+        assert "A platform is running" in refused.stderr
+    assert (home.data / "keys").is_dir()
+
+
+@pytest.mark.requirement("up:port:in-use")
+def test_a_port_that_is_taken_is_named_with_the_option_for_another(tmp_path: pathlib.Path) -> None:
+    home = Home(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        home.port = int(taken.getsockname()[1])
+        refused = home.run(_SMCP, "up", "--no-demo", "--port", str(home.port), "--data", str(home.data))
+    assert refused.returncode == 1
+    assert f"can't listen on 127.0.0.1:{home.port}" in refused.stderr
+    assert "--port" in refused.stderr
+    assert processes.naming(str(home.data)) == set()
+    assert not home.profiles.exists()
+
+
+@pytest.mark.requirement("cli:reset:ours-only")
+def test_a_reset_starts_over(tmp_path: pathlib.Path) -> None:
+    home = Home(tmp_path)
+    with home.up("--no-demo"):
+        before = tomllib.loads(home.profiles.read_text())["default"]["key"]
+    done = home.run(_SMCP, "reset", "--yes", "--data", str(home.data))
+    assert done.returncode == 0, done.stderr
+    assert list(home.data.iterdir()) == []
+    assert tomllib.loads(home.profiles.read_text()) == {}
+    with home.up("--no-demo"):
+        listed = home.run(_SMCP, "tenant", "list", "--json")
+        after = tomllib.loads(home.profiles.read_text())["default"]["key"]
+    assert json.loads(listed.stdout) == {"items": []}
+    assert after != before

@@ -30,7 +30,10 @@ def up_command(
     """
     import asyncio
 
+    import uvloop
+
     from smcp.cli import datadir, foreground
 
     wanted = datadir.load_settings(config, {"gateway": {"port": port, "host": host}, "platform": {"data_dir": data}})
-    asyncio.run(foreground.Foreground(cli, wanted, demo=demo).run())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(foreground.Foreground(cli, wanted, demo=demo).run())

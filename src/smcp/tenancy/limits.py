@@ -164,6 +164,21 @@ class Limiter:
             raise _limited("Too many of your requests are in flight.", 1.0, "concurrency:principal")
         return Lease(in_flight, (tenant, who))
 
+    @property
+    def principals(self) -> int:
+        """How many principals' buckets are remembered."""
+        return len(self._principals)
+
+    @property
+    def addresses(self) -> int:
+        """How many addresses' buckets are remembered; the shared one counts too."""
+        return len(self._addresses)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests in flight, over all tenants. Every place is held for the tenant and for the principal."""
+        return sum(self._in_flight.values()) // 2
+
     def _now_ns(self) -> int:
         return int(self._clock.monotonic() * 1e9)
 

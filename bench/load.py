@@ -7,7 +7,7 @@ is an error, and a run with an error has no result.
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import httptools
 import msgspec
@@ -77,8 +77,8 @@ class _Connection(asyncio.Protocol):
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports are not subclasses of asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
         self._send()
 
     def _send(self) -> None:
@@ -151,7 +151,7 @@ async def measure(target: Target, connections: int, warm_s: float, seconds: floa
     await asyncio.sleep(seconds)
     taken, passed, used = sorted(run.taken), time.perf_counter() - before, cpu() - cpu_before
     run.stopping = True
-    await asyncio.wait([connection.done for connection in open_], timeout=30)
+    await asyncio.wait([connection.done for connection in open_], timeout=10)
     if run.wrong or not taken:
         raise RuntimeError(f"wrong answer under load: {run.wrong or 'none came at all'}")
     return Sample(

@@ -10,6 +10,8 @@ from typing import Any
 
 import uvicorn
 
+ANSWER_ID = 1
+ANSWER_TEXT = "fixed"
 ANSWER = b'{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"fixed"}],"resultType":"complete"}}'
 _HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(ANSWER))]
 

@@ -1,0 +1,192 @@
+"""`python -m bench`: starts the real platform, measures it, prints a table, and leaves nothing behind.
+
+Platform and hosted server stand on one core, the load on another. Every stage of the pipeline runs; limits of the plan
+are raised by settings. Loopback only.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform as host
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import httpx2
+import uvloop
+
+# The platform under test is started as the tests start it.
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
+
+from bench import cores, guest, load, report
+
+
+class Plan(NamedTuple):
+    """How long everything takes."""
+
+    connections: tuple[int, ...]
+    rounds: int
+    warm_s: float
+    seconds: float
+    sessions: int
+
+
+FULL = Plan((1, 16, 64), 3, 0.3, 1.5, 100)
+QUICK = Plan((1, 16), 1, 0.2, 0.8, 20)
+
+
+class _Subject(NamedTuple):
+    """Something that is measured: its processes, and those of the server behind it."""
+
+    name: str
+    target: load.Target
+    front: Callable[[], set[int]]
+    hosted: Callable[[], set[int]]
+
+
+class _Measured(NamedTuple):
+    sample: load.Sample
+    hosted_us: float
+
+
+def _once(subject: _Subject, connections: int, plan: Plan) -> _Measured:
+    front, hosted = subject.front(), subject.hosted()
+    behind: list[float] = []
+
+    def cpu() -> float:
+        behind.append(cores.cpu_us(hosted))
+        return cores.cpu_us(front)
+
+    sample = uvloop.run(load.measure(subject.target, connections, plan.warm_s, plan.seconds, cpu))
+    return _Measured(sample, (behind[-1] - behind[0]) / sample.calls)
+
+
+def _rows(subjects: Sequence[_Subject], plan: Plan) -> list[report.Row]:
+    """Every subject at every number of connections, in turns, so that a busy moment of the machine meets all."""
+    found: dict[tuple[str, int], list[_Measured]] = {}
+    for _ in range(plan.rounds):
+        for connections in plan.connections:
+            for subject in subjects:
+                found.setdefault((subject.name, connections), []).append(_once(subject, connections, plan))
+    middle = {key: _median(samples) for key, samples in found.items()}
+    yardstick = subjects[0].name
+    return [
+        report.Row(
+            subject.name,
+            middle[subject.name, connections].sample,
+            middle[subject.name, connections].hosted_us,
+            middle[subject.name, connections].sample.per_second / middle[yardstick, connections].sample.per_second,
+        )
+        for subject in subjects
+        for connections in plan.connections
+    ]
+
+
+def _median(samples: list[_Measured]) -> _Measured:
+    """The middle one by calls a second: all of its figures belong together."""
+    return sorted(samples, key=lambda one: one.sample.per_second)[len(samples) // 2]
+
+
+def _timed(run: Callable[[], object]) -> float:
+    """Milliseconds that `run` takes."""
+    before = time.perf_counter()
+    run()
+    return (time.perf_counter() - before) * 1000
+
+
+class _Bench:
+    def __init__(self, directory: pathlib.Path, plan: Plan, tell: Callable[[str], None]) -> None:
+        self._plan = plan
+        self._tell = tell
+        self._where = cores.choose()
+        self._platform = guest.prepare(directory)
+        self._pid = 0
+
+    def run(self) -> report.Report:
+        began = time.monotonic()
+        os.sched_setaffinity(0, {self._where.load})
+        try:
+            self._tell("first start")
+            cold = _timed(self._start)
+            self._tell("deploying the echo server")
+            key = guest.settle(self._platform)
+            self._platform.stop()
+            self._tell("second start")
+            warm = _timed(self._start)
+            idle = cores.memory_kib({self._pid}) / 1024
+            first = _timed(lambda: guest.call(self._platform, key))
+            later = statistics.median(_timed(lambda: guest.call(self._platform, key)) for _ in range(20))
+            hosted = cores.memory_kib(self._hosted()) / 1024
+            rows = self._load(key)
+            sessions, each_ms, front, behind = self._sessions(key)
+        finally:
+            self._platform.stop()
+        facts = report.Facts(cold, warm, first, later, idle, hosted, sessions, each_ms, front, behind)
+        machine = f"{os.cpu_count()} cores, Linux {host.release()}, Python {host.python_version()}"
+        return report.Report(machine, rows, facts, time.monotonic() - began)
+
+    def _start(self) -> None:
+        self._pid = guest.started(self._platform, self._where)
+
+    def _hosted(self) -> set[int]:
+        return cores.family(self._pid) - {self._pid}
+
+    def _load(self, key: guest.Key) -> list[report.Row]:
+        self._tell("load: yardstick, modern wire, legacy wire")
+        with httpx2.Client(timeout=60.0) as client:
+            session = guest.open_session(client, self._platform, key)
+        modern = guest.target(self._platform, key)
+        with guest.yardstick_on(self._where, modern) as yardstick:
+            subjects = [
+                _Subject("yardstick: bare uvicorn", yardstick.target, lambda: {yardstick.pid}, set),
+                _Subject("SMCP, 2026-07-28", modern, lambda: {self._pid}, self._hosted),
+                _Subject(
+                    "SMCP, 2025-11-25, one session",
+                    guest.target(self._platform, key, session),
+                    lambda: {self._pid},
+                    self._hosted,
+                ),
+            ]
+            return _rows(subjects, self._plan)
+
+    def _sessions(self, key: guest.Key) -> tuple[int, float, float, float]:
+        """Number of sessions, milliseconds to open one, KiB of the platform and of hosted processes for each."""
+        number = self._plan.sessions
+        self._tell(f"{number} legacy sessions")
+        front, behind = cores.memory_kib({self._pid}), cores.memory_kib(self._hosted())
+        with httpx2.Client(timeout=60.0) as client:
+            taken = _timed(lambda: [guest.open_session(client, self._platform, key) for _ in range(number)])
+        front = cores.memory_kib({self._pid}) - front
+        behind = cores.memory_kib(self._hosted()) - behind
+        return number, taken / number, front / number, behind / number
+
+
+def main() -> int:
+    """Run, print, and return 0; 1 with the reason when an answer was wrong."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="What a call through SMCP costs.")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--quick", action="store_true", help="fewer connections, one short round: a smoke test")
+    options = parser.parse_args()
+
+    def tell(text: str) -> None:
+        print(f"  {text} …", file=sys.stderr, flush=True)
+
+    with tempfile.TemporaryDirectory(prefix="smcp-bench-") as directory:
+        try:
+            found = _Bench(pathlib.Path(directory), QUICK if options.quick else FULL, tell).run()
+        except (RuntimeError, AssertionError) as error:
+            print(f"bench: {error}", file=sys.stderr)
+            return 1
+    if options.json:
+        print(json.dumps(found.as_data(), indent=2))
+    else:
+        report.show(found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

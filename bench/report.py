@@ -1,0 +1,93 @@
+"""What the bench found, as data and as a table."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bench import load
+
+
+class Row(NamedTuple):
+    """One line: what was asked, at how many connections."""
+
+    name: str
+    sample: load.Sample
+    hosted_us: float
+    """CPU of the hosted server (and its walls) per call; 0 for the yardstick."""
+    ratio: float
+    """Calls a second, as a share of the yardstick's at as many connections."""
+
+
+class Facts(NamedTuple):
+    """What is not a rate. MiB, KiB and milliseconds."""
+
+    cold_start_ms: float
+    warm_start_ms: float
+    first_call_ms: float
+    warm_call_ms: float
+    idle_mib: float
+    hosted_mib: float
+    sessions: int
+    session_ms: float
+    session_kib: float
+    session_hosted_kib: float
+
+
+class Report(NamedTuple):
+    """All of one run."""
+
+    machine: str
+    rows: Sequence[Row]
+    facts: Facts
+    seconds: float
+
+    def as_data(self) -> dict[str, object]:
+        """For `--json`."""
+        rows = [
+            {"name": row.name, **row.sample._asdict(), "hosted_us": row.hosted_us, "ratio": row.ratio}
+            for row in self.rows
+        ]
+        return {"machine": self.machine, "rows": rows, **self.facts._asdict(), "seconds": self.seconds}
+
+
+def show(report: Report) -> None:
+    """Print the table."""
+    console = Console(width=110)
+    table = Table(title="tools/call through SMCP, beside a bare uvicorn app", box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("what")
+    for name in ("connections", "calls/s", "p50 ms", "p99 ms", "CPU µs/call", "hosted µs/call", "of yardstick"):
+        table.add_column(name, justify="right")
+    last = ""
+    for row in report.rows:
+        if row.name != last and last:
+            table.add_section()
+        sample = row.sample
+        table.add_row(
+            "" if row.name == last else row.name,
+            str(sample.connections),
+            f"{sample.per_second:,.0f}",
+            f"{sample.p50_ms:.2f}",
+            f"{sample.p99_ms:.2f}",
+            f"{sample.cpu_us:.0f}",
+            f"{row.hosted_us:.0f}" if row.hosted_us else "",
+            f"{row.ratio:.0%}",
+        )
+        last = row.name
+    console.print(table)
+    facts = report.facts
+    lines = Table.grid(padding=(0, 2))
+    for name, text in (
+        ("platform, first start / next start", f"{facts.cold_start_ms:,.0f} / {facts.warm_start_ms:,.0f} ms"),
+        ("call that starts the server / warm call", f"{facts.first_call_ms:.0f} / {facts.warm_call_ms:.1f} ms"),
+        ("memory, platform idle / hosted server", f"{facts.idle_mib:.0f} / {facts.hosted_mib:.0f} MiB"),
+        (
+            f"per legacy session (of {facts.sessions}), platform / its own copy of the server",
+            f"{facts.session_kib:.0f} / {facts.session_hosted_kib:,.0f} KiB, {facts.session_ms:.0f} ms to open",
+        ),
+        ("machine, time taken", f"{report.machine}, {report.seconds:.0f} s"),
+    ):
+        lines.add_row(name, text)
+    console.print(lines)

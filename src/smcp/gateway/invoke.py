@@ -46,7 +46,7 @@ async def invoke(
                     outcome="failed" if code else "ok",
                     server=server,
                     method=method if method in observe.METHODS else observe.OTHER,
-                    target=events.target(named) if isinstance(named, str) and named else events.NO_TARGET,
+                    target=parts.trail.target(tenant, named) if isinstance(named, str) and named else events.NO_TARGET,
                     code=code,
                     duration_ms=round(seconds * 1000, 3),
                 )

@@ -123,11 +123,25 @@ def _finish(parts: exchange.Parts, x: exchange.Exchange) -> None:
         failed = bool(x.refused) or (x.call is not None and x.call.code is not None)
         parts.metrics.operation(x.message.method, x.version, seconds, failed=failed)
         if x.message.kind is jsonrpc.Kind.REQUEST:
-            parts.trail.note(_record(x, x.principal, x.message, seconds, failed=failed))
+            _note(parts, x, _record(parts, x, x.principal, x.message, seconds, failed=failed))
+
+
+def _note(parts: exchange.Parts, x: exchange.Exchange, event: events.Event) -> None:
+    try:
+        parts.trail.note(event)
+    except errors.Unavailable as error:
+        # The answer has gone out; `tenant_rate` lets nobody in until the trail can be written again.
+        parts.log.error("audit entry lost", request_id=x.request_id, detail=error.detail)
 
 
 def _record(
-    x: exchange.Exchange, principal: policy.Principal, message: jsonrpc.Message, seconds: float, *, failed: bool
+    parts: exchange.Parts,
+    x: exchange.Exchange,
+    principal: policy.Principal,
+    message: jsonrpc.Message,
+    seconds: float,
+    *,
+    failed: bool,
 ) -> events.McpCall:
     named = message.params.get(eras.NAMED.get(message.method, ""))
     code = x.refused or ("rpc_error" if failed else "")
@@ -138,7 +152,7 @@ def _record(
         outcome="ok" if not failed else ("refused" if x.call is None else "failed"),
         server=x.server or "",
         method=message.method if message.method in _METHODS else observe.OTHER,
-        target=events.target(named) if isinstance(named, str) and named else events.NO_TARGET,
+        target=parts.trail.target(principal.tenant, named) if isinstance(named, str) and named else events.NO_TARGET,
         code=code,
         duration_ms=round(seconds * 1000, 3),
         bytes_in=x.received,

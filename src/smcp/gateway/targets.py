@@ -1,7 +1,7 @@
 """Where a request goes: the live deployment of a server, ready to be started, from memory when it is warm."""
 
 import collections
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from smcp.access import policy
@@ -28,7 +28,7 @@ class Target:
         self._mirrored = {
             tool.name: jsonrpc.decode(tool.input_schema)
             for tool in deployment.tools
-            if b"x-mcp-header" in bytes(tool.input_schema)
+            if b"x-mcp-header" in tool.input_schema
         }
 
     def share_key(self, principal: policy.Principal) -> str:
@@ -46,7 +46,9 @@ class Targets:
     """Finds targets by tenant and server."""
 
     def __init__(
-        self, found: versions.Versions, spec: Callable[[ids.TenantId, versions.Deployment], driver.Spec]
+        self,
+        found: versions.Versions,
+        spec: Callable[[ids.TenantId, ids.ServerName, versions.Deployment], Awaitable[driver.Spec]],
     ) -> None:
         """`spec` says how a deployment is run; it comes from `app/wire.py`."""
         self._versions = found
@@ -61,7 +63,7 @@ class Targets:
         key = (tenant, deployment.id)
         target = self._known.get(key)
         if target is None:
-            target = self._known[key] = Target(deployment, self._spec(tenant, deployment))
+            target = self._known[key] = Target(deployment, await self._spec(tenant, server, deployment))
             if len(self._known) > _KEPT:
                 self._known.popitem(last=False)
         return target

@@ -15,15 +15,12 @@ from smcp.runtime import calls
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What one instance may take. Seconds and bytes."""
+    """How patient the platform is with one instance. What the instance may take is said by its sandbox."""
 
-    memory_bytes: int
-    tmp_bytes: int
-    open_files: int
-    processes: int
-    start_timeout_s: float
     stop_grace_s: float
+    """Seconds between asking it to end and killing it."""
     max_message_bytes: int
+    """Largest single message that is taken from it."""
     stream_buffer: int
     """Interim messages held for a slow reader of one call."""
 
@@ -39,8 +36,10 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     argv: tuple[str, ...]
     """Command as seen inside the sandbox."""
     env: tuple[tuple[str, str], ...] = ()
-    interpreter: str = ""
-    """Directory of the interpreter to mount, empty when the distribution's is used."""
+
+    def __repr__(self) -> str:
+        # The environment is the tenant's; a repr ends up in logs.
+        return f"Spec({self.tenant}/{self.server} {self.deployment})"
 
 
 class Owner(Protocol):

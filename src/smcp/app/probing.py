@@ -1,0 +1,86 @@
+"""Probing a new deployment: which eras does it speak, who is it, which tools does it have?
+
+The era of a server is locked by its first message, and some servers exit or stay silent when they are asked
+`server/discover` (client-quirk 13): so each question gets a copy of its own, with a timeout, and the verdict is
+recorded with the deployment.
+"""
+
+import collections
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+
+from smcp.deploy import deployer, versions
+from smcp.kernel import errors, ids, jsonrpc
+from smcp.protocol import eras
+from smcp.runtime import driver, peer
+
+_STDERR: Final = 12
+
+SpecOf = Callable[[ids.TenantId, ids.ServerName, versions.Deployment], Awaitable[driver.Spec]]
+
+
+class Prober:
+    """Starts copies of a deployment that is not live yet and asks them."""
+
+    def __init__(self, stdio: driver.Driver, spec: SpecOf, *, timeout_s: float) -> None:
+        self._stdio = stdio
+        self._spec = spec
+        self._timeout_s = timeout_s
+
+    async def __call__(
+        self, tenant: ids.TenantId, server: ids.ServerName, draft: versions.Deployment
+    ) -> deployer.Probed:
+        """What the deployment is. Raises `errors.DeployFailed` when it answers in no era, with what it wrote."""
+        spec = await self._spec(tenant, server, draft)
+        wanted = draft.manifest.era
+        said: collections.deque[str] = collections.deque(maxlen=_STDERR)
+        modern = await self._ask(spec, said, modern=True) if wanted != "legacy" else None
+        legacy = await self._ask(spec, said, modern=False) if wanted != "modern" else None
+        found = modern or legacy
+        if found is None:
+            told = " / ".join(line for line in said if not line.startswith("[smcp]")) or "nothing"
+            raise errors.DeployFailed(f"The server does not answer as an MCP server. It wrote: {told[-1500:]}")
+        spoken = tuple(one for one in (modern.server.versions if modern else ()) if one in eras.MODERN)
+        older = tuple(one for one in (legacy.server.versions[::-1] if legacy else ()) if one in eras.LEGACY)
+        if not spoken and not older:
+            raise errors.DeployFailed("The server speaks no version of MCP that is spoken here.")
+        return deployer.Probed(
+            eras=versions.Eras(legacy=older, modern=spoken),
+            tools=tuple(_tool(one) for one in found.tools),
+            server_info=_info(found.server),
+            instructions=found.server.instructions[:16384],
+        )
+
+    async def _ask(self, spec: driver.Spec, said: collections.deque[str], *, modern: bool) -> "_Answer | None":
+        instance = await self._stdio.start(spec, modern=modern, lines=said.append)
+        try:
+            client = peer.Peer(instance, modern=modern, timeout_s=self._timeout_s)
+            server = await client.introduce()
+            tools = await client.tools() if "tools" in server.capabilities else []
+            return _Answer(server, tools)
+        except (peer.RpcError, errors.ServerFailed, errors.ServerTimeout):
+            # Not of this era, or not a server at all: the other question, or the caller, tells which.
+            return None
+        finally:
+            await instance.stop("the probe is over")
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    server: peer.Server
+    tools: list[jsonrpc.Json]
+
+
+def _tool(tool: jsonrpc.Json) -> versions.Tool:
+    return versions.Tool(
+        name=str(tool.get("name", ""))[:256],
+        description=str(tool.get("description", ""))[:8192],
+        input_schema=jsonrpc.encode(tool.get("inputSchema", {})),
+    )
+
+
+def _info(server: peer.Server) -> versions.ServerInfo:
+    return versions.ServerInfo(
+        name=str(server.info.get("name", ""))[:256], version=str(server.info.get("version", ""))[:256]
+    )

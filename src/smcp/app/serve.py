@@ -1,0 +1,107 @@
+"""Serving: the composed platform behind a socket. `smcp up` runs this in the foreground."""
+
+import asyncio
+import contextlib
+import importlib.metadata
+import socket
+from collections.abc import Generator
+from typing import Final
+
+import uvicorn
+
+from smcp.access import policy
+from smcp.app import http, wire
+from smcp.audit import events
+from smcp.kernel import ids, observe, settings
+
+_BACKLOG: Final = 2048
+_DRAIN_S: Final = 5
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: whoever runs the platform decides when it ends."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+class Platform:
+    """A running platform: `start`, then `stop`."""
+
+    def __init__(self, wired: wire.Platform, server: _Server, serving: "asyncio.Task[None]", base_url: str) -> None:
+        self._wired = wired
+        self._server = server
+        self._serving = serving
+        self.base_url = base_url
+
+    @classmethod
+    async def start(cls, config: settings.Settings) -> "Platform":
+        """Listen and serve. Raises OSError for an address that can't be had, and what `wire.Platform.open` raises."""
+        observe.configure(config.log)
+        version = importlib.metadata.version("smcp")
+        listener = _listen(config.gateway.host, config.gateway.port)
+        try:
+            port = int(listener.getsockname()[1])
+            wired = await wire.Platform.open(config, port=port, version=version)
+        except BaseException:
+            listener.close()
+            raise
+        server = _Server(
+            uvicorn.Config(
+                wired.app,
+                http=http.Protocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=_DRAIN_S,
+            )
+        )
+        serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.005)
+        if serving.done():
+            await wired.close()
+            await serving
+        await wired.trail.write(
+            events.PlatformStarted(tenant=ids.PLATFORM, actor="platform", version=version, node=wire.NODE)
+        )
+        return cls(wired, server, serving, wire.public_url(config, port))
+
+    async def ensure_operator(self) -> str | None:
+        """The text of a new operator's key if there is no operator yet, else None. Shown once, kept nowhere."""
+        if any(policy.Role.OPERATOR in key.roles for key in await self._wired.keys.list(ids.PLATFORM)):
+            return None
+        issued = await self._wired.keys.create(
+            ids.PLATFORM, (policy.Role.OPERATOR,), "first operator", expires_in_s=None
+        )
+        await self._wired.trail.write(
+            events.KeyCreated(tenant=ids.PLATFORM, actor="platform", key=issued.key.id, roles=("operator",))
+        )
+        return issued.text
+
+    async def stop(self) -> None:
+        """Take no more requests, end what runs, write what must be written. Idempotent."""
+        self._server.should_exit = True
+        await asyncio.gather(self._serving, return_exceptions=True)
+        with contextlib.suppress(Exception):  # the last words are worth a try, and must not keep the rest from ending
+            await self._wired.trail.write(events.PlatformStopped(tenant=ids.PLATFORM, actor="platform", node=wire.NODE))
+        await self._wired.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener

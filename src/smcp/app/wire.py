@@ -1,0 +1,303 @@
+"""Composition: the one place that picks back ends and drivers, and joins the rooms that do not know each other.
+
+Read it from top to bottom: what is made first is used by what comes later, and closing undoes it in the reverse order.
+"""
+
+import asyncio
+import contextlib
+import functools
+import os
+from typing import Final
+
+from smcp.app import probing
+from smcp.audit import trail
+from smcp.control import app as control
+from smcp.control import services
+from smcp.deploy import artefacts, build, deployer, index, versions
+from smcp.gateway import asgi, exchange, invoke, meters, sessions, targets
+from smcp.identity import authenticator
+from smcp.identity.authn import api_key
+from smcp.kernel import clock, hosts, ids, observe, settings
+from smcp.runtime import driver, journal, pool
+from smcp.runtime.drivers import stdio
+from smcp.sandbox import cells, interpreter, probe, walls
+from smcp.stores import local
+from smcp.stores import tenant as stores
+from smcp.tenancy import limits, tenants
+from smcp.web import docs
+
+NODE: Final = "node-1"
+"""The writer's name in the audit trail; there is one node so far."""
+
+
+class Front:
+    """The ASGI application: MCP below `/t/`, the admin API and its pages everywhere else."""
+
+    def __init__(self, gateway: asgi.App, admin: asgi.Asgi) -> None:
+        self._gateway = gateway
+        self._admin = admin
+
+    async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
+        if scope["type"] == "http":
+            app = self._gateway if scope["raw_path"].startswith(b"/t/") else self._admin
+            await app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            # No WebSocket here: refused before any origin could matter (CVE-2026-59950).
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
+
+
+class Foundation:
+    """What every room stands on while a platform runs."""
+
+    def __init__(self, config: settings.Settings, version: str) -> None:
+        self.settings = config
+        self.version = version
+        self.clock = clock.SystemClock()
+        self.log = observe.logger(config.log)
+        self.metrics = observe.Metrics(version)
+        self.traces = observe.Traces()
+        self.undo = contextlib.AsyncExitStack()
+
+
+class Platform:
+    """A platform that is put together and at work, without a socket."""
+
+    def __init__(self, base: Foundation, app: Front, keys: api_key.ApiKeys, audit: trail.Trail) -> None:
+        self._base = base
+        self.app = app
+        self.keys = keys
+        self.trail = audit
+
+    @classmethod
+    async def open(cls, config: settings.Settings, *, port: int, version: str) -> "Platform":
+        """Put everything together for a platform that listens on `port`.
+
+        Raises what keeps it from starting: `errors.BadSettings`, `errors.SandboxMissing`, `errors.Unavailable`.
+        """
+        base = Foundation(config, version)
+        try:
+            return await _compose(base, port)
+        except BaseException:
+            await base.undo.aclose()
+            raise
+
+    async def close(self) -> None:
+        """Hosted servers first, then what must still be written, then the store."""
+        await self._base.undo.aclose()
+
+
+async def _compose(base: Foundation, port: int) -> Platform:
+    config = base.settings
+    store = local.open_local(config.platform.directory(), config, base.clock)
+    base.undo.push_async_callback(store.close)
+    await store.start()
+    audit = trail.Trail(store, base.clock, writer=NODE, ttl_days=config.stores.audit_days)
+    base.undo.push_async_callback(audit.close)
+    await audit.start()
+
+    owners = tenants.Tenants(store, base.clock)
+    keys = api_key.ApiKeys(store, owners.active, base.clock)
+    base.undo.push_async_callback(keys.close)
+    names = hosts.Hosts(
+        host=config.gateway.host,
+        port=port,
+        public_url=config.gateway.public_url,
+        hosts=config.gateway.hosts,
+        origins=config.gateway.origins,
+    )
+    common = _Common(
+        store,
+        audit,
+        owners,
+        keys,
+        names,
+        authenticator.Authenticator((keys,)),
+        limits.Limiter(config.limits, base.clock),
+    )
+    hosting = await _hosting(base, common)
+    parts = await _gateway(base, common, hosting)
+    admin = control.build(_services(base, common, hosting, parts, port), docs.pages())
+    return Platform(base, Front(asgi.App(parts), admin), keys, audit)
+
+
+class _Common:
+    """Who may do what, and where it is kept."""
+
+    def __init__(
+        self,
+        store: stores.Store,
+        audit: trail.Trail,
+        owners: tenants.Tenants,
+        keys: api_key.ApiKeys,
+        names: hosts.Hosts,
+        who: authenticator.Authenticator,
+        limiter: limits.Limiter,
+    ) -> None:
+        self.store = store
+        self.trail = audit
+        self.tenants = owners
+        self.keys = keys
+        self.hosts = names
+        self.authenticator = who
+        self.limiter = limiter
+
+
+class _Hosting:
+    """What turns deployments into running copies."""
+
+    def __init__(
+        self,
+        found: versions.Versions,
+        kept: artefacts.Artefacts,
+        maker: deployer.Deployer,
+        lines: journal.Journal,
+        copies: pool.Pool,
+        python: interpreter.Interpreter,
+    ) -> None:
+        self.versions = found
+        self.artefacts = kept
+        self.deployer = maker
+        self.journal = lines
+        self.pool = copies
+        self.python = python
+
+
+async def _hosting(base: Foundation, common: _Common) -> _Hosting:
+    config = base.settings
+    python = interpreter.current()
+    machine = await asyncio.to_thread(probe.host, config.sandbox.require)
+    child_limits = driver.Limits(
+        stop_grace_s=config.runtime.stop_grace_s,
+        max_message_bytes=config.runtime.max_message_bytes,
+        stream_buffer=config.runtime.stream_buffer,
+    )
+    children = stdio.StdioDriver(functools.partial(_cell, config.sandbox, python), machine, child_limits)
+    lines = journal.Journal(common.store, base.log, days=config.stores.log_days)
+    base.undo.push_async_callback(lines.close)
+    await lines.start()
+    copies = pool.Pool(
+        children,
+        lines.lines,
+        base.metrics,
+        idle_stop_s=config.runtime.idle_stop_s,
+        tenant_instances=config.limits.tenant_instances,
+    )
+    base.undo.push_async_callback(copies.close)
+    await copies.start()
+
+    directory = config.platform.directory()
+    kept = artefacts.Artefacts(common.store, directory / "cache" / "artefacts", config.deploy.max_bytes)
+    found = versions.Versions(common.store, base.clock, kept)
+    prober = probing.Prober(children, Specs(kept), timeout_s=config.runtime.start_timeout_s)
+    builder = build.Builder(
+        machine, python, config.sandbox, config.deploy, index.read(os.environ), directory / "cache" / "pip"
+    )
+    maker = deployer.Deployer(
+        common.store,
+        found,
+        kept,
+        prober,
+        builder,
+        base.clock,
+        work=directory / "work",
+        record=common.trail.write,
+    )
+    base.undo.push_async_callback(maker.close)
+    await maker.start()
+    return _Hosting(found, kept, maker, lines, copies, python)
+
+
+class Specs:
+    """How a deployment is run: its artefact, unpacked on this node, and its command."""
+
+    def __init__(self, kept: artefacts.Artefacts) -> None:
+        self._artefacts = kept
+
+    async def __call__(
+        self, tenant: ids.TenantId, server: ids.ServerName, deployment: versions.Deployment
+    ) -> driver.Spec:
+        """Raises `errors.NotFound` when the artefact is gone, `errors.TamperedData` when it is not what it was."""
+        return driver.Spec(
+            tenant=tenant,
+            server=server,
+            deployment=deployment.id,
+            artefact=str(await self._artefacts.path(tenant, deployment.digest)),
+            argv=deployment.argv,
+            env=tuple(deployment.manifest.env.items()),
+        )
+
+
+def _cell(limits: settings.Sandbox, python: interpreter.Interpreter, spec: driver.Spec) -> walls.Cell:
+    return cells.hosted(limits, python, spec.artefact, spec.argv, spec.env)
+
+
+async def _gateway(base: Foundation, common: _Common, hosting: _Hosting) -> exchange.Parts:
+    config = base.settings
+    open_sessions = sessions.Sessions(
+        hosting.pool.release_soon,
+        base.clock,
+        base.metrics,
+        idle_s=config.gateway.session_idle_s,
+        max_s=config.gateway.session_max_s,
+        per_principal=config.limits.principal_sessions,
+    )
+    base.undo.push_async_callback(open_sessions.close)
+    await open_sessions.start()
+    return exchange.Parts(
+        settings=config,
+        hosts=common.hosts,
+        authenticator=common.authenticator,
+        limiter=common.limiter,
+        targets=targets.Targets(hosting.versions, Specs(hosting.artefacts)),
+        sessions=open_sessions,
+        pool=hosting.pool,
+        trail=common.trail,
+        metrics=base.metrics,
+        meters=meters.Meters(base.metrics),
+        traces=base.traces,
+        log=base.log,
+    )
+
+
+def _services(
+    base: Foundation, common: _Common, hosting: _Hosting, parts: exchange.Parts, port: int
+) -> services.Services:
+    async def read_logs(
+        tenant: ids.TenantId, server: ids.ServerName, /, *, after: int, limit: int
+    ) -> list[services.LogLine]:
+        lines = await hosting.journal.read(tenant, server, after=after, limit=limit)
+        return [services.LogLine(*line) for line in lines]
+
+    async def stop_server(tenant: ids.TenantId, server: ids.ServerName) -> None:
+        await hosting.pool.stop_server(tenant, server, "its owner stopped it")
+
+    return services.Services(
+        version=base.version,
+        public_url=public_url(base.settings, port),
+        settings=base.settings,
+        hosts=common.hosts,
+        authenticator=common.authenticator,
+        limiter=common.limiter,
+        trail=common.trail,
+        tenants=common.tenants,
+        keys=common.keys,
+        versions=hosting.versions,
+        deployer=hosting.deployer,
+        invoke=functools.partial(invoke.invoke, parts),
+        read_logs=read_logs,
+        stop_server=stop_server,
+        instances=hosting.pool.instances,
+        ready=(services.Ready("store", common.store.check),),
+        metrics=base.metrics,
+        logger=base.log,
+    )
+
+
+def public_url(config: settings.Settings, port: int) -> str:
+    """How clients reach the platform, without a slash at the end."""
+    if config.gateway.public_url:
+        return config.gateway.public_url.rstrip("/")
+    host = config.gateway.host
+    named = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - compared, not bound
+    return f"http://{named}:{port}"

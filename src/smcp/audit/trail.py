@@ -106,7 +106,7 @@ class Trail:
         return events.public_name(text) or events.private_target(self._salted(tenant, "target", text))
 
     def _salted(self, tenant: ids.TenantId, kind: str, text: str) -> bytes:
-        salt = self._store.ring.data_key(tenant, "audit salt")
+        salt = self._store.ring.data_key(tenant, "audit.salt")
         return crypto.keyed_digest(salt, kind, text.encode("utf-8", "surrogatepass"))
 
     def _accept(self, event: events.Event) -> writers.TenantWriter:
@@ -124,7 +124,7 @@ class Trail:
         return queue
 
     def _open(self, tenant: ids.TenantId) -> writers.TenantWriter:
-        mac = chain.Mac(tenant, self._store.ring.data_key(tenant, "audit mac"))
+        mac = chain.Mac(tenant, self._store.ring.data_key(tenant, "audit.mac"))
         queue = self._tenants[tenant] = writers.TenantWriter(
             writers.Storage(self._store, tenant), mac, self._clock, self._writer, self._ttl_s
         )
@@ -192,7 +192,7 @@ class Trail:
         """
         await self.flush(tenant)
         storage = writers.Storage(self._store, tenant)
-        mac = chain.Mac(tenant, self._store.ring.data_key(tenant, "audit mac"))
+        mac = chain.Mac(tenant, self._store.ring.data_key(tenant, "audit.mac"))
         try:
             heads = await storage.heads()
         except errors.TamperedData:

@@ -35,7 +35,7 @@ COARSE_S: Final = 60.0
 
 _WARM_KEYS: Final = 20_000
 _PENDING_USES: Final = 10_000
-_PURPOSE: Final = "api-key digest"
+_PURPOSE: Final = "identity.api-key digest"
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,314 @@
+"""Deploying: resolve, download, build, store, probe, live; in the background, one step after the other.
+
+Nothing that is live changes before the last step, and that is one compare-and-set. Whatever happens earlier (an error,
+a cancel, the platform's death) leaves a directory that the next start sweeps, at most an artefact that nothing names
+yet, and an operation that says how it ended.
+"""
+
+import asyncio
+import contextlib
+import pathlib
+from collections.abc import Awaitable, Callable
+from typing import Final, Literal
+
+import msgspec
+
+from smcp.audit import events
+from smcp.deploy import archive, build, manifest, versions
+from smcp.deploy import artefacts as artefact_store
+from smcp.deploy.sources import pypi
+from smcp.kernel import clock as clocks
+from smcp.kernel import errors, ids, observe, redact
+from smcp.stores import records
+from smcp.stores import tenant as stores
+
+_TOGETHER: Final = 2
+_WAITING: Final = 8
+_STEPS: Final = 200
+_KEPT_S: Final = 7 * 86400.0
+_INTERRUPTED: Final = "The platform stopped during this deployment. What was live before still is. Deploy again."
+
+
+class Step(msgspec.Struct, frozen=True):
+    """Progress: when (epoch seconds), which stage, and words for people."""
+
+    at: float
+    stage: str
+    text: str
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """A deployment under way, or how it ended. Kept for a week."""
+
+    id: str
+    tenant: str
+    state: Literal["running", "succeeded", "failed"]
+    steps: tuple[Step, ...] = ()
+    error: str | None = None
+    server: str | None = None
+    deployment: str | None = None
+
+
+class Probed(msgspec.Struct, frozen=True):
+    """What a first instance of a deployment answered."""
+
+    eras: versions.Eras
+    tools: tuple[versions.Tool, ...]
+    server_info: versions.ServerInfo = versions.ServerInfo()
+    instructions: str = ""
+
+
+Probe = Callable[[ids.TenantId, ids.ServerName, versions.Deployment], Awaitable[Probed]]
+"""Starts one instance of a draft and asks it. Raises `errors.SmcpError` when it is no MCP server."""
+
+
+Record = Callable[[events.Event], Awaitable[None]]
+"""Writes an event to the audit trail and returns when it is durable."""
+
+
+class _Order(msgspec.Struct, frozen=True, kw_only=True):
+    """What one submission asks for, checked."""
+
+    operation: str
+    by: str
+    tenant: ids.TenantId
+    server: ids.ServerName
+    source: pypi.Pypi
+    manifest: manifest.Manifest
+
+
+class Deployer:
+    """Runs deployments. One at a time for each server, two at a time on this node."""
+
+    def __init__(
+        self,
+        store: stores.Store,
+        versions: versions.Versions,
+        artefacts: artefact_store.Artefacts,
+        probe: Probe,
+        builder: build.Builder,
+        clock: clocks.Clock,
+        *,
+        work: pathlib.Path,
+        record: Record,
+        metrics: observe.Metrics | None = None,
+    ) -> None:
+        """`work` is a directory of the deployer's own: `start` empties it."""
+        self._operations = records.Records(store, Operation, ("operation",), cached=1024)
+        self._versions = versions
+        self._artefacts = artefacts
+        self._probe = probe
+        self._builder = builder
+        self._clock = clock
+        self._work = work
+        self._record = record
+        self._metrics = metrics
+        self._running: dict[str, Operation] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._busy: dict[tuple[str, str], str] = {}
+        self._slots = asyncio.Semaphore(_TOGETHER)
+        self._closed = False
+
+    async def start(self) -> None:
+        """Sweep what a crash left: build directories and half-made copies of artefacts. Before anything is deployed."""
+        await asyncio.to_thread(self._sweep)
+
+    async def submit(
+        self, by: str, tenant: ids.TenantId, source: str, name: str | None, manifest_toml: str | None
+    ) -> Operation:
+        """Begin a deployment. Raises for what is wrong with the order itself: `errors.InvalidParams`, `errors.BadName`,
+        `errors.Conflict` when the same server is being deployed already, `errors.RateLimited` when too many wait."""
+        if self._closed:
+            raise errors.Unavailable("The platform is stopping.")
+        order = _order(by, tenant, source, name, manifest_toml)
+        busy = self._busy.get((tenant, order.server))
+        if busy is not None:
+            raise errors.Conflict(f"The server {order.server} is being deployed already (operation {busy}).")
+        if sum(1 for other, _ in self._busy if other == tenant) >= _WAITING:
+            raise errors.RateLimited(f"{_WAITING} deployments of this tenant are under way.", retry_after=10)
+        self._busy[tenant, order.server] = order.operation
+        try:
+            operation = Operation(id=order.operation, tenant=tenant, state="running", server=order.server)
+            await self._operations.put(tenant, (operation.id,), operation, ttl=_KEPT_S)
+        except BaseException:
+            del self._busy[tenant, order.server]
+            raise
+        self._running[operation.id] = operation
+        task = asyncio.create_task(self._run(order), name=f"deploy {operation.id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return operation
+
+    async def operation(self, tenant: ids.TenantId, operation: str) -> Operation:
+        """How a deployment is getting on, or ended. Raises `errors.NotFound`."""
+        now = self._running.get(operation)
+        if now is not None and now.tenant == tenant:
+            return now
+        found = await self._operations.get(tenant, operation)
+        if found is None:
+            raise errors.NotFound
+        if found.value.state == "running":
+            # It runs nowhere: the process that ran it is gone.
+            return msgspec.structs.replace(found.value, state="failed", error=_INTERRUPTED)
+        return found.value
+
+    async def close(self) -> None:
+        """End what runs; it fails and changes nothing. Idempotent."""
+        self._closed = True
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- one deployment ---
+
+    async def _run(self, order: _Order) -> None:
+        error, code, deployment = "", "", ""
+        began = self._clock.monotonic()
+        try:
+            async with self._slots:
+                deployment = await self._deploy(order)
+        except errors.SmcpError as failure:
+            error, code = failure.public, failure.code
+        except asyncio.CancelledError:
+            error, code = _INTERRUPTED, "unavailable"
+        except Exception as failure:
+            # The edge of a background task: without this nobody would ever hear of it.
+            error, code = f"An error of the platform: {type(failure).__name__}. Its log has more.", "internal"
+            raise
+        finally:
+            if self._metrics is not None:
+                outcome = "failed" if error else "succeeded"
+                took = self._clock.monotonic() - began
+                self._metrics.histogram(observe.Metric.DEPLOYS, outcome=outcome).observe(took)
+            await self._finish(order, error=error, code=code, deployment=deployment)
+
+    async def _deploy(self, order: _Order) -> str:
+        directory = self._work / order.operation
+        directory.mkdir(parents=True, mode=0o700)
+        reserved = False
+        try:
+            built = await self._builder.build(order.source, order.manifest, directory, self._teller(order))
+            number = await self._versions.reserve(order.tenant, order.server)
+            reserved = True
+            draft = versions.Deployment(
+                id=ids.new("dep"),
+                server=order.server,
+                number=number,
+                created=self._clock.now(),
+                by=order.by,
+                source=str(built.source),
+                digest="",
+                manifest=order.manifest,
+                lock=built.lock,
+                argv=built.argv,
+                interpreter=built.interpreter,
+            )
+            return await self._release(order, draft, built, directory)
+        except BaseException:
+            if reserved:
+                await self._versions.abandon(order.tenant, order.server)
+            raise
+        finally:
+            await asyncio.shield(asyncio.to_thread(archive.remove, directory))
+
+    async def _release(
+        self, order: _Order, draft: versions.Deployment, built: build.Built, directory: pathlib.Path
+    ) -> str:
+        tell = self._teller(order)
+        async with self._versions.changing(order.tenant):
+            digest = await self._artefacts.save(order.tenant, built.tree, directory / "artefact.tar")
+            draft = msgspec.structs.replace(draft, digest=digest)
+            try:
+                # Read back from where it was sealed: what is probed is what will run.
+                await self._artefacts.path(order.tenant, digest)
+                size = (directory / "artefact.tar").stat().st_size
+                tell("store", f"{digest[:19]}…, {size / 1e6:.1f} MB")
+                tell("probe", "starting it once")
+                probed = await self._probe(order.tenant, order.server, draft)
+                final = msgspec.structs.replace(
+                    draft,
+                    eras=probed.eras,
+                    tools=probed.tools,
+                    server_info=probed.server_info,
+                    instructions=probed.instructions,
+                )
+                tell("probe", f"{len(final.tools)} tools, MCP {', '.join((*final.eras.modern, *final.eras.legacy))}")
+                await self._versions.publish(order.tenant, final)
+            except BaseException:
+                await self._versions.forget(order.tenant, digest)
+                raise
+        tell("live", f"{order.server} is deployment {final.number}")
+        return final.id
+
+    def _teller(self, order: _Order) -> build.Tell:
+        def tell(stage: str, text: str) -> None:
+            now = self._running[order.operation]
+            step = Step(self._clock.now(), stage, redact.text(text)[:400])
+            # Downloads of a large tree of packages are many; the newest matter.
+            self._running[order.operation] = msgspec.structs.replace(now, steps=(*now.steps[1 - _STEPS :], step))
+
+        return tell
+
+    async def _finish(self, order: _Order, *, error: str, code: str, deployment: str) -> None:
+        """Write how it ended and tell the trail. A failure of either leaves the operation as interrupted."""
+        now = self._running[order.operation]
+        done = msgspec.structs.replace(
+            now,
+            state="failed" if error else "succeeded",
+            error=redact.text(error) if error else None,
+            deployment=deployment or None,
+        )
+        try:
+            with contextlib.suppress(errors.SmcpError):
+                await self._operations.put(order.tenant, (done.id,), done, ttl=_KEPT_S)
+                await self._record(await self._event(order, code=code, deployment=deployment))
+        finally:
+            self._running.pop(order.operation, None)
+            self._busy.pop((order.tenant, order.server), None)
+
+    async def _event(self, order: _Order, *, code: str, deployment: str) -> events.Event:
+        if code or not deployment:
+            return events.DeployFailed(
+                tenant=order.tenant,
+                actor=order.by,
+                operation=order.operation,
+                server=order.server,
+                code=code,
+                outcome="failed",
+            )
+        made = await self._versions.deployment(order.tenant, order.server, deployment)
+        return events.DeploySucceeded(
+            tenant=order.tenant,
+            actor=order.by,
+            operation=order.operation,
+            server=order.server,
+            deployment=deployment,
+            digest=made.digest[:64],
+        )
+
+    def _sweep(self) -> None:
+        self._artefacts.sweep()
+        if self._work.is_dir():
+            for left in self._work.iterdir():
+                if left.is_dir() and not left.is_symlink():
+                    archive.remove(left)
+                else:
+                    left.unlink()
+        self._work.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+
+def _order(by: str, tenant: ids.TenantId, source: str, name: str | None, manifest_toml: str | None) -> _Order:
+    asked = manifest.parse(manifest_toml) if manifest_toml is not None else manifest.Manifest()
+    package = pypi.parse(source)
+    if asked.source and pypi.parse(asked.source) != package:
+        raise errors.InvalidParams(
+            f"The manifest's source is {asked.source[:100]}, but {source[:100]} was asked for. Make them the same."
+        )
+    wanted = name or asked.name
+    if not wanted:
+        # A package's name may be longer than a server's..
+        wanted = package.name[: ids.MAX_SERVER].strip("-")
+    return _Order(
+        operation=ids.new("op"), by=by, tenant=tenant, server=ids.server(wanted), source=package, manifest=asked
+    )

@@ -15,6 +15,7 @@ import msgspec
 from checks import commands, tree
 from smcp.access import policy
 from smcp.audit import events
+from smcp.control import endpoint, routes
 from smcp.kernel import errors, observe, settings
 
 
@@ -130,12 +131,22 @@ def _events() -> str:
     return "\n".join(lines)
 
 
+def _endpoints() -> str:
+    without = {endpoint.Open: "none: open", endpoint.AnyCredential: "any credential"}
+    lines = ["| call | action | answers | what it does |", "|---|---|---|---|"]
+    for one in routes.ENDPOINTS:
+        action = f"`{one.access.value}`" if isinstance(one.access, policy.Action) else without[type(one.access)]
+        lines.append(f"| `{one.method} {one.path}` | {action} | {one.status} | {one.summary} |")
+    return "\n".join(lines)
+
+
 PAGES: dict[str, tuple[str, Callable[[], str]]] = {
     "settings": ("docs/reference/settings.md", _settings),
     "errors": ("docs/reference/errors.md", _errors),
     "metrics": ("docs/reference/metrics.md", _metrics),
     "actions": ("docs/reference/api-keys.md", _actions),
     "commands": ("docs/reference/cli.md", commands.render),
+    "endpoints": ("docs/reference/api.md", _endpoints),
     "events": ("docs/reference/audit-events.md", _events),
 }
 

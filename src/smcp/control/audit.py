@@ -29,8 +29,8 @@ from smcp.control.endpoint import Call, Nothing, Positions, endpoint
 async def index(call: Call[Nothing, Positions]) -> views.Listing[views.AuditEntry]:
     """Read the audit trail.
 
-    Oldest first. Reading is itself an entry. `next` is null when there is nothing newer yet; the last entry's `position`
-    continues from there later.
+    Oldest first. Reading is itself an entry. `next` is null when there is nothing newer yet; the last entry's
+    `position` continues from there later.
     """
     page = call.query
     found = await call.services.trail.query(call.tenant, after=page.after, limit=page.limit)

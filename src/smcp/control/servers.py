@@ -52,10 +52,10 @@ async def index(call: Call[Nothing, Page]) -> views.Listing[views.Server]:
 )
 async def show(call: Call[Nothing, Nothing]) -> views.ServerDetail:
     """Show a server with its live deployment."""
-    server = await call.services.versions.server(call.tenant, call.server)
-    made = await call.services.versions.deployments(call.tenant, call.server)
-    live = next((deployments.view(one, server.live) for one in made if one.id == server.live), None)
-    return views.ServerDetail(**msgspec.structs.asdict(_view(call, server)), deployment=live)
+    server, live = await call.services.versions.live(call.tenant, call.server)
+    return views.ServerDetail(
+        **msgspec.structs.asdict(_view(call, server)), deployment=deployments.view(live, server.live)
+    )
 
 
 @endpoint(
@@ -122,7 +122,8 @@ async def delete(call: Call[Nothing, Nothing]) -> None:
 async def logs(call: Call[Nothing, Positions]) -> views.Listing[views.LogLine]:
     """Read a server's log.
 
-    What it writes to stderr, and what the platform says about its instances. `next` is null when there is nothing newer yet; the last line's `position` continues from there later.
+    What it writes to stderr, and what the platform says about its instances. `next` is null when there is nothing newer
+    yet; the last line's `position` continues from there later.
     """
     await call.services.versions.server(call.tenant, call.server)
     page = call.query

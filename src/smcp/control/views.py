@@ -168,7 +168,7 @@ class Server(msgspec.Struct, frozen=True):
 class ServerDetail(Server, frozen=True):
     """A server with its live deployment."""
 
-    deployment: Deployment | None
+    deployment: Deployment
 
 
 class LogLine(msgspec.Struct, frozen=True):

@@ -100,8 +100,9 @@ function more(title, ...children) {
 function form(path, method, operation, id) {
   const parameters = operation.parameters ?? [];
   const content = operation.requestBody?.content["application/json"];
-  const body = content && make("textarea", { id: `${id}-body`, rows: 6, spellcheck: "false" });
-  if (body) body.value = JSON.stringify(content.example ?? {}, null, 2);
+  const example = JSON.stringify(content?.example ?? {}, null, 2);
+  const body = content && make("textarea", { id: `${id}-body`, rows: example.split("\n").length + 1, spellcheck: "false" });
+  if (body) body.value = example;
   const result = make("div", { "aria-live": "polite" });
   const button = make("button", { class: "main", type: "submit" }, "Send");
   const made = make("form", {},

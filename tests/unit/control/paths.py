@@ -1,0 +1,39 @@
+"""Filling endpoints' paths and bodies for tests that walk over all of them."""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any, Final
+
+from smcp.control import endpoint, routes
+
+ALL: Final = routes.ENDPOINTS
+GUARDED: Final = tuple(one for one in ALL if not isinstance(one.access, endpoint.Open))
+TENANTS: Final = tuple(one for one in ALL if "tenant" in one.parameters)
+WRITING: Final = tuple(one for one in ALL if one.method != "GET")
+_FRESH: Final = itertools.count()
+
+
+def name(one: endpoint.Endpoint) -> str:
+    """For test ids and golden lines."""
+    return f"{one.method} {one.path}"
+
+
+def filled(one: endpoint.Endpoint, parts: Mapping[str, str]) -> str:
+    """The path with `parts`."""
+    return one.path.format(**{part: parts[part] for part in one.parameters})
+
+
+def body(one: endpoint.Endpoint) -> dict[str, Any]:
+    """A body that the endpoint takes; what it makes gets a new name each time."""
+    if one.path == "/api/v1/tenants":
+        return {"id": f"new-{next(_FRESH)}"}
+    if one.path.endswith("/deployments"):
+        return dict(one.body_example) | {"name": f"new-{next(_FRESH)}"}
+    if one.path.endswith("/rollback"):
+        return {}
+    return dict(one.body_example)
+
+
+def options(one: endpoint.Endpoint) -> dict[str, Any]:
+    """What a client needs beside method and path."""
+    return {"json": body(one)} if one.body_example else {}

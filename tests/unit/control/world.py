@@ -1,0 +1,138 @@
+"""A whole admin API in this process: real rooms over a real store, real keys, two tenants and the platform's operator.
+
+Only what a running server would do is handed in here: the API takes those as functions, and the real ones are
+tested with a sandbox in tests/real.
+"""
+
+import contextlib
+import io
+import pathlib
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import httpx2
+
+from smcp.access import policy
+from smcp.audit import trail
+from smcp.control import app, services
+from smcp.identity import authenticator
+from smcp.identity.authn import api_key
+from smcp.kernel import clock, hosts, ids, observe, settings
+from smcp.tenancy import limits, tenants
+from smcp.web import docs
+from support import storage
+from unit.control import hosted
+
+OWN: Final = ids.TenantId("acme")
+OTHER: Final = ids.TenantId("globex")
+BASE: Final = "http://127.0.0.1:8080"
+ROLES: Final = tuple(role for role in policy.Role if role is not policy.Role.OPERATOR)
+
+
+class World:
+    """The API, its services and everybody's keys."""
+
+    def __init__(self, parts: services.Services, made: hosted.Rooms, runtime: hosted.Runtime, log: io.StringIO) -> None:
+        self.parts = parts
+        self.made = made
+        self.runtime = runtime
+        self.log = log
+        self.keys: dict[str, str] = {}
+        """Texts of keys: `operator`, and `<tenant>/<role>`."""
+        self.operation = ""
+        """An operation of `acme`."""
+        transport = httpx2.ASGITransport(app.build(parts, docs.pages()), raise_app_exceptions=False)
+        self.client = httpx2.AsyncClient(transport=transport, base_url=BASE)
+
+    async def send(self, method: str, path: str, who: str | None = None, **options: Any) -> httpx2.Response:
+        """One request with the key of `who`."""
+        headers = dict(options.pop("headers", {}))
+        if who is not None:
+            headers["Authorization"] = f"Bearer {self.keys[who]}"
+        return await self.client.request(method, path, headers=headers, **options)
+
+    async def ok(self, method: str, path: str, who: str, **options: Any) -> Any:
+        """The JSON of a request that has to succeed."""
+        answer = await self.send(method, path, who, **options)
+        assert answer.is_success, answer.text
+        return answer.json() if answer.content else None
+
+    async def publish(self, tenant: ids.TenantId, server: str) -> str:
+        """Make a new deployment of a server live; its id."""
+        return (await self.made.publish(tenant, ids.ServerName(server))).id
+
+    async def fresh_key(self, tenant: ids.TenantId) -> str:
+        """The id of a new key, for a test to name."""
+        role = policy.Role.OPERATOR if tenant == ids.PLATFORM else policy.Role.READ_ONLY
+        return (await self.parts.keys.create(tenant, (role,), "fresh", expires_in_s=None)).key.id
+
+    async def restore(self) -> None:
+        """Put back what an allowed request may have changed: `acme` is served and has its server, with a past."""
+        await self.parts.tenants.resume(OWN)
+        for _ in range(2):
+            await self.publish(OWN, "time")
+
+
+@contextlib.asynccontextmanager
+async def opened(directory: pathlib.Path, **limit: int) -> AsyncIterator[World]:
+    """A world with the tenants `acme` and `globex`, a key for each role, and a live server `time` in both."""
+    configured = settings.Settings(
+        platform=settings.Platform(data_dir=str(directory)),
+        limits=settings.Limits(**{"unauthenticated_per_minute": 100_000, "principal_per_minute": 100_000, **limit}),
+    )
+    now = clock.SystemClock()
+    log = io.StringIO()
+    async with storage.opened(directory) as store:
+        found = tenants.Tenants(store, now)
+        keys = api_key.ApiKeys(store, found.active, now)
+        told = trail.Trail(store, now, writer="test", ttl_days=1)
+        await told.start()
+        runtime = hosted.Runtime()
+        metrics = observe.Metrics("0.0.0")
+        made = hosted.Rooms(store, configured, now, told, metrics)
+        await made.start()
+        parts = services.Services(
+            version="0.0.0",
+            public_url=BASE,
+            settings=configured,
+            hosts=hosts.Hosts(host="127.0.0.1", port=8080),
+            authenticator=authenticator.Authenticator((keys,)),
+            limiter=limits.Limiter(configured.limits, now),
+            trail=told,
+            tenants=found,
+            keys=keys,
+            versions=made.versions,
+            deployer=made.deployer,
+            invoke=runtime.invoke,
+            read_logs=runtime.read_logs,
+            stop_server=runtime.stop_server,
+            instances=runtime.instances,
+            ready=(services.Ready("store", store.check),),
+            metrics=metrics,
+            logger=observe.logger(settings.Log(format="json"), log),
+        )
+        world = World(parts, made, runtime, log)
+        try:
+            await _populate(world)
+            yield world
+        finally:
+            await world.client.aclose()
+            await made.close()
+            await told.close()
+            await keys.close()
+
+
+async def _populate(world: World) -> None:
+    issued = await world.parts.keys.create(ids.PLATFORM, (policy.Role.OPERATOR,), "op", expires_in_s=None)
+    world.keys["operator"] = issued.text
+    for tenant in (OWN, OTHER):
+        await world.parts.tenants.create(tenant)
+        for role in ROLES:
+            issued = await world.parts.keys.create(tenant, (role,), str(role), expires_in_s=None)
+            world.keys[f"{tenant}/{role}"] = issued.text
+        for _ in range(2):
+            await world.publish(tenant, "time")
+    ordered = await world.ok(
+        "POST", f"/api/v1/tenants/{OWN}/deployments", f"{OWN}/admin", json={"source": "pypi:some-package"}
+    )
+    world.operation = ordered["id"]

@@ -9,7 +9,7 @@ import functools
 import os
 from typing import Final
 
-from smcp.app import probing
+from smcp.app import gauges, probing
 from smcp.audit import trail
 from smcp.control import app as control
 from smcp.control import services
@@ -115,6 +115,7 @@ async def _compose(base: Foundation, port: int) -> Platform:
         authenticator.Authenticator((keys,)),
         limits.Limiter(config.limits, base.clock),
     )
+    gauges.connect(base.metrics, store.counts, common.limiter, audit)
     hosting = await _hosting(base, common)
     parts = await _gateway(base, common, hosting)
     admin = control.build(_services(base, common, hosting, parts, port), docs.pages())

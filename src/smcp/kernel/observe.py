@@ -153,19 +153,15 @@ class Metric(enum.Enum):
     HTTP_IN = "smcp_http_received_bytes_total"
     HTTP_OUT = "smcp_http_sent_bytes_total"
     IN_FLIGHT = "smcp_requests_in_flight"
-    STREAMS = "smcp_streams_open"
     AUTH_FAILURES = "smcp_auth_failures_total"
     ACCESS_REFUSED = "smcp_access_refused_total"
     RATE_LIMITED = "smcp_rate_limited_total"
     SESSIONS = "smcp_sessions_live"
     INSTANCES = "smcp_instances_live"
     INSTANCE_START = "smcp_instance_start_duration_seconds"
-    INSTANCE_ENDS = "smcp_instance_ends_total"
     DEPLOYS = "smcp_deploy_duration_seconds"
     STORE_OPS = "smcp_store_operations_total"
-    STORE_AGE = "smcp_store_heartbeat_age_seconds"
     AUDIT_QUEUE = "smcp_audit_queue_entries"
-    AUDIT_ENTRIES = "smcp_audit_entries_total"
     BUILD = "smcp_build_info"
 
 
@@ -189,7 +185,6 @@ DEFINITIONS: Final[Mapping[Metric, Definition]] = {
     Metric.HTTP_IN: Definition(Kind.COUNTER, "bytes", "Bytes of request bodies read.", (("surface", _SURFACE),)),
     Metric.HTTP_OUT: Definition(Kind.COUNTER, "bytes", "Bytes of answer bodies sent.", (("surface", _SURFACE),)),
     Metric.IN_FLIGHT: Definition(Kind.GAUGE, "requests", "MCP requests that have not been answered yet."),
-    Metric.STREAMS: Definition(Kind.GAUGE, "streams", "Event streams open to clients."),
     Metric.AUTH_FAILURES: Definition(
         Kind.COUNTER,
         "requests",
@@ -217,12 +212,6 @@ DEFINITIONS: Final[Mapping[Metric, Definition]] = {
         (("driver", _DRIVER), ("outcome", _OUTCOME)),
         _START,
     ),
-    Metric.INSTANCE_ENDS: Definition(
-        Kind.COUNTER,
-        "instances",
-        "Copies that ended: `stopped` by us, or `died` by themselves.",
-        (("driver", _DRIVER), ("reason", ("stopped", "died"))),
-    ),
     Metric.DEPLOYS: Definition(
         Kind.HISTOGRAM,
         "seconds",
@@ -236,11 +225,7 @@ DEFINITIONS: Final[Mapping[Metric, Definition]] = {
         "Calls of the storage interfaces by tenants' handles.",
         (("interface", ("kv", "log", "objects")),),
     ),
-    Metric.STORE_AGE: Definition(
-        Kind.GAUGE, "seconds", "Age of the store's last heartbeat; above 2 the platform answers 503."
-    ),
     Metric.AUDIT_QUEUE: Definition(Kind.GAUGE, "entries", "Audit entries that wait to be written."),
-    Metric.AUDIT_ENTRIES: Definition(Kind.COUNTER, "entries", "Audit entries written."),
     Metric.BUILD: Definition(Kind.GAUGE, "1", "Always 1; the label carries the version.", (("version", ()),)),
 }
 
@@ -256,6 +241,7 @@ class Metrics:
         self._registry = registry.CollectorRegistry(auto_describe=False)
         self._families = {metric: _family(metric, self._registry) for metric in Metric}
         self._operations: dict[tuple[str, str, bool], prometheus_client.Histogram] = {}
+        self._followed: list[Callable[[], None]] = []
         self._families[Metric.BUILD].labels(version=version).set(1)
         process_collector.ProcessCollector(registry=self._registry)
 
@@ -274,6 +260,19 @@ class Metrics:
     def watch(self, metric: Metric, read: Callable[[], float], **labels: str) -> None:
         """Let `read` answer for this gauge at every scrape, instead of counting up and down."""
         self.gauge(metric, **labels).set_function(read)
+
+    def follow(self, metric: Metric, read: Callable[[], float], **labels: str) -> None:
+        """Let this counter follow `read`, a number that somebody else counts up, at every scrape."""
+        child = self.counter(metric, **labels)
+        seen = 0.0
+
+        def catch_up() -> None:
+            nonlocal seen
+            now = read()
+            child.inc(max(0.0, now - seen))
+            seen = now
+
+        self._followed.append(catch_up)
 
     def operation(self, method: str, version: str, seconds: float, *, failed: bool) -> None:
         """One MCP request or notification is done. Unknown methods and versions count as `_OTHER`."""
@@ -297,6 +296,8 @@ class Metrics:
 
     def render(self) -> bytes:
         """Everything in the Prometheus text format, version 0.0.4 (content type `CONTENT_TYPE`)."""
+        for catch_up in self._followed:
+            catch_up()
         return exposition.generate_latest(_WithoutCreated(self._registry))
 
     def _child(self, metric: Metric, kind: Kind, labels: Mapping[str, str]) -> Any:

@@ -110,9 +110,14 @@ def test_what_was_counted_is_what_is_scraped() -> None:
     live = [1, 2]
     metrics.watch(observe.Metric.SESSIONS, lambda: len(live))
     live.append(3)
+    done = [5.0]
+    metrics.follow(observe.Metric.STORE_OPS, lambda: done[0], interface="kv")
+    metrics.render()
+    done[0] = 7.0
     page = metrics.render().decode()
     assert 'smcp_http_requests_total{status="2xx",surface="gateway"} 3.0' in page
     assert "smcp_sessions_live 3.0" in page
+    assert 'smcp_store_operations_total{interface="kv"} 7.0' in page
     assert 'smcp_build_info{version="9.8.7"} 1.0' in page
     assert 'mcp_method_name="tools/call",mcp_protocol_version="2026-07-28"} 0.004' in page
     assert "process_resident_memory_bytes" in page

@@ -61,9 +61,7 @@ class Platform:
         try:
             self._wait_until_ready(self._process)
         except BaseException:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+            self.kill()
             raise
         profile = tomllib.loads((self._profiles / "profiles.toml").read_text("utf-8"))["default"]
         self.base_url, self.operator_key = profile["url"], profile["key"]
@@ -95,9 +93,9 @@ class Platform:
         try:
             code = process.wait(_STOP_S)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            _end(process)
             raise AssertionError(f"the platform did not stop in {_STOP_S} s:\n{self.story()}") from None
+        _end(process)
         left = processes.alive(family) | processes.naming(str(self.data))
         assert left == set(), f"still running after the platform stopped: {left}"
         assert processes.mounts(self.data) == []
@@ -105,10 +103,9 @@ class Platform:
 
     def kill(self) -> None:
         """End it as a power cut does."""
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
-        self._process = None
+        process, self._process = self._process, None
+        if process is not None:
+            _end(process)
 
     def api(self, method: str, path: str, body: Any = None, *, key: str | None = None) -> Any:
         """Call the admin API (as the operator, or with `key`); the answer's body. Fails on an error answer."""
@@ -149,3 +146,10 @@ class Platform:
         admin = self.create_key(tenant, "admin")
         caller = self.create_key(tenant, "mcp_user")
         return {name: Endpoint(self.deploy(tenant, source, name, admin), caller) for source, name in servers}
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()  # does nothing when it has ended
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()

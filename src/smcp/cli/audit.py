@@ -56,7 +56,7 @@ def verify(cli: session.Session, tenant: str | None) -> None:
 
 def _event(item: client.Json) -> tuple[object, object, object, str]:
     event = dict(client.mapping(item.get("event")))
-    kind, actor, outcome = (event.pop(name, None) for name in ("type", "actor", "outcome"))
+    kind, actor, outcome = (event.pop(name, None) for name in ("event", "actor", "outcome"))
     for name in ("tenant", "request_id"):
         event.pop(name, None)
     details = " ".join(

@@ -25,7 +25,7 @@ Name = Annotated[str, Meta(pattern=r"\A(?:[a-z0-9-]{1,63})?\Z")]
 """A tenant's or server's name; empty for none."""
 Id = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9-]{0,64}\Z")]
 """An id that the platform made; empty for none. Session ids are none: they are credentials."""
-Word = Annotated[str, Meta(pattern=r"\A[a-z0-9_/.:-]{0,64}\Z")]
+Word = Annotated[str, Meta(pattern=r"\A[a-z0-9_/.:-]{0,80}\Z")]
 """A word of a closed list that another room keeps: a role, an action, an error code."""
 Method = Annotated[str, Meta(pattern=r"\A[A-Za-z/_]{1,64}\Z")]
 """An MCP method of a closed list; `_OTHER` for all others."""
@@ -209,7 +209,7 @@ class DeploySucceeded(_Event, frozen=True, kw_only=True, tag="deploy_succeeded")
     server: Name
     deployment: Id
     digest: Word = ""
-    """Digest of the artefact, `sha256:…` cut to 64 characters."""
+    """Digest of the artefact, `sha256:…`."""
 
 
 class DeployFailed(_Event, frozen=True, kw_only=True, tag="deploy_failed"):

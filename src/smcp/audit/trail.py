@@ -77,6 +77,11 @@ class Trail:
         if self._task is not None:
             await self._task
 
+    @property
+    def waiting(self) -> int:
+        """Events that wait to be written, over all tenants."""
+        return self._waiting
+
     # --- writing ---
 
     def note(self, event: events.Event) -> None:
@@ -86,6 +91,13 @@ class Trail:
         `ValueError` when it holds what no event may.
         """
         self._accept(event)
+
+    def check(self, tenant: str) -> None:
+        """Raises `errors.Unavailable` when an event of `tenant` would not be accepted now.
+
+        For work that can be noted only when it is done: asked before it begins.
+        """
+        self._ready(tenant)
 
     async def write(self, event: events.Event) -> None:
         """Accept `event` and return when it is durable. Raises as `note`, and `Unavailable` when writing fails."""
@@ -111,16 +123,20 @@ class Trail:
 
     def _accept(self, event: events.Event) -> writers.TenantWriter:
         data = events.encode(event)
-        if self._task is None or self._task.done() or self._closing:
-            raise errors.Unavailable(detail="the audit trail is not being written")
-        queue = self._tenants.get(event.tenant) or self._open(ids.TenantId(event.tenant))
-        if queue.failed is not None:
-            raise errors.Unavailable(detail=f"the audit trail of {event.tenant} can't be written: {queue.failed}")
-        if self._waiting >= self._queue or len(queue.lines) >= self._queue // 4:
-            raise errors.Unavailable(detail="the audit queue is full")
+        queue = self._ready(event.tenant)
         queue.add(data)
         self._waiting += 1
         self._work.set()
+        return queue
+
+    def _ready(self, tenant: str) -> writers.TenantWriter:
+        if self._task is None or self._task.done() or self._closing:
+            raise errors.Unavailable(detail="the audit trail is not being written")
+        queue = self._tenants.get(tenant) or self._open(ids.TenantId(tenant))
+        if queue.failed is not None:
+            raise errors.Unavailable(detail=f"the audit trail of {tenant} can't be written: {queue.failed}")
+        if self._waiting >= self._queue or len(queue.lines) >= self._queue // 4:
+            raise errors.Unavailable(detail="the audit queue is full")
         return queue
 
     def _open(self, tenant: ids.TenantId) -> writers.TenantWriter:

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smcp.access import policy
 from smcp.identity import authenticator
 from smcp.identity.authn import api_key, base, key_text
 from smcp.kernel import clock, errors, ids
@@ -19,7 +20,7 @@ async def key(store: stores.Store) -> tuple[authenticator.Authenticator, str]:
     tenants = tenancy.Tenants(store, clock.SystemClock())
     await tenants.create("acme")
     keys = api_key.ApiKeys(store, tenants.active, clock.SystemClock())
-    issued = await keys.create(ACME, ["mcp_user"], "", expires_in_s=None)
+    issued = await keys.create(ACME, [policy.Role.MCP_USER], "", expires_in_s=None)
     return authenticator.Authenticator((keys,)), issued.text
 
 

@@ -118,8 +118,9 @@ class _Bench:
             self._tell("second start")
             warm = _timed(self._start)
             idle = cores.memory_kib({self._pid}) / 1024
-            first = _timed(lambda: guest.call(self._platform, key))
-            later = statistics.median(_timed(lambda: guest.call(self._platform, key)) for _ in range(20))
+            with httpx2.Client(timeout=60.0) as client:
+                first = _timed(lambda: guest.call(client, self._platform, key))
+                later = statistics.median(_timed(lambda: guest.call(client, self._platform, key)) for _ in range(20))
             hosted = cores.memory_kib(self._hosted()) / 1024
             rows = self._load(key)
             sessions, each_ms, front, behind = self._sessions(key)
@@ -142,10 +143,10 @@ class _Bench:
         modern = guest.target(self._platform, key)
         with guest.yardstick_on(self._where, modern) as yardstick:
             subjects = [
-                _Subject("yardstick: bare uvicorn", yardstick.target, lambda: {yardstick.pid}, set),
+                _Subject("bare uvicorn (yardstick)", yardstick.target, lambda: {yardstick.pid}, set),
                 _Subject("SMCP, 2026-07-28", modern, lambda: {self._pid}, self._hosted),
                 _Subject(
-                    "SMCP, 2025-11-25, one session",
+                    "SMCP, 2025-11-25",
                     guest.target(self._platform, key, session),
                     lambda: {self._pid},
                     self._hosted,
@@ -157,10 +158,10 @@ class _Bench:
         """Number of sessions, milliseconds to open one, KiB of the platform and of hosted processes for each."""
         number = self._plan.sessions
         self._tell(f"{number} legacy sessions")
-        front, behind = cores.memory_kib({self._pid}), cores.memory_kib(self._hosted())
+        front, behind = cores.memory_kib({self._pid}, "Pss_Anon"), cores.memory_kib(self._hosted())
         with httpx2.Client(timeout=60.0) as client:
             taken = _timed(lambda: [guest.open_session(client, self._platform, key) for _ in range(number)])
-        front = cores.memory_kib({self._pid}) - front
+        front = cores.memory_kib({self._pid}, "Pss_Anon") - front
         behind = cores.memory_kib(self._hosted()) - behind
         return number, taken / number, front / number, behind / number
 

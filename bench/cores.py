@@ -51,13 +51,17 @@ def cpu_us(pids: set[int]) -> float:
     return total
 
 
-def memory_kib(pids: set[int]) -> int:
-    """KiB of memory that `pids` hold, pages that several share counted once (PSS)."""
+def memory_kib(pids: set[int], kind: str = "Pss") -> int:
+    """KiB that `pids` hold: pages that several share counted once (`Pss`), or only what they wrote (`Pss_Anon`).
+
+    For growth only `Pss_Anon` tells the truth: a new process that shares the interpreter makes `Pss` of the others
+    smaller.
+    """
     total = 0
     for pid in pids:
         try:
             text = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
-        total += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
+        total += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith(f"{kind}:"))
     return total

@@ -101,14 +101,13 @@ def target(platform: running.Platform, key: Key, session: str = "") -> load.Targ
     return load.Target(address.hostname, address.port, head.encode(), body, expect)
 
 
-def call(platform: running.Platform, key: Key) -> None:
-    """One modern call, on a connection of its own. Raises RuntimeError unless it answers rightly."""
+def call(client: httpx2.Client, platform: running.Platform, key: Key) -> None:
+    """One modern call. Raises RuntimeError unless it answers rightly."""
     made = target(platform, key)
-    answer = httpx2.post(
+    answer = client.post(
         f"{platform.base_url}/t/{TENANT}/{SERVER}/mcp",
         headers={**_common(key), **_modern("tools/call")},
         content=made.body(1),
-        timeout=60.0,
     )
     if answer.status_code != 200 or '"text 1"' not in answer.text:
         raise RuntimeError(f"HTTP {answer.status_code}: {answer.text[:400]}")

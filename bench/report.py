@@ -56,9 +56,13 @@ class Report(NamedTuple):
 def show(report: Report) -> None:
     """Print the table."""
     console = Console(width=110)
-    table = Table(title="tools/call through SMCP, beside a bare uvicorn app", box=box.SIMPLE_HEAD, title_justify="left")
-    table.add_column("what")
-    for name in ("connections", "calls/s", "p50 ms", "p99 ms", "CPU µs/call", "hosted µs/call", "of yardstick"):
+    table = Table(
+        title="tools/call through SMCP, beside a bare uvicorn app; CPU per call, on one core",
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+    )
+    table.add_column("what", no_wrap=True)
+    for name in ("connections", "calls/s", "p50 ms", "p99 ms", "CPU µs", "hosted µs", "of yardstick"):
         table.add_column(name, justify="right")
     last = ""
     for row in report.rows:
@@ -84,7 +88,7 @@ def show(report: Report) -> None:
         ("call that starts the server / warm call", f"{facts.first_call_ms:.0f} / {facts.warm_call_ms:.1f} ms"),
         ("memory, platform idle / hosted server", f"{facts.idle_mib:.0f} / {facts.hosted_mib:.0f} MiB"),
         (
-            f"per legacy session (of {facts.sessions}), platform / its own copy of the server",
+            f"each of {facts.sessions} legacy sessions, platform / its copy of the server",
             f"{facts.session_kib:.0f} / {facts.session_hosted_kib:,.0f} KiB, {facts.session_ms:.0f} ms to open",
         ),
         ("machine, time taken", f"{report.machine}, {report.seconds:.0f} s"),

@@ -91,7 +91,7 @@ def explain(name: str, said: str, read: Callable[[str], str] | None = None) -> t
     if name == walls.PROC and ("proc" in said or "permitted" in said):
         return (
             "a fresh /proc may not be mounted here: a container masks parts of its own /proc",
-            "start the container with --security-opt systempaths=unconfined (Docker) or procMount: Unmasked (Kubernetes)",
+            "start it with --security-opt systempaths=unconfined (Docker), procMount: Unmasked (Kubernetes)",
         )
     if "uid map" in said or "permitted" in said or "namespace" in said or "denied" in said:
         if switch(_APPARMOR) == "1":

@@ -1,0 +1,135 @@
+"""The command line of the walls: what is always there, and what no tenant's word can become."""
+
+import hypothesis
+import msgspec
+import pytest
+from hypothesis import strategies as st
+
+from smcp.kernel import errors
+from smcp.sandbox import walls
+
+_CELL = walls.Cell(
+    argv=("/app/venv/bin/server",),
+    binds=(walls.Bind("/data/artefact", "/app"),),
+    env=(("PATH", "/usr/bin"),),
+    memory_bytes=1 << 30,
+    tmp_bytes=1 << 26,
+    open_files=256,
+    processes=64,
+)
+_WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40) | st.sampled_from(
+    [
+        "--",
+        "--share-net",
+        "--bind",
+        "--ro-bind",
+        "--cap-add",
+        "--args",
+        "-v",
+        "--unshare-user-try",
+        "$(id)",
+        "\n--dev-bind",
+    ]
+)
+
+
+def _after(command: list[str], option: str) -> list[str]:
+    return [command[place + 1] for place, word in enumerate(command[:-1]) if word == option]
+
+
+@pytest.mark.requirement("sandbox:command:walls")
+def test_every_wall_is_in_the_command() -> None:
+    command = walls.command(_CELL)
+    options = command[: len(command) - len(_CELL.argv) - 1]
+    for option in (
+        *(f"--unshare-{name}" for name in walls.NAMESPACES),
+        "--disable-userns",
+        "--die-with-parent",
+        "--new-session",
+        "--clearenv",
+    ):
+        assert options.count(option) == 1, option
+    assert _after(options, "--cap-drop") == ["ALL"]
+    assert "--core=0" in options
+    assert options.index("--remount-ro") < options.index("--chdir")
+    assert "/" in _after(options, "--remount-ro")
+    assert command[-2:] == ["--", "/app/venv/bin/server"]
+
+
+@pytest.mark.requirement("sandbox:command:walls")
+def test_only_a_cell_with_network_keeps_the_hosts_network() -> None:
+    assert "--unshare-net" in walls.command(_CELL)
+    open_cell = walls.command(msgspec.structs.replace(_CELL, network=True))
+    assert "--unshare-net" not in open_cell
+    assert "--unshare-user" in open_cell
+
+
+@pytest.mark.requirement("sandbox:command:absent-layers")
+@pytest.mark.parametrize("layer", walls.LAYERS)
+def test_a_layer_that_the_machine_lacks_is_left_out_alone(layer: str) -> None:
+    host = walls.Host(layers=frozenset(walls.LAYERS) - {layer})
+    full, less = walls.command(_CELL), walls.command(_CELL, host)
+    assert len(less) < len(full)
+    # What is left keeps its order: nothing else changed.
+    rest = iter(full)
+    assert all(word in rest for word in less)
+
+
+@pytest.mark.requirement("sandbox:command:operands")
+@hypothesis.given(argv=st.lists(_WORDS, min_size=1, max_size=5), value=_WORDS)
+def test_what_a_tenant_writes_is_an_operand_and_never_a_flag(argv: list[str], value: str) -> None:
+    hypothesis.assume(argv[0])
+    command = walls.command(msgspec.structs.replace(_CELL, argv=tuple(argv), env=(("NAME", value),)))
+    plain = walls.command(msgspec.structs.replace(_CELL, argv=("x",), env=(("NAME", "x"),)))
+    head = len(plain) - 1
+    assert command[head:] == argv
+    assert command[head - 1] == "--"
+    place = plain.index("--setenv") + 2
+    assert command[place] == value
+    assert [*command[:place], "x", *command[place + 1 : head]] == plain[:head]
+
+
+@pytest.mark.requirement("sandbox:command:binds")
+@pytest.mark.parametrize(
+    "path",
+    ["", "app", "./app", "../app", "/a/../b", "/a//b", "/a/", "//a", "/a/.", "/a\0b", "--bind"],
+)
+def test_a_bind_that_is_not_absolute_and_normal_is_refused(path: str) -> None:
+    for bind in (walls.Bind(path, "/app"), walls.Bind("/app", path)):
+        with pytest.raises(errors.SandboxMissing):
+            walls.command(msgspec.structs.replace(_CELL, binds=(bind,)))
+
+
+@pytest.mark.requirement("sandbox:command:binds")
+@pytest.mark.parametrize(
+    "target", ["/", "/proc", "/proc/sys", "/dev", "/dev/null", "/usr", "/usr/bin", "/bin/x", "/sys"]
+)
+def test_nothing_is_mounted_over_a_wall(target: str) -> None:
+    with pytest.raises(errors.SandboxMissing):
+        walls.command(msgspec.structs.replace(_CELL, binds=(walls.Bind("/data", target),)))
+
+
+@pytest.mark.requirement("sandbox:command:binds")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"argv": ()},
+        {"argv": ("",)},
+        {"argv": ("a\0b",)},
+        {"env": (("", "x"),)},
+        {"env": (("A=B", "x"),)},
+        {"env": (("A", "x\0y"),)},
+        {"cwd": "tmp"},
+        {"hidden": ("../x",)},
+    ],
+)
+def test_a_cell_that_no_wall_can_hold_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(errors.SandboxMissing):
+        walls.command(msgspec.structs.replace(_CELL, **change))
+
+
+@pytest.mark.requirement("sandbox:command:secrets")
+def test_the_environment_does_not_show_in_a_repr() -> None:
+    secret = msgspec.structs.replace(_CELL, env=(("TOKEN", "canary-4711"),))
+    assert "canary" not in repr(secret)
+    assert "canary" not in f"{secret}"

@@ -21,6 +21,14 @@ _DRAIN_S: Final = 5
 class _Server(uvicorn.Server):
     """uvicorn without its signal handlers: whoever runs the platform decides when it ends."""
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
@@ -62,8 +70,9 @@ class Platform:
             )
         )
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.005)
+        listening = asyncio.create_task(server.listening.wait())
+        await asyncio.wait((serving, listening), return_when=asyncio.FIRST_COMPLETED)
+        listening.cancel()
         if serving.done():
             await wired.close()
             await serving
@@ -87,6 +96,7 @@ class Platform:
     async def stop(self) -> None:
         """Take no more requests, end what runs, write what must be written. Idempotent."""
         self._server.should_exit = True
+        await self._wired.drain()
         await asyncio.gather(self._serving, return_exceptions=True)
         with contextlib.suppress(Exception):  # the last words are worth a try, and must not keep the rest from ending
             await self._wired.trail.write(events.PlatformStopped(tenant=ids.PLATFORM, actor="platform", node=wire.NODE))

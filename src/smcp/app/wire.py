@@ -5,19 +5,20 @@ Read it from top to bottom: what is made first is used by what comes later, and 
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import os
 from typing import Final
 
 from smcp.app import gauges, probing
-from smcp.audit import trail
+from smcp.audit import events, trail
 from smcp.control import app as control
 from smcp.control import services
 from smcp.deploy import artefacts, build, deployer, index, versions
 from smcp.gateway import asgi, exchange, invoke, meters, sessions, targets
 from smcp.identity import authenticator
 from smcp.identity.authn import api_key
-from smcp.kernel import clock, hosts, ids, observe, settings
+from smcp.kernel import clock, errors, hosts, ids, observe, settings
 from smcp.runtime import driver, journal, pool
 from smcp.runtime.drivers import stdio
 from smcp.sandbox import cells, interpreter, probe, walls
@@ -63,8 +64,11 @@ class Foundation:
 class Platform:
     """A platform that is put together and at work, without a socket."""
 
-    def __init__(self, base: Foundation, app: Front, keys: api_key.ApiKeys, audit: trail.Trail) -> None:
+    def __init__(
+        self, base: Foundation, gateway: asgi.App, app: Front, keys: api_key.ApiKeys, audit: trail.Trail
+    ) -> None:
         self._base = base
+        self._gateway = gateway
         self.app = app
         self.keys = keys
         self.trail = audit
@@ -81,6 +85,10 @@ class Platform:
         except BaseException:
             await base.undo.aclose()
             raise
+
+    async def drain(self) -> None:
+        """Let what is under way end, for as long as a hosted server gets to stop."""
+        await self._gateway.drain(self._base.settings.runtime.stop_grace_s)
 
     async def close(self) -> None:
         """Hosted servers first, then what must still be written, then the store."""
@@ -119,49 +127,32 @@ async def _compose(base: Foundation, port: int) -> Platform:
     hosting = await _hosting(base, common)
     parts = await _gateway(base, common, hosting)
     admin = control.build(_services(base, common, hosting, parts, port), docs.pages())
-    return Platform(base, Front(asgi.App(parts), admin), keys, audit)
+    gateway = asgi.App(parts)
+    return Platform(base, gateway, Front(gateway, admin), keys, audit)
 
 
+@dataclasses.dataclass(frozen=True)
 class _Common:
     """Who may do what, and where it is kept."""
 
-    def __init__(
-        self,
-        store: stores.Store,
-        audit: trail.Trail,
-        owners: tenants.Tenants,
-        keys: api_key.ApiKeys,
-        names: hosts.Hosts,
-        who: authenticator.Authenticator,
-        limiter: limits.Limiter,
-    ) -> None:
-        self.store = store
-        self.trail = audit
-        self.tenants = owners
-        self.keys = keys
-        self.hosts = names
-        self.authenticator = who
-        self.limiter = limiter
+    store: stores.Store
+    trail: trail.Trail
+    tenants: tenants.Tenants
+    keys: api_key.ApiKeys
+    hosts: hosts.Hosts
+    authenticator: authenticator.Authenticator
+    limiter: limits.Limiter
 
 
+@dataclasses.dataclass(frozen=True)
 class _Hosting:
     """What turns deployments into running copies."""
 
-    def __init__(
-        self,
-        found: versions.Versions,
-        kept: artefacts.Artefacts,
-        maker: deployer.Deployer,
-        lines: journal.Journal,
-        copies: pool.Pool,
-        python: interpreter.Interpreter,
-    ) -> None:
-        self.versions = found
-        self.artefacts = kept
-        self.deployer = maker
-        self.journal = lines
-        self.pool = copies
-        self.python = python
+    versions: versions.Versions
+    artefacts: artefacts.Artefacts
+    deployer: deployer.Deployer
+    journal: journal.Journal
+    pool: pool.Pool
 
 
 async def _hosting(base: Foundation, common: _Common) -> _Hosting:
@@ -206,7 +197,7 @@ async def _hosting(base: Foundation, common: _Common) -> _Hosting:
     )
     base.undo.push_async_callback(maker.close)
     await maker.start()
-    return _Hosting(found, kept, maker, lines, copies, python)
+    return _Hosting(found, kept, maker, lines, copies)
 
 
 class Specs:
@@ -235,6 +226,13 @@ def _cell(limits: settings.Sandbox, python: interpreter.Interpreter, spec: drive
 
 async def _gateway(base: Foundation, common: _Common, hosting: _Hosting) -> exchange.Parts:
     config = base.settings
+
+    def told(session: sessions.Session, reason: str) -> None:
+        # A session that ends while the trail can't be written has ended all the same.
+        with contextlib.suppress(errors.SmcpError):
+            tenant, actor = session.key
+            common.trail.note(events.SessionEnded(tenant=tenant, actor=actor, server=session.server, why=reason))
+
     open_sessions = sessions.Sessions(
         hosting.pool.release_soon,
         base.clock,
@@ -242,6 +240,7 @@ async def _gateway(base: Foundation, common: _Common, hosting: _Hosting) -> exch
         idle_s=config.gateway.session_idle_s,
         max_s=config.gateway.session_max_s,
         per_principal=config.limits.principal_sessions,
+        told=told,
     )
     base.undo.push_async_callback(open_sessions.close)
     await open_sessions.start()

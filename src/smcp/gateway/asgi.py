@@ -1,5 +1,7 @@
 """The thin adapter between ASGI and the pipeline. Nothing else in the gateway knows ASGI."""
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -18,10 +20,30 @@ class App:
 
     def __init__(self, parts: exchange.Parts) -> None:
         self._parts = parts
+        self._live: set[exchange.Exchange] = set()
+        self._idle = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         x = exchange.Exchange(_Request(scope, receive), _Response(receive, send), ids.new("req"))
-        await pipeline.run(self._parts, x)
+        self._live.add(x)
+        try:
+            await pipeline.run(self._parts, x)
+        finally:
+            self._live.discard(x)
+            if not self._live:
+                self._idle.set()
+
+    async def drain(self, seconds: float) -> None:
+        """End what never ends by itself (streams that listen), then give calls up to `seconds` to be answered."""
+        self._parts.sessions.end_streams()
+        for x in self._live:
+            if x.call is not None and x.call.listens:
+                x.call.fail(errors.Unavailable("The platform is stopping."))
+        if self._live:
+            self._idle.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._idle.wait()
 
 
 class _Request:

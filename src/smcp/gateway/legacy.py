@@ -24,7 +24,7 @@ async def session(parts: exchange.Parts, x: exchange.Exchange) -> None:
     x.session = parts.sessions.find(told, x.principal, x.tenant, x.server)
     x.version = x.session.version
     if x.incoming.method == "DELETE":
-        parts.sessions.end(x.session, "the client ended the session")
+        parts.sessions.end(x.session, "deleted")
         await x.answer(204)
 
 
@@ -50,10 +50,10 @@ async def acquire(parts: exchange.Parts, x: exchange.Exchange) -> None:
     instance = await parts.pool.private(x.target.spec)
     opened = False
     try:
-        call = await _handshake(parts, x.message, instance)
+        call, before = await _handshake(parts, x.message, instance)
         if call.code is None:
             opened = True
-            await _open(parts, x, x.principal, x.target, instance, call)
+            await _open(parts, x, x.principal, x.target, instance, call, before)
         else:
             x.call = call
             await x.answer(200, call.response)
@@ -63,19 +63,20 @@ async def acquire(parts: exchange.Parts, x: exchange.Exchange) -> None:
             parts.pool.release_soon(instance, "initialize was refused")
 
 
-async def _handshake(parts: exchange.Parts, message: jsonrpc.Message, instance: driver.Instance) -> calls.Call:
+async def _handshake(
+    parts: exchange.Parts, message: jsonrpc.Message, instance: driver.Instance
+) -> tuple[calls.Call, list[bytes]]:
     number, call = instance.calls.send(message)
     try:
         async with asyncio.timeout(parts.settings.runtime.start_timeout_s):
-            while not call.done:
-                await call.wait()
+            before = await call.completed()
     except TimeoutError as error:
         raise errors.ServerTimeout("The hosted MCP server did not answer initialize in time.") from error
     finally:
         instance.calls.forget(number)
     if call.failure is not None:
         raise call.failure
-    return call
+    return call, before
 
 
 async def _open(
@@ -85,17 +86,22 @@ async def _open(
     target: targets.Target,
     instance: driver.Instance,
     call: calls.Call,
+    before: list[bytes],
 ) -> None:
     answer = jsonrpc.obj(jsonrpc.decode(call.response)) or {}
     version = (jsonrpc.obj(answer.get("result")) or {}).get("protocolVersion")
     x.version = version if isinstance(version, str) else ""
     x.session = parts.sessions.open(principal, target.spec.server, target.spec.deployment, instance, x.version)
     instance.owner = x.session
-    for frame in call.frames:
+    for frame in before:
         x.session.stray(frame, "")
     parts.trail.note(
         events.SessionOpened(
-            tenant=principal.tenant, actor=principal.id, request_id=x.request_id, server=target.spec.server
+            tenant=principal.tenant,
+            actor=principal.id,
+            request_id=x.request_id,
+            server=target.spec.server,
+            version=x.version,
         )
     )
     x.call = call

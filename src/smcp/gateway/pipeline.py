@@ -10,7 +10,7 @@ from typing import Final
 from smcp.access import policy
 from smcp.audit import events
 from smcp.gateway import exchange, forward, legacy, modern, read, route, streams
-from smcp.kernel import errors, jsonrpc, observe
+from smcp.kernel import errors, ids, jsonrpc, observe
 from smcp.protocol import eras
 
 _METHODS: Final = frozenset(observe.METHODS)
@@ -23,13 +23,35 @@ async def authenticate(parts: exchange.Parts, x: exchange.Exchange) -> None:
         x.principal = await parts.authenticator.authenticate(x.incoming.fields.only("authorization"))
     except errors.Unauthenticated as error:
         parts.meters.auth_failures.inc()
-        parts.limiter.unauthenticated(x.address)
+        try:
+            parts.limiter.unauthenticated(x.address)
+        except errors.RateLimited:
+            parts.meters.limited["unauthenticated"].inc()
+            raise
+        # Noted only within the address's rate: an attacker can't fill the trail.
+        address = parts.trail.digest(ids.PLATFORM, x.address)
+        parts.trail.note(
+            events.AuthenticationFailed(
+                tenant=ids.PLATFORM,
+                actor="anonymous",
+                request_id=x.request_id,
+                outcome="refused",
+                why=error.detail or "absent",
+                address=address,
+            )
+        )
         raise errors.Unauthenticated(detail=error.detail, headers=(_CHALLENGE,)) from error
 
 
 async def tenant_rate(parts: exchange.Parts, x: exchange.Exchange) -> None:
-    """A token from the principal's and its tenant's bucket."""
-    parts.limiter.rate(_known(x))
+    """A token from the principal's and its tenant's bucket; nothing goes on that could not be recorded."""
+    principal = _known(x)
+    try:
+        parts.limiter.rate(principal)
+    except errors.RateLimited:
+        parts.meters.limited["rate"].inc()
+        raise
+    parts.trail.check(principal.tenant)
 
 
 async def decide(parts: exchange.Parts, x: exchange.Exchange) -> None:
@@ -40,6 +62,17 @@ async def decide(parts: exchange.Parts, x: exchange.Exchange) -> None:
     decision = policy.decide(principal, x.action, policy.Resource(x.tenant, "server", x.server))
     if decision is not policy.Decision.ALLOW:
         parts.meters.refusals[decision.value].inc()
+        parts.trail.note(
+            events.AuthorizationDenied(
+                tenant=principal.tenant,
+                actor=principal.id,
+                request_id=x.request_id,
+                outcome="refused",
+                action=x.action.value,
+                resource="server",
+                name=x.server if x.tenant == principal.tenant else "",
+            )
+        )
         raise errors.NotFound if decision is policy.Decision.CONCEAL else errors.Forbidden
     x.target = await parts.targets.find(x.tenant, x.server)
     if x.era is eras.Era.MODERN and x.message is not None and x.message.method == "tools/call":
@@ -55,7 +88,11 @@ async def session(parts: exchange.Parts, x: exchange.Exchange) -> None:
 async def lease(parts: exchange.Parts, x: exchange.Exchange) -> None:
     """A place among the requests in flight."""
     if x.message is not None and x.message.kind is jsonrpc.Kind.REQUEST:
-        x.lease = parts.limiter.admit(_known(x))
+        try:
+            x.lease = parts.limiter.admit(_known(x))
+        except errors.RateLimited:
+            parts.meters.limited["concurrency"].inc()
+            raise
 
 
 async def acquire(parts: exchange.Parts, x: exchange.Exchange) -> None:

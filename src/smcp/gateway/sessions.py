@@ -78,7 +78,7 @@ class Session(driver.Owner):
 
     def closed(self, reason: str) -> None:
         """The hosted server is gone, and the session with it."""
-        self.table.ended(self)
+        self.table.ended(self, "died")
 
     def attach(self) -> Stream:
         """A new GET stream, in place of an older one (client-quirk 4: a reconnect must not meet 409)."""
@@ -107,13 +107,15 @@ class Sessions:
         idle_s: float,
         max_s: float,
         per_principal: int,
+        told: Callable[["Session", str], None],
     ) -> None:
-        """`release` ends a session's copy in the background (`pool.Pool.release_soon`)."""
+        """`release` ends a session's copy in the background (`pool.Pool.release_soon`); `told` hears of each end."""
         self._release = release
         self._clock = time
         self._idle_s = idle_s
         self._max_s = max_s
         self._per_principal = per_principal
+        self._told = told
         self._by_id: dict[str, Session] = {}
         self._by_principal: dict[tuple[str, str], dict[str, Session]] = {}
         self._sweeper: asyncio.Task[None] | None = None
@@ -130,14 +132,21 @@ class Sessions:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
         for session in list(self._by_id.values()):
-            self.end(session, "the platform stops")
+            self.end(session, "stopped")
+
+    def end_streams(self) -> None:
+        """Close every GET stream; the sessions stay."""
+        for session in self._by_id.values():
+            if session.stream is not None:
+                session.stream.closed = True
+                session.stream.wake()
 
     def make_room(self, principal: policy.Principal) -> None:
         """End the longest-idle session of a principal that is at its cap, before a new one's copy is started."""
         mine = self._by_principal.get((principal.tenant, principal.id), {})
         while len(mine) >= self._per_principal:
             idlest = min(mine.values(), key=lambda one: (one.busy > 0, one.used))
-            self.end(idlest, "a newer session of the same principal took its place")
+            self.end(idlest, "replaced")
 
     def open(
         self,
@@ -171,11 +180,11 @@ class Sessions:
         return session
 
     def end(self, session: Session, reason: str) -> None:
-        """End a session and its copy. Idempotent."""
-        self.ended(session)
-        self._release(session.instance, reason)
+        """End a session and its copy, for a reason in one word. Idempotent."""
+        self.ended(session, reason)
+        self._release(session.instance, f"its session ended: {reason}")
 
-    def ended(self, session: Session) -> None:
+    def ended(self, session: Session, reason: str) -> None:
         """Forget a session whose copy is gone or going."""
         if self._by_id.pop(session.id, None) is None:
             return
@@ -183,6 +192,7 @@ class Sessions:
         del mine[session.id]
         if not mine:
             del self._by_principal[session.key]
+        self._told(session, reason)
         self._duration.observe(self._clock.monotonic() - session.created)
         if session.stream is not None:
             session.stream.closed = True
@@ -204,4 +214,4 @@ class Sessions:
         while True:
             await asyncio.sleep(min(self._idle_s / 4, 15.0))
             for session in [one for one in self._by_id.values() if self._expired(one)]:
-                self.end(session, "the session expired")
+                self.end(session, "expired")

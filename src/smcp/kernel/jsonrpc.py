@@ -145,6 +145,11 @@ def obj(value: object) -> Json | None:
     return cast("Json", value) if isinstance(value, dict) else None
 
 
+def array(value: object) -> list[Any]:
+    """`value` if it is a JSON array, else an empty list."""
+    return cast("list[Any]", value) if isinstance(value, list) else []
+
+
 def encode(value: Any) -> bytes:
     """Compact JSON of builtin values and structs."""
     return _encode(value)

@@ -83,6 +83,15 @@ class Call:
         self._waiter = self._loop.create_future()
         await self._waiter
 
+    async def completed(self) -> list[bytes]:
+        """Return when the call is done, with the interim frames that came before."""
+        passed: list[bytes] = []
+        while not self.done:
+            await self.wait()
+            passed += self.frames
+            self.frames.clear()
+        return passed
+
     def push(self, data: bytes) -> bool:
         """Hand over an interim frame; False (and the call fails) when the reader is too slow."""
         if self.done:

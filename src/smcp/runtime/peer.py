@@ -1,4 +1,4 @@
-"""The platform as a client of a hosted server: to probe a new deployment, and for the command line's `tools` and `call`.
+"""The platform as a client of a hosted server: to probe a new deployment, and for `tools` and `call` of the admin API.
 
 It offers no capabilities, so that nobody asks it anything; a legacy server that asks all the same gets no answer.
 """
@@ -53,9 +53,7 @@ class Peer:
         number, call = self._instance.calls.ask(method, jsonrpc.encode(self._with_meta(params or {})))
         try:
             async with asyncio.timeout(self._timeout_s):
-                while not call.done:
-                    await call.wait()
-                    call.frames.clear()
+                await call.completed()
         except TimeoutError as error:
             raise errors.ServerTimeout(f"The hosted server did not answer {method} in time.") from error
         finally:
@@ -91,9 +89,7 @@ class Peer:
         cursor: object = None
         for _ in range(_PAGES):
             result = await self.request("tools/list", {"cursor": cursor} if cursor else {})
-            tools: object = result.get("tools")
-            if isinstance(tools, list):
-                found += [tool for one in tools if (tool := jsonrpc.obj(one)) is not None]  # pyright: ignore[reportUnknownVariableType]
+            found += [tool for one in jsonrpc.array(result.get("tools")) if (tool := jsonrpc.obj(one)) is not None]
             cursor = result.get("nextCursor")
             if not isinstance(cursor, str):
                 break
@@ -112,9 +108,8 @@ class Peer:
 
 
 def _server(result: jsonrpc.Json, versions: object, info: jsonrpc.Json) -> Server:
-    spoken = tuple(str(one) for one in versions) if isinstance(versions, list) else ()  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     return Server(
-        versions=spoken,
+        versions=tuple(str(one) for one in jsonrpc.array(versions)),
         capabilities=jsonrpc.obj(result.get("capabilities")) or {},
         info=info,
         instructions=str(result.get("instructions", "")),

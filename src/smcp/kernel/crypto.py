@@ -233,7 +233,7 @@ class KeyRing:
         sealed = _text(self._root.seal(secret, length_prefixed("smcp wrapping key", generation)))
         path = self._directory / "wrapping.json"
         old = _read(path, _Wrapping).keys if path.exists() else {}
-        _replace(path, msgspec.json.encode(_Wrapping(1, {**old, generation: sealed})))
+        _replace(path, msgspec.json.encode(_Wrapping(1, {**old, generation: sealed})), shred=shred)
         wrapping = Xaes(secret)
         self._write_ring(keys, generation, wrapping, shred=shred)
         _replace(path, msgspec.json.encode(_Wrapping(1, {generation: sealed})), shred=shred)

@@ -63,7 +63,7 @@ class Database:
         `before_commit` runs at the end of every write transaction.
         """
         self._path = path
-        self._before_commit = before_commit
+        self.before_commit = before_commit
         self._closing = False
         self._broken = ""
         self._closed: asyncio.Future[None] | None = None
@@ -213,8 +213,8 @@ class Database:
                     job.result = job.run(connection)
                 except (errors.SmcpError, ValueError) as error:
                     job.error = error
-            if self._before_commit is not None:
-                self._before_commit(connection)
+            if self.before_commit is not None:
+                self.before_commit(connection)
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:

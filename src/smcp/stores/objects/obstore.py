@@ -74,13 +74,23 @@ class ObstoreObjects(base.Objects):
             raise errors.Conflict
         staged = f"{_STAGING}/{secrets.token_hex(16)}"
         size = 0
+        source: list[Exception] = []
 
         async def counted() -> AsyncGenerator[bytes, None]:
             nonlocal size
-            async for chunk in data:
-                if chunk:
+            try:
+                waiting = bytearray()  # crossing into obstore has a price, so small chunks go together
+                async for chunk in data:
                     size += len(chunk)
-                    yield chunk
+                    waiting += chunk
+                    if len(waiting) >= _READ:
+                        yield bytes(waiting)
+                        waiting.clear()
+                if waiting:
+                    yield bytes(waiting)
+            except Exception as error:
+                source.append(error)
+                raise
 
         moved = False
         try:
@@ -92,6 +102,10 @@ class ObstoreObjects(base.Objects):
                     await asyncio.to_thread(_sync_file, self._directory / staged)
                 moved = True
                 await decided.decided(self._move(staged, path))
+        except errors.SmcpError:
+            if source:  # the data's source broke, not the storage
+                raise source[0] from None
+            raise
         finally:
             if not moved:
                 await self._forget(staged)
@@ -215,7 +229,7 @@ def _component(segment: str) -> list[str]:
 
 def _folder(prefix: base.Name) -> str:
     if "" in prefix:
-        raise ValueError("a name has no empty segments")
+        raise ValueError("a name is a non-empty tuple of non-empty strings")
     return "/".join([_KEPT, *(piece for segment in prefix for piece in _component(segment))])
 
 

@@ -156,9 +156,11 @@ class Exchange:
         """Send a whole answer; JSON when there is a body."""
         self.answered = True
         self.status = status
-        out: list[Header] = [(b"content-length", b"%d" % len(body)), *fields, *self.cors]
+        out: list[Header] = [*fields, *self.cors]
         if body:
             out.append((b"content-type", b"application/json"))
+        if status != 204:  # RFC 9110, 8.6: a 204 has none
+            out.append((b"content-length", b"%d" % len(body)))
         await self.out.start(status, out)
         await self.out.send(body, more=False)
         self.sent += len(body)

@@ -41,6 +41,9 @@ async def authenticate(parts: exchange.Parts, x: exchange.Exchange) -> None:
             )
         )
         raise errors.Unauthenticated(detail=error.detail, headers=(_CHALLENGE,)) from error
+    if x.tenant is None:
+        # Only who is known learns that there is no such address.
+        raise errors.NotFound
 
 
 async def tenant_rate(parts: exchange.Parts, x: exchange.Exchange) -> None:

@@ -131,6 +131,12 @@ def open_session(client: httpx2.Client, platform: running.Platform, key: Key) ->
     return session
 
 
+def end_session(client: httpx2.Client, platform: running.Platform, key: Key, session: str) -> None:
+    """End a legacy session and its copy of the server."""
+    url = f"{platform.base_url}/t/{TENANT}/{SERVER}/mcp"
+    client.delete(url, headers={**_common(key), **_legacy(session)}).raise_for_status()
+
+
 def _common(key: Key) -> dict[str, str]:
     return {
         "authorization": f"Bearer {key.text}",

@@ -88,7 +88,7 @@ def show(report: Report) -> None:
         ("call that starts the server / warm call", f"{facts.first_call_ms:.0f} / {facts.warm_call_ms:.1f} ms"),
         ("memory, platform idle / hosted server", f"{facts.idle_mib:.0f} / {facts.hosted_mib:.0f} MiB"),
         (
-            f"each of {facts.sessions} legacy sessions, platform / its copy of the server",
+            f"each of {facts.sessions} legacy sessions, platform / its server",
             f"{facts.session_kib:.0f} / {facts.session_hosted_kib:,.0f} KiB, {facts.session_ms:.0f} ms to open",
         ),
         ("machine, time taken", f"{report.machine}, {report.seconds:.0f} s"),

@@ -11,7 +11,7 @@ from checks import tree
 
 # Written in parts, because this file is searched too.
 _ADDRESSES = ["pypi" + ".org", "python" + "hosted.org", "npm" + "js.org", "npm" + "js.com", "yarn" + "pkg.com"]
-_PATHS = [r"/wo" + r"rk/", r"/ho" + r"me/[a-z][a-z0-9_-]*/", r"/Us" + r"ers/[A-Za-z]", r"[A-Z]:\\Us" + r"ers\\"]
+_PATHS = [r"/wo" + r"rk/", r"/ho" + r"me/(?!ada/|ann/|bob/)[a-z][a-z0-9_-]*/", r"/Us" + r"ers/[A-Za-z]", r"[A-Z]:\\Us" + r"ers\\"]
 _SECRETS = [
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----\s*(?:[A-Za-z0-9+/=]{40,}\s*){2}",
     r"\bgh[pousr]_[A-Za-z0-9]{36}",
@@ -64,7 +64,7 @@ def test_the_patterns_find_what_they_are_for() -> None:
     samples = ["ghp_" + "a" * 36, "AKIA" + "A" * 16, "-----BEGIN PRIVATE KEY-----\n" + ("A" * 64 + "\n") * 3]
     for sample in samples:
         assert re.search("|".join(_SECRETS), sample)
-    for path in ("/ho" + "me/ada/smcp", "C:\\Us" + "ers\\ada"):
+    for path in ("/ho" + "me/carol/smcp", "C:\\Us" + "ers\\ada"):
         assert re.search("|".join(_PATHS), path)
 
 

@@ -11,6 +11,9 @@ from smcp.kernel import clock as clocks
 from smcp.kernel import errors
 from smcp.stores.kv import base
 
+# Fixtures are shared by the examples of a test on purpose, and inherited tests by the classes that inherit them.
+UNHURRIED = (HealthCheck.function_scoped_fixture, HealthCheck.differing_executors, HealthCheck.too_slow)
+
 segments = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=4) | st.sampled_from(
     ["a", "b", "a\0", "\0", "\0\xff", "aa", "é", "\U0010ffff", "\x01"]
 )
@@ -104,7 +107,7 @@ class KVContract:
 
     @pytest.mark.requirement("stores:kv:order")
     @given(names=key_lists, prefix=st.lists(segments, max_size=2).map(tuple), starts=st.just("") | segments)
-    @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=30, deadline=None, suppress_health_check=UNHURRIED)
     async def test_scan_gives_what_lies_below_a_prefix_in_order(
         self, kv: base.KV, names: list[base.Key], prefix: base.Key, starts: str
     ) -> None:
@@ -125,12 +128,12 @@ class KVContract:
         while page := await kv.scan(prefix, starts_with=starts, after=paged[-1] if paged else None, limit=2):
             paged += [entry.key for entry in page]
         assert paged == wanted
-        assert [entry.key async for entry in kv.snapshot(prefix)] == [n for n in in_order(names) if n[: len(prefix)] == prefix]
+        assert [entry.key async for entry in kv.snapshot(prefix)] == [
+            n for n in in_order(names) if n[: len(prefix)] == prefix
+        ]
 
     @pytest.mark.requirement("stores:kv:ttl")
-    async def test_a_key_is_gone_when_its_time_to_live_has_passed(
-        self, kv: base.KV, clock: clocks.FrozenClock
-    ) -> None:
+    async def test_a_key_is_gone_when_its_time_to_live_has_passed(self, kv: base.KV, clock: clocks.FrozenClock) -> None:
         ended = await kv.put(("short",), b"1", ttl=10)
         await kv.put(("long",), b"2", ttl=100)
         entry = await kv.get(("short",))

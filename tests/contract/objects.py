@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract.kv import in_order, key_lists
+from contract.kv import UNHURRIED, in_order, key_lists
 from smcp.kernel import errors
 from smcp.stores.objects import base
 
@@ -38,7 +38,7 @@ class ObjectsContract:
         assert await whole(objects, ("big",)) == data
 
     @given(data=st.data())
-    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=40, deadline=None, suppress_health_check=UNHURRIED)
     async def test_every_range_is_the_slice_that_it_names(self, objects: base.Objects, data: st.DataObject) -> None:
         size = 200_000
         if await objects.head(("r",)) is None:
@@ -121,7 +121,7 @@ class ObjectsContract:
         assert await whole(objects, ("a",)) == b"3"
 
     @given(names=key_lists)
-    @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=15, deadline=None, suppress_health_check=UNHURRIED)
     async def test_listing_gives_names_below_a_prefix_in_order_and_in_pages(
         self, objects: base.Objects, names: list[base.Name]
     ) -> None:
@@ -140,7 +140,8 @@ class ObjectsContract:
 
     @pytest.mark.requirement("stores:objects:names")
     @pytest.mark.parametrize(
-        "name", [("..", "..", "x"), ("/etc/passwd",), (".",), ("%2e%2e",), ("a#1",), ("x" * 900,), ("é" * 300, "y"), ("A",)]
+        "name",
+        [("..", "..", "x"), ("/etc/passwd",), (".",), ("%2e%2e",), ("a#1",), ("x" * 900,), ("é" * 300, "y"), ("A",)],
     )
     async def test_a_name_is_a_name_and_never_a_path(self, objects: base.Objects, name: base.Name) -> None:
         await objects.put(name, pieces(b"1"))

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from contract import backends
-from contract.kv import in_order, segments
+from contract.kv import UNHURRIED, in_order, segments
 from smcp.kernel import clock as clocks
 from smcp.kernel import errors
 from smcp.stores import tenant
@@ -68,10 +68,9 @@ class KVMachine(Machine):
         self.latest = 0
 
     async def open(self) -> kv_base.KV:
-        if self.sealed:
-            kv = (await self.handle()).kv
-        else:
-            kv = kv_sqlite.SqliteKV(self.path / "kv.db", self.clock)
+        kv: kv_base.KV = (
+            (await self.handle()).kv if self.sealed else kv_sqlite.SqliteKV(self.path / "kv.db", self.clock)
+        )
         kv.watch((), lambda change: self.heard.__setitem__(change.key, change.value))
         return kv
 
@@ -95,7 +94,9 @@ class KVMachine(Machine):
 
     @rule(
         ops=st.lists(
-            st.tuples(names, st.none() | st.binary(max_size=3), st.sampled_from([None, 2.0, 20.0]), st.sampled_from("xx=0!")),
+            st.tuples(
+                names, st.none() | st.binary(max_size=3), st.sampled_from([None, 2.0, 20.0]), st.sampled_from("xx=0!")
+            ),
             min_size=1,
             max_size=4,
             unique_by=lambda op: op[0],
@@ -247,12 +248,10 @@ class SealedLogMachine(LogMachine):
         """Time stands still."""
 
 
-_SETTINGS = settings(
-    max_examples=12, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
-)
+_SETTINGS = settings(max_examples=12, stateful_step_count=25, deadline=None, suppress_health_check=UNHURRIED)
 
 
-def _case(machine: type[RuleBasedStateMachine], *ids: str) -> type[Any]:
+def _case(machine: type[RuleBasedStateMachine]) -> type[Any]:
     case = machine.TestCase
     case.settings = _SETTINGS
     return case

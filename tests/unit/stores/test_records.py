@@ -6,11 +6,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract import backends
 from contract.backends import ACME, OTHER
+from contract.kv import UNHURRIED
 from contract.objects import pieces
 from smcp.kernel import clock as clocks
 from smcp.kernel import errors, ids
@@ -142,11 +143,11 @@ async def test_a_slow_read_of_nothing_that_a_creation_overtook_is_not_remembered
 
 @pytest.mark.requirement("stores:records:never-stale")
 @given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=30))
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=UNHURRIED)
 async def test_no_reader_sees_less_than_what_was_acknowledged_before_it_asked(
     kit: Kit, plan: Sequence[tuple[int, bool]]
 ) -> None:
-    acknowledged = {name: 0 for name in "abc"}
+    acknowledged = dict.fromkeys("abc", 0)
     for name in "abc":
         acknowledged[name] = await kit.docs.put(ACME, (name,), Doc(0))
 

@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract import backends
 from contract.backends import ACME, OTHER
+from contract.kv import UNHURRIED
 from contract.objects import pattern, pieces, whole
 from smcp.kernel import clock as clocks
 from smcp.kernel import crypto, errors
@@ -61,7 +62,7 @@ async def test_a_value_moved_to_another_key_or_tenant_does_not_open(raw: Raw) ->
 
 @pytest.mark.requirement("stores:sealed:kv")
 @given(cut=st.integers(0, 45), flip=st.integers(1, 255))
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, suppress_health_check=UNHURRIED)
 async def test_a_value_that_is_cut_changed_or_plain_does_not_open(raw: Raw, cut: int, flip: int) -> None:
     kv = raw.store.tenant(ACME).kv
     await kv.put(("k",), b"value")
@@ -69,7 +70,14 @@ async def test_a_value_that_is_cut_changed_or_plain_does_not_open(raw: Raw, cut:
     assert entry is not None
     flipped = bytearray(entry.value)
     flipped[cut] ^= flip
-    for value in [entry.value[:cut], bytes(flipped), entry.value + b"\0", b"value", b"\x01value", b"\x00" + entry.value[1:]]:
+    for value in [
+        entry.value[:cut],
+        bytes(flipped),
+        entry.value + b"\0",
+        b"value",
+        b"\x01value",
+        b"\x00" + entry.value[1:],
+    ]:
         await raw.kv.put(("acme", "k"), value)
         with pytest.raises(errors.TamperedData):
             await kv.get(("k",))
@@ -137,7 +145,12 @@ async def test_an_objects_chunks_cannot_be_moved_dropped_repeated_or_cut(raw: Ra
     await objects.put(("b",), pieces(data))
     good = await whole(raw.objects, ("acme", "a"))
     twin = await whole(raw.objects, ("acme", "b"))
-    head, one, two, three = good[:HEADER], good[HEADER:][:CHUNK], good[HEADER + CHUNK :][:CHUNK], good[HEADER + 2 * CHUNK :]
+    head, one, two, three = (
+        good[:HEADER],
+        good[HEADER:][:CHUNK],
+        good[HEADER + CHUNK :][:CHUNK],
+        good[HEADER + 2 * CHUNK :],
+    )
     wrong = [
         head + two + one + three,
         head + one + three,
@@ -199,15 +212,22 @@ async def test_no_plain_byte_of_a_value_reaches_the_disk(raw: Raw) -> None:
 @pytest.mark.requirement("stores:sealed:private-names")
 async def test_a_private_segment_is_the_same_for_its_tenant_label_and_text_only(raw: Raw) -> None:
     acme, other = raw.store.tenant(ACME), raw.store.tenant(OTHER)
-    made = [acme.private("mail", "a"), acme.private("mail", "b"), acme.private("session", "a"), other.private("mail", "a")]
+    made = [
+        acme.private("mail", "a"),
+        acme.private("mail", "b"),
+        acme.private("session", "a"),
+        other.private("mail", "a"),
+    ]
     assert len(set(made)) == 4
     assert acme.private("mail", "a") == made[0]
     assert all(len(segment) == 52 and segment.isalnum() for segment in made)
 
 
 @pytest.mark.requirement("stores:tenant:isolation")
-@given(names=st.lists(st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=5), min_size=1, max_size=3))
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    names=st.lists(st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=5), min_size=1, max_size=3)
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=UNHURRIED)
 async def test_two_tenants_with_the_same_names_never_meet(raw: Raw, names: list[str]) -> None:
     name = tuple(names)
     acme, other = raw.store.tenant(ACME), raw.store.tenant(OTHER)

@@ -137,9 +137,11 @@ async def test_what_was_stored_is_there_after_a_restart(tmp_path: Path) -> None:
         await store.close()
 
 
-async def test_keys_stay_apart_from_data(tmp_path: Path) -> None:
-    store = await backends.opened(tmp_path, clocks.SystemClock())
-    await store.close()
+def test_keys_stay_apart_from_data(tmp_path: Path) -> None:
+    async def once() -> None:
+        await (await backends.opened(tmp_path, clocks.SystemClock())).close()
+
+    asyncio.run(once())
     assert {path.name for path in tmp_path.iterdir()} == {"keys", "store"}
     assert {path.name for path in (tmp_path / "keys").iterdir()} == {"root.key", "ring.json", "wrapping.json"}
 

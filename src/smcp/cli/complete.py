@@ -27,7 +27,7 @@ def tenants(ctx: click.Context, param: click.Parameter, incomplete: str) -> list
     return _starting(_tenants(_named(ctx)), incomplete)
 
 
-def targets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+def targets(ctx: click.Context, incomplete: str) -> list[str]:
     """TENANT/SERVER; before the slash, tenants with a slash behind."""
     tenant, slash, _ = incomplete.partition("/")
     if not slash:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
 
 import click
+from click import shell_completion
 
 from smcp.cli import client, complete, failures, output, profiles
 
@@ -41,8 +42,10 @@ class TargetType(click.ParamType[Target]):
             self.fail(f"'{str(value)[:80]}' is not TENANT/SERVER, for example acme/time.", param, ctx)
         return Target(match["tenant"], match["server"])
 
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
-        return complete.targets(ctx, param, incomplete)
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[shell_completion.CompletionItem[str]]:
+        return [shell_completion.CompletionItem(name) for name in complete.targets(ctx, incomplete)]
 
 
 class Session:

@@ -1,5 +1,6 @@
 """Clients that people use, against servers that SMCP hosts: each lists the tools and calls one with an API key."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -57,3 +58,26 @@ def test_a_client_without_a_valid_key_is_refused(time_endpoint: Endpoint) -> Non
     wrong = time_endpoint._replace(key=time_endpoint.key[:-1] + ("0" if time_endpoint.key[-1] != "0" else "1"))
     with pytest.raises(AssertionError, match=r"401|Unauthorized|authorization"):
         clients.typescript_classic(wrong, *_TIME)
+
+
+@pytest.mark.requirement("mcp:streams:callers-apart")
+@pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
+async def test_clients_that_count_their_requests_alike_do_not_meet(fixture_endpoint: Endpoint, mode: Mode) -> None:
+    """The official client numbers from 1 and takes the number as progress token: all of them collide upstream."""
+
+    async def caller(number: int) -> tuple[str, list[float]]:
+        reported: list[float] = []
+
+        async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+            reported.append(progress)
+
+        async with clients.connected(fixture_endpoint, mode) as client:
+            await ready.wait()
+            slow = client.call_tool("test_tool_with_progress", {}, progress_callback=on_progress)
+            quick = client.call_tool("test_x_mcp_header", {"region": f"caller-{number}"})
+            _, answer = await asyncio.gather(slow, quick)
+            return clients.texts(answer)[0], reported
+
+    ready = asyncio.Barrier(4)
+    answers = await asyncio.gather(*(caller(number) for number in range(4)))
+    assert answers == [(f"Region: caller-{number}", [0, 50, 100]) for number in range(4)]

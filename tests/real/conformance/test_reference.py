@@ -13,7 +13,7 @@ _KEY = "not-a-secret-but-needed"
 
 
 @pytest.mark.requirement("mcp:suite:yardstick")
-@pytest.mark.parametrize(("revision", "required"), [("2025-11-25", 30), ("2026-07-28", 37)])
+@pytest.mark.parametrize(("revision", "required"), [("2025-06-18", 27), ("2025-11-25", 30), ("2026-07-28", 37)])
 def test_the_fixture_alone_passes_every_required_scenario(revision: conformance.Revision, required: int) -> None:
     with everything.over_http(_KEY) as url:
         outcome = conformance.run(url, _KEY, revision)

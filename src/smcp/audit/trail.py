@@ -133,6 +133,9 @@ class Trail:
         if self._task is None or self._task.done() or self._closing:
             raise errors.Unavailable(detail="the audit trail is not being written")
         queue = self._tenants.get(tenant) or self._open(ids.TenantId(tenant))
+        if isinstance(queue.failed, errors.NotFound):
+            self._forget(queue, queue.failed)
+            queue = self._open(ids.TenantId(tenant))
         if queue.failed is not None:
             raise errors.Unavailable(detail=f"the audit trail of {tenant} can't be written: {queue.failed}")
         if self._waiting >= self._queue or len(queue.lines) >= self._queue // 4:
@@ -142,7 +145,12 @@ class Trail:
     def _open(self, tenant: ids.TenantId) -> writers.TenantWriter:
         mac = chain.Mac(tenant, self._store.ring.data_key(tenant, "audit.mac"))
         queue = self._tenants[tenant] = writers.TenantWriter(
-            writers.Storage(self._store, tenant), mac, self._clock, self._writer, self._ttl_s
+            writers.Storage(self._store, tenant),
+            mac,
+            self._clock,
+            writer=self._writer,
+            ttl_s=self._ttl_s,
+            left=self._leave,
         )
         return queue
 
@@ -154,28 +162,36 @@ class Trail:
             await done
 
     async def _run(self) -> None:
-        while not self._closing:
-            failing = any(queue.failed is not None for queue in self._tenants.values())
-            await _set_within(self._work, _RETRY_S if failing else _IDLE_S)
-            if self._waiting:
-                await _set_within(self._urgent, _LINGER_S)
-            self._work.clear()
-            self._urgent.clear()
-            await self._round(last=False)
-        await self._round(last=True)
-        for queue in self._tenants.values():
-            self._waiting -= queue.give_up(errors.Unavailable(detail="the audit trail was closed"))
+        try:
+            while not self._closing:
+                failing = any(queue.failed is not None for queue in self._tenants.values())
+                await _set_within(self._work, _RETRY_S if failing else _IDLE_S)
+                if self._waiting:
+                    await _set_within(self._urgent, _LINGER_S)
+                self._work.clear()
+                self._urgent.clear()
+                await self._round(last=False)
+            await self._round(last=True)
+        finally:  # however it ended: nobody waits for what will not be written
+            for queue in self._tenants.values():
+                queue.give_up(errors.Unavailable(detail="the audit trail was closed"))
 
     async def _round(self, *, last: bool) -> None:
         busy = [queue for queue in self._tenants.values() if last or queue.lines or queue.failed or queue.due()]
         for start in range(0, len(busy), _TOGETHER):
-            written = await asyncio.gather(*(queue.flush(last=last) for queue in busy[start : start + _TOGETHER]))
-            self._waiting -= sum(written)
+            await asyncio.gather(*(queue.flush(last=last) for queue in busy[start : start + _TOGETHER]))
         for queue in busy:
             if isinstance(queue.failed, errors.NotFound):
-                # The tenant's data key is gone, and with it everything that could be read of its trail.
-                self._waiting -= queue.give_up(queue.failed)
-                del self._tenants[queue.tenant]
+                self._forget(queue, queue.failed)
+
+    def _forget(self, queue: writers.TenantWriter, erased: errors.NotFound) -> None:
+        """The tenant's data key is gone, and with it everything that could be read of its trail."""
+        queue.give_up(erased)
+        if self._tenants.get(queue.tenant) is queue:
+            del self._tenants[queue.tenant]
+
+    def _leave(self, count: int) -> None:
+        self._waiting -= count
 
     # --- reading ---
 

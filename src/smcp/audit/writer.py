@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -64,7 +65,17 @@ class Storage:
 class TenantWriter:
     """What of one tenant waits to be written, and its chain. Used by `Trail` only, from one event loop."""
 
-    def __init__(self, storage: Storage, mac: chain.Mac, clock: clock.Clock, writer: str, ttl_s: float) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        mac: chain.Mac,
+        clock: clock.Clock,
+        *,
+        writer: str,
+        ttl_s: float,
+        left: Callable[[int], None],
+    ) -> None:
+        """`left` is told how many lines wait no more."""
         self.tenant = storage.tenant
         self.failed: Exception | None = None
         """Why writing fails at the moment."""
@@ -74,6 +85,7 @@ class TenantWriter:
         self._clock = clock
         self._writer = writer
         self._ttl_s = ttl_s
+        self._left = left
         self._state: chain.State | None = None
         self._attempt: tuple[chain.State, int] | None = None
         self._preface: list[tuple[int, bytes]] = []
@@ -104,12 +116,8 @@ class TenantWriter:
         late = self._clock.monotonic() - self._vouched_at >= CHECKPOINT_S
         return late or self._unvouched >= CHECKPOINT_ENTRIES
 
-    async def flush(self, *, last: bool = False) -> int:
-        """Write what waits; `last`: and vouch for all of it. Returns how many lines were written.
-
-        A failure of storage is kept in `failed`; what waits stays.
-        """
-        before = self._written
+    async def flush(self, *, last: bool = False) -> None:
+        """Write what waits; `last`: and vouch for all of it. A failure is kept in `failed`; what waits stays."""
         try:
             self._storage.require()
             if self._state is None:
@@ -120,15 +128,13 @@ class TenantWriter:
             self._fail(error)
         else:
             self.failed = None
-        return self._written - before
 
-    def give_up(self, error: Exception) -> int:
-        """Drop what waits, because it can never be written. Returns how many lines that were."""
-        dropped = len(self.lines)
+    def give_up(self, error: Exception) -> None:
+        """Drop what waits, because it can never be written."""
         self._fail(error)
+        self._left(len(self.lines))
         self.lines.clear()
         self._written = self._noted
-        return dropped
 
     async def _write(self, state: chain.State, *, last: bool) -> chain.State:
         lines = self.lines[: chain.BATCH]
@@ -160,6 +166,7 @@ class TenantWriter:
             return
         count = self._attempt[1]
         del self.lines[:count]
+        self._left(count)
         self._written += count
         self._unvouched += count + len(self._preface)
         self._preface, self._refs, self._attempt = [], (), None

@@ -142,6 +142,15 @@ async def test_a_slow_read_of_nothing_that_a_creation_overtook_is_not_remembered
 
 
 @pytest.mark.requirement("stores:records:never-stale")
+async def test_a_write_that_another_one_followed_at_once_is_not_remembered(kit: Kit) -> None:
+    for _ in range(20):
+        await asyncio.gather(kit.docs.put(ACME, ("a",), Doc(1)), kit.docs.delete(ACME, ("a",)))
+        stored = await kit.store.tenant(ACME).kv.get(("doc", "a"))
+        assert stored is None
+        assert not isinstance(kit.docs.peek(ACME, "a"), records.Versioned)
+
+
+@pytest.mark.requirement("stores:records:never-stale")
 @given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=30))
 @settings(max_examples=15, deadline=None, suppress_health_check=UNHURRIED)
 async def test_no_reader_sees_less_than_what_was_acknowledged_before_it_asked(

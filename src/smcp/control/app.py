@@ -25,6 +25,8 @@ class Edge:
     def __init__(self, inner: ASGIApp, services: services.Services) -> None:
         self._inner = inner
         self._services = services
+        self._received = services.metrics.counter(observe.Metric.HTTP_IN, surface="control")
+        self._sent = services.metrics.counter(observe.Metric.HTTP_OUT, surface="control")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -33,17 +35,23 @@ class Edge:
         request_id = scope["smcp.request_id"] = ids.new("req")
         status = 0
 
+        async def receive_on() -> Message:
+            message = await receive()
+            self._received.inc(len(message.get("body", b"")))
+            return message
+
         async def send_on(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 header = (answers.REQUEST_ID.lower().encode(), request_id.encode())
                 message = {**message, "headers": [*message["headers"], header]}
+            self._sent.inc(len(message.get("body", b"")))
             await send(message)
 
         try:
             self._services.hosts.check(*_host_and_origin(scope))
-            await self._inner(scope, receive, send_on)
+            await self._inner(scope, receive_on, send_on)
         except errors.SmcpError as error:
             if status:
                 raise

@@ -57,7 +57,8 @@ async def create(call: Call[KeyOrder, Nothing]) -> views.NewKey:
     issued = await call.services.keys.create(
         call.tenant, roles, call.body.label, expires_in_s=None if days is None else days * _DAY
     )
-    call.changed(events.KeyCreated, key=issued.key.id, roles=roles)
+    label = call.services.trail.digest(call.tenant, call.body.label) if call.body.label else events.NO_DIGEST
+    call.changed(events.KeyCreated, key=issued.key.id, roles=roles, expires=issued.key.expires, label=label)
     return views.NewKey(_view(issued.key), issued.text)
 
 

@@ -99,8 +99,9 @@ async def rollback(call: Call[RollbackTo, Nothing]) -> views.Server:
 
     Instances of the one that was live end, with their sessions: what is rolled back does not serve on.
     """
+    before = await call.services.versions.server(call.tenant, call.server)
     server = await call.services.versions.rollback(call.tenant, call.server, call.body.to)
-    call.changed(events.ServerRolledBack, server=call.server, deployment=server.live or "")
+    call.changed(events.ServerRolledBack, server=call.server, deployment=server.live or "", before=before.live or "")
     await call.services.stop_server(call.tenant, call.server)
     return _view(call, server)
 

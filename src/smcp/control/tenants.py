@@ -49,7 +49,7 @@ async def create(call: Call[NewTenant, Nothing]) -> views.Tenant:
     """
     tenant = ids.tenant(call.body.id)
     made = await call.services.tenants.create(tenant, call.body.display_name or tenant)
-    call.changed(events.TenantCreated, tenant=tenant)
+    call.changed(events.TenantCreated, tenant=tenant, plan=made.plan)
     return _view(made)
 
 

@@ -4,7 +4,8 @@ Before it, `control.app` has made the request id and checked Host and Origin, fo
 stage either passes on or raises an `errors.SmcpError`, which `control.app` turns into the answer.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+import contextlib
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -52,7 +53,8 @@ async def _authenticate(visit: Visit) -> None:
         visit.services.metrics.counter(observe.Metric.AUTH_FAILURES, surface="control").inc()
         address = visit.request.client.host if visit.request.client else ""
         # The limit first: behind it a guesser can't fill the trail.
-        visit.services.limiter.unauthenticated(address)
+        with _counted(visit, "unauthenticated"):
+            visit.services.limiter.unauthenticated(address)
         visit.services.trail.note(
             events.AuthenticationFailed(
                 tenant=ids.PLATFORM,
@@ -68,7 +70,17 @@ async def _authenticate(visit: Visit) -> None:
 
 async def _rate(visit: Visit) -> None:
     if visit.caller is not None:
-        visit.services.limiter.rate(visit.caller)
+        with _counted(visit, "rate"):
+            visit.services.limiter.rate(visit.caller)
+
+
+@contextlib.contextmanager
+def _counted(visit: Visit, limit: str) -> Generator[None]:
+    try:
+        yield
+    except errors.RateLimited:
+        visit.services.metrics.counter(observe.Metric.RATE_LIMITED, limit=limit).inc()
+        raise
 
 
 async def _read(visit: Visit) -> None:
@@ -131,6 +143,9 @@ async def _account_for_crossing(visit: Visit) -> None:
 
 async def _handle_and_record(visit: Visit) -> None:
     call = visit.reading
+    if call.caller is not None:
+        # What can't be recorded is not begun.
+        visit.services.trail.check(call.path.get("tenant", ids.PLATFORM))
     try:
         visit.answer = await visit.endpoint.handler(call)
     finally:

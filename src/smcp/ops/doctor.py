@@ -203,8 +203,8 @@ CHECKS: Final[tuple[Callable[[settings.Settings], Iterable[Check]], ...]] = (
 )
 
 
-def require_disk(wanted: settings.Settings) -> None:
+def require_disk(wanted: settings.Settings, *, least: int = _LEAST_BYTES // 16) -> None:
     """Raises `errors.Unavailable` when the disk is as good as full. Cheap: for /readyz."""
     free = shutil.disk_usage(_nearest_existing(wanted.platform.directory())).free
-    if free < _LEAST_BYTES // 16:
+    if free < least:
         raise errors.Unavailable(detail=f"{free} bytes free on the data directory's disk")

@@ -3,13 +3,12 @@
 There an order is accepted and fails at its first step: what the API has to tell of it, without a network or a build.
 """
 
-import os
 from typing import Any
 
 from smcp.access import policy
 from smcp.audit import trail
 from smcp.control import services
-from smcp.deploy import artefacts, deployer, manifest, versions
+from smcp.deploy import artefacts, build, deployer, index, manifest, versions
 from smcp.kernel import clock, errors, ids, observe, settings
 from smcp.sandbox import interpreter, walls
 from smcp.stores import tenant as stores
@@ -77,18 +76,25 @@ class Rooms:
     ) -> None:
         directory = configured.platform.directory()
         kept = artefacts.Artefacts(store, directory / "cache" / "artefacts", configured.deploy.max_bytes)
-        self.versions = versions.Versions(store, now)
+        bare = walls.Host(bwrap=str(directory / "no-bwrap"), prlimit=str(directory / "no-prlimit"))
+        builder = build.Builder(
+            bare,
+            interpreter.current(),
+            configured.sandbox,
+            configured.deploy,
+            index.Index((), (), ()),
+            directory / "cache" / "pip",
+        )
+        self.versions = versions.Versions(store, now, kept)
         self.deployer = deployer.Deployer(
             store,
             self.versions,
             kept,
             _never_probed,
-            configured,
+            builder,
             now,
-            trail=told,
-            host=walls.Host(bwrap=str(directory / "no-bwrap"), prlimit=str(directory / "no-prlimit")),
-            python=interpreter.current(),
-            environ={"PIP_CONFIG_FILE": os.devnull},
+            work=directory / "work",
+            record=told.write,
             metrics=metrics,
         )
 

@@ -7,10 +7,11 @@ tested with a sandbox in tests/real.
 import contextlib
 import io
 import pathlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 import httpx2
+import msgspec
 
 from smcp.access import policy
 from smcp.audit import trail
@@ -57,6 +58,10 @@ class World:
         assert answer.is_success, answer.text
         return answer.json() if answer.content else None
 
+    async def trail(self, tenant: ids.TenantId) -> list[dict[str, Any]]:
+        """Everything in a tenant's trail, past the API."""
+        return [msgspec.to_builtins(entry.event) for entry in await self.parts.trail.query(tenant, limit=10_000)]
+
     async def publish(self, tenant: ids.TenantId, server: str) -> str:
         """Make a new deployment of a server live; its id."""
         return (await self.made.publish(tenant, ids.ServerName(server))).id
@@ -74,7 +79,7 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def opened(directory: pathlib.Path, **limit: int) -> AsyncIterator[World]:
+async def opened(directory: pathlib.Path, **limit: int) -> AsyncGenerator[World]:
     """A world with the tenants `acme` and `globex`, a key for each role, and a live server `time` in both."""
     configured = settings.Settings(
         platform=settings.Platform(data_dir=str(directory)),

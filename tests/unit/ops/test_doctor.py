@@ -1,0 +1,86 @@
+"""The doctor names what is wrong, why it matters and what to do; and changes nothing."""
+
+import pathlib
+import socket
+
+import pytest
+
+from smcp.kernel import errors, settings
+from smcp.ops import doctor
+
+
+def _checks(directory: pathlib.Path, *, port: int = 0, require: tuple[str, ...] = ("user",)) -> dict[str, doctor.Check]:
+    wanted = settings.Settings(
+        platform=settings.Platform(data_dir=str(directory)),
+        gateway=settings.Gateway(port=port),
+        sandbox=settings.Sandbox(require=require),
+    )
+    return {check.name: check for check in doctor.run(wanted)}
+
+
+@pytest.mark.requirement("ops:doctor:says")
+def test_every_finding_that_is_not_ok_says_what_to_do(tmp_path: pathlib.Path) -> None:
+    found = _checks(tmp_path / "new" / "data")
+    assert {"python", "system", "data directory", "root key", "port", "disk", "clock", "node"} <= set(found)
+    for check in found.values():
+        assert check.why
+        assert bool(check.fix) == (check.status is not doctor.Status.OK), check
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.requirement("ops:doctor:sandbox")
+def test_a_required_layer_that_is_missing_fails(tmp_path: pathlib.Path) -> None:
+    found = _checks(tmp_path, require=("pid", "teleport"))
+    assert found["sandbox: teleport"].status is doctor.Status.FAIL
+    assert found["sandbox: pid"].why
+
+
+@pytest.mark.requirement("ops:doctor:root-key")
+@pytest.mark.parametrize(("mode", "status"), [(0o600, "ok"), (0o400, "ok"), (0o640, "fail"), (0o604, "fail")])
+def test_a_root_key_that_others_can_read_fails(tmp_path: pathlib.Path, mode: int, status: str) -> None:
+    key = tmp_path / "keys" / "root.key"
+    key.parent.mkdir()
+    key.write_bytes(bytes(32))
+    key.chmod(mode)
+    assert _checks(tmp_path)["root key"].status == status
+
+
+@pytest.mark.requirement("ops:doctor:root-key")
+def test_data_without_its_root_key_fails(tmp_path: pathlib.Path) -> None:
+    assert _checks(tmp_path)["root key"].status is doctor.Status.OK
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "kv.db").write_bytes(b"x")
+    found = _checks(tmp_path)["root key"]
+    assert found.status is doctor.Status.FAIL
+    assert str(tmp_path / "keys" / "root.key") in found.fix
+
+
+@pytest.mark.requirement("ops:doctor:data")
+def test_a_data_directory_that_can_not_be_used_fails_and_an_open_one_is_named(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("not a directory")
+    assert _checks(tmp_path / "file")["data directory"].status is doctor.Status.FAIL
+    assert _checks(tmp_path / "file" / "below")["data directory"].status is doctor.Status.FAIL
+    tmp_path.chmod(0o755)
+    assert _checks(tmp_path)["data directory"].status is doctor.Status.WARN
+    tmp_path.chmod(0o700)
+    assert _checks(tmp_path)["data directory"].status is doctor.Status.OK
+
+
+@pytest.mark.requirement("ops:doctor:port")
+def test_a_taken_port_is_named(tmp_path: pathlib.Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        found = _checks(tmp_path, port=port)["port"]
+        assert found.status is doctor.Status.WARN
+        assert str(port) in found.why
+    assert _checks(tmp_path, port=port)["port"].status is doctor.Status.OK
+
+
+@pytest.mark.requirement("ops:doctor:disk")
+def test_readiness_follows_the_disk(tmp_path: pathlib.Path) -> None:
+    wanted = settings.Settings(platform=settings.Platform(data_dir=str(tmp_path / "not-yet")))
+    doctor.require_disk(wanted)
+    with pytest.raises(errors.Unavailable):
+        doctor.require_disk(wanted, least=1 << 60)

@@ -19,7 +19,10 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 
 
 class Fields:
-    """Header fields as they came, with lower-case names; duplicates stay visible."""
+    """Header fields as they came, with lower-case names; duplicates stay visible.
+
+    Space around a value is not part of it (RFC 9110, 5.5), whatever the HTTP parser left there.
+    """
 
     __slots__ = ("_pairs",)
 
@@ -31,7 +34,7 @@ class Fields:
         wanted = name.encode("ascii")
         for key, value in self._pairs:
             if key == wanted:
-                return value.decode("latin-1")
+                return value.strip(b" \t").decode("latin-1")
         return None
 
     def count(self, name: str) -> int:
@@ -48,7 +51,7 @@ class Fields:
                 if found is not None:
                     raise errors.BadRequest(f"The header {name} is sent twice.")
                 found = value
-        return None if found is None else found.decode("latin-1")
+        return None if found is None else found.strip(b" \t").decode("latin-1")
 
     def names(self) -> Iterator[str]:
         """Every name, in order, duplicates too."""

@@ -33,6 +33,12 @@ class LogContract:
         assert await log.last(("s",)) == 3
         assert await log.read(("other",)) == []
 
+    async def test_a_batch_of_a_thousand_is_one_append(self, log: base.Log) -> None:
+        await log.append(("s",), [b"first"])
+        assert await log.append(("s",), [b"%d" % n for n in range(1001)]) == 1002
+        records = await log.read(("s",), after=1, limit=2000)
+        assert [(r.position, r.data) for r in records] == [(n + 2, b"%d" % n) for n in range(1001)]
+
     async def test_reading_pages_by_position_and_by_time(self, log: base.Log, clock: clocks.FrozenClock) -> None:
         for n in range(10):
             await log.append(("s",), [b"%d" % n])

@@ -23,6 +23,7 @@ CREATE TABLE IF NOT EXISTS records (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS records_expires ON records (expires) WHERE expires IS NOT NULL;
 """
+_ROWS: Final = 200
 _TRIM_ROWS: Final = 2000
 _PAGE: Final = 500
 _MOST: Final = 2**63 - 1  # SQLite's largest integer
@@ -72,10 +73,15 @@ class SqliteLog(base.Log):
             stream = row[0]
         now = self._clock.now()
         expires = None if ttl is None else now + ttl
-        connection.executemany(
-            "INSERT INTO records VALUES (?, ?, ?, ?, ?)",
-            [(stream, last + count, now, expires, data) for count, data in enumerate(records, 1)],
-        )
+        # Many rows to a statement: for each one SQLite lets go of the interpreter's lock once, and while the event
+        # loop is busy getting it back takes milliseconds.
+        for start in range(0, len(records), _ROWS):
+            rows = records[start : start + _ROWS]
+            values: list[object] = []
+            for count, data in enumerate(rows, last + start + 1):
+                values += (stream, count, now, expires, data)
+            places = ",".join(["(?, ?, ?, ?, ?)"] * len(rows))
+            connection.execute(f"INSERT INTO records VALUES {places}", values)  # noqa: S608  question marks only
         connection.execute("UPDATE streams SET last = ? WHERE id = ?", (last + len(records), stream))
         return last + len(records)
 

@@ -107,8 +107,7 @@ class Builder:
 
     async def _fetch(self, source: pypi.Pypi, directory: pathlib.Path, tell: Tell) -> None:
         self._cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-        links = [word for place in range(len(self._deploy.wheel_dirs)) for word in ("--find-links", f"/wheels/{place}")]
-        command = ("download", "--only-binary=:all:", "--dest", f"{_WORK}/wheels", "--progress-bar=off", *links)
+        command = ("download", "--only-binary=:all:", "--dest", f"{_WORK}/wheels", "--progress-bar=off")
         tail: list[str] = []
 
         def heard(line: str) -> None:
@@ -118,7 +117,7 @@ class Builder:
             if match is not None and not line.startswith("Collecting"):
                 tell("download", self._index.clean(match[1]).rpartition("/")[2])
 
-        cell = self._fetch_cell(directory, (*command, *_QUIET, "--", source.requirement))
+        cell = self._fetch_cell(directory, (*command, *self._links(), *_QUIET, "--", source.requirement))
         outcome = await self._within(cell, directory / "wheels", heard)
         if outcome.code != 0:
             raise errors.DeployFailed(await self._why(source, directory, tail))
@@ -150,7 +149,8 @@ class Builder:
         whose = "" if pypi.normalise(name) == source.name else f" (needed by {source.name})"
         heard: list[str] = []
         asked = await self._run(
-            self._fetch_cell(directory, ("index", "versions", "--pre", *_QUIET, "--", name)), heard.append
+            self._fetch_cell(directory, ("index", "versions", "--pre", *self._links(), *_QUIET, "--", name)),
+            heard.append,
         )
         if asked.code != 0:
             return f"The package index has no package called {name}{whose}. Check the spelling."
@@ -162,6 +162,9 @@ class Builder:
             f"{name}{whose} has no wheel for {label} on this machine, only source distributions, which would run its"
             f" code while fetching. Ask its authors for wheels, or put one into deploy.wheel_dirs. {exists[:200]}"
         ).strip()
+
+    def _links(self) -> tuple[str, ...]:
+        return tuple(f"--find-links=/wheels/{place}" for place in range(len(self._deploy.wheel_dirs)))
 
     def _fetch_cell(self, directory: pathlib.Path, arguments: tuple[str, ...]) -> walls.Cell:
         script = walls.Bind(str(pathlib.Path(guard.__file__).resolve()), _GUARD)

@@ -104,7 +104,7 @@ class Deployer:
         self._record = record
         self._metrics = metrics
         self._running: dict[str, Operation] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._busy: dict[tuple[str, str], str] = {}
         self._slots = asyncio.Semaphore(_TOGETHER)
         self._closed = False
@@ -135,9 +135,16 @@ class Deployer:
             raise
         self._running[operation.id] = operation
         task = asyncio.create_task(self._run(order), name=f"deploy {operation.id}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[operation.id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(operation.id, None))
         return operation
+
+    async def ended(self, tenant: ids.TenantId, operation: str) -> Operation:
+        """As `operation`, when it is not running any more."""
+        task = self._tasks.get(operation)
+        if task is not None and (await self.operation(tenant, operation)).state == "running":
+            await asyncio.wait({task})
+        return await self.operation(tenant, operation)
 
     async def operation(self, tenant: ids.TenantId, operation: str) -> Operation:
         """How a deployment is getting on, or ended. Raises `errors.NotFound`."""
@@ -155,7 +162,7 @@ class Deployer:
     async def close(self) -> None:
         """End what runs; it fails and changes nothing. Idempotent."""
         self._closed = True
-        tasks = list(self._tasks)
+        tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

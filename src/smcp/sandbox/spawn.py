@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from smcp.kernel import errors
 from smcp.sandbox import walls
+from smcp.stores import decided
 
 _CHUNK: Final = 65536
 _LINE: Final = 2000
@@ -60,18 +61,7 @@ async def run(
     left when this returns: the pipe's end, which the last of them holds, is waited for.
     """
     with prepared(cell, host) as how:
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *how.argv,
-                env={},
-                pass_fds=how.fds,
-                start_new_session=True,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-            )
-        except OSError as error:
-            raise errors.SandboxMissing(detail=f"{how.argv[0]}: {error.strerror}") from error
+        process = await _start(how)
     assert process.stdout is not None
     output = _Output(on_line)
     try:
@@ -79,14 +69,41 @@ async def run(
             await output.read(process.stdout)
             code = await process.wait()
     finally:
-        if process.returncode is None:
-            await asyncio.shield(_end(process, process.stdout))
+        # Also when it has ended already: the pipe must have been read to its end.
+        if process.returncode is None or not process.stdout.at_eof():
+            await decided.decided(_end(process, process.stdout))
     return Outcome(code, output.tail)
+
+
+async def _start(how: Prepared) -> asyncio.subprocess.Process:
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *how.argv,
+            env={},
+            pass_fds=how.fds,
+            start_new_session=True,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # asyncio loses a half-made process when it is cancelled just then; so it is made whole and ended.
+        await asyncio.wait([starting])
+        if starting.exception() is None:
+            process = starting.result()
+            assert process.stdout is not None
+            await decided.decided(_end(process, process.stdout))
+        raise
+    except OSError as error:
+        raise errors.SandboxMissing(detail=f"{how.argv[0]}: {error.strerror}") from error
 
 
 async def _end(process: asyncio.subprocess.Process, stdout: asyncio.StreamReader) -> None:
     # bwrap's death takes the first process of its pid namespace along, and the kernel then ends all others.
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     await process.wait()
     # A process that the kernel can't end (a hung disk) must not hang the platform as well.

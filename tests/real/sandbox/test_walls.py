@@ -293,6 +293,23 @@ async def test_everything_inside_dies_with_the_sandbox(tmp_path: pathlib.Path, h
 
 
 @pytest.mark.requirement("sandbox:death:whole")
+async def test_a_cancel_at_any_moment_of_the_start_leaves_nothing(tmp_path: pathlib.Path) -> None:
+    mark = f"smcp-{os.getpid()}-start"
+    inside = msgspec.structs.replace(
+        cell.python(tmp_path, "import time; time.sleep(600)"), env=(("MARK", mark), *cell.interpreter.current().env)
+    )
+    host = cell.host()
+    for delay_ms in range(0, 24, 2):
+        task = asyncio.create_task(spawn.run(inside, host, timeout_s=60))
+        await asyncio.sleep(delay_ms / 1000)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            async with asyncio.timeout(10):
+                await task
+    assert _marked(mark) == 0
+
+
+@pytest.mark.requirement("sandbox:death:whole")
 async def test_everything_inside_dies_with_the_platform(tmp_path: pathlib.Path) -> None:
     inside = cell.python(tmp_path, "import time; print('running', flush=True); time.sleep(600)")
     command = walls.command(inside, cell.host())

@@ -1,0 +1,106 @@
+"""A place to deploy in: a real store, real sandboxes, packages from directories of wheels."""
+
+import asyncio
+import os
+import pathlib
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+
+from smcp.audit import events
+from smcp.deploy import artefacts, build, deployer, index, versions
+from smcp.kernel import clock, errors, ids, settings
+from smcp.sandbox import cells, interpreter, probe, spawn, walls
+from smcp.stores import local
+from smcp.stores import tenant as stores
+
+ACME = ids.TenantId("acme")
+OFFLINE = {"PIP_NO_INDEX": "1", "HOME": "/nonexistent"}
+
+
+class Workshop:
+    """Everything that a deployment needs, without gateway and control plane."""
+
+    def __init__(
+        self, data: pathlib.Path, config: settings.Settings, environ: Mapping[str, str], pip_cache: pathlib.Path
+    ) -> None:
+        self.data = data
+        self.config = config
+        self.clock = clock.SystemClock()
+        self.store: stores.Store = local.open_local(data, config, self.clock)
+        self.host: walls.Host = probe.host(config.sandbox.require)
+        self.python = interpreter.current()
+        self.probing = asyncio.Event()
+        self.events: list[events.Event] = []
+        self.artefacts = artefacts.Artefacts(self.store, data / "cache/artefacts", config.deploy.max_bytes)
+        self.versions = versions.Versions(self.store, self.clock, self.artefacts)
+        # Only what the test says: what this machine's pip.conf names is another machine's absence.
+        files = None if environ is os.environ else ()
+        self.builder = build.Builder(
+            self.host, self.python, config.sandbox, config.deploy, index.read(environ, files), pip_cache
+        )
+        self.deployer = deployer.Deployer(
+            self.store,
+            self.versions,
+            self.artefacts,
+            self.probe,
+            self.builder,
+            self.clock,
+            work=data / "work",
+            record=self.record,
+        )
+
+    async def record(self, event: events.Event) -> None:
+        """Keeps audit events."""
+        self.events.append(event)
+
+    async def probe(self, tenant: ids.TenantId, server: ids.ServerName, draft: versions.Deployment) -> deployer.Probed:
+        """Starts the command once, in its sandbox: it has to end well."""
+        self.probing.set()
+        outcome = await self.run(draft)
+        if outcome.code != 0:
+            raise errors.DeployFailed(f"{server} of {tenant} does not start: {' / '.join(outcome.tail)[-500:]}")
+        return deployer.Probed(versions.Eras(legacy=("2025-11-25",)), ())
+
+    async def run(self, deployment: versions.Deployment, *more: str) -> spawn.Outcome:
+        """Runs a deployment's command to its end."""
+        path = await self.artefacts.path(ACME, deployment.digest)
+        env = tuple(deployment.manifest.env.items())
+        cell = cells.hosted(self.config.sandbox, self.python, str(path), (*deployment.argv, *more), env)
+        return await spawn.run(cell, self.host, timeout_s=60)
+
+    async def deploy(self, source: str, name: str | None = None, manifest: str | None = None) -> deployer.Operation:
+        """Submits and waits for the end."""
+        return await self.ended(await self.deployer.submit("key-1", ACME, source, name, manifest))
+
+    async def ended(self, operation: deployer.Operation) -> deployer.Operation:
+        """The operation when it has ended."""
+        async with asyncio.timeout(300):
+            return await self.deployer.ended(ACME, operation.id)
+
+    def leftovers(self) -> list[str]:
+        """What is left of builds, and half-made copies."""
+        made = self.data / "cache/artefacts"
+        return [path.name for path in [*(self.data / "work").glob("*"), *made.glob("*/.making*")]]
+
+
+@asynccontextmanager
+async def opened(
+    data: pathlib.Path,
+    wheel_dir: pathlib.Path | None = None,
+    *,
+    environ: Mapping[str, str] = OFFLINE,
+    pip_cache: pathlib.Path | None = None,
+    **deploy: object,
+) -> AsyncGenerator[Workshop]:
+    """A workshop in `data`, closed in the end. `deploy` are fields of settings.Deploy."""
+    wheels = (str(wheel_dir),) if wheel_dir is not None else ()
+    config = settings.Settings(deploy=settings.Deploy(wheel_dirs=wheels, **deploy))  # pyright: ignore[reportArgumentType] - a test's own fields
+    shop = Workshop(data, config, environ, pip_cache or data / "cache/pip")
+    await shop.store.start()
+    await shop.store.provision(ACME)
+    await shop.deployer.start()
+    try:
+        yield shop
+    finally:
+        await shop.deployer.close()
+        await shop.store.close()

@@ -14,6 +14,7 @@ _BAD: Final[dict[str, tuple[bytes, dict[str, str], int, str]]] = {
     "not json": (b"{", _JSON, 400, "parse_error"),
     "not utf-8": (b'{"x":"\xff"}', _JSON, 400, "parse_error"),
     "a byte order mark": (b"\xef\xbb\xbf{}", _JSON, 400, "parse_error"),
+    "half a character": (b'{"x":"\\ud800"}', _JSON, 400, "parse_error"),
     "nan": (b'{"x":NaN}', _JSON, 400, "parse_error"),
     "an array": (b"[]", _JSON, 400, "invalid_params"),
     "null": (b"null", _JSON, 400, "invalid_params"),

@@ -112,6 +112,8 @@ class Foreground:
         text = await platform.ensure_operator()
         if text is None:
             self._follow_address(platform.base_url)
+            if datadir.still(self._cli.profiles, self._place.notes().operator) is None:
+                self._say(f"the operator's key of the first start is not in {self._cli.profiles.file} (any more)")
             return
         made = profiles.Profile(platform.base_url, session.PLATFORM, text)
         kept = datadir.keep(self._cli.profiles, profiles.DEFAULT, made)

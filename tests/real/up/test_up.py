@@ -61,6 +61,7 @@ class Up:
         )
         self._lines: list[str] = []
         self._remarks: list[str] = []
+        self._remarked = threading.Condition()
         self._ready = threading.Event()
         self._readers = [threading.Thread(target=self._read_out), threading.Thread(target=self._read_err)]
         for reader in self._readers:
@@ -86,7 +87,15 @@ class Up:
 
     def _read_err(self) -> None:
         assert self._process.stderr is not None
-        self._remarks.extend(self._process.stderr)
+        for line in self._process.stderr:
+            with self._remarked:
+                self._remarks.append(line)
+                self._remarked.notify_all()
+
+    def wait_for(self, remark: str) -> None:
+        """Until `remark` is on stderr."""
+        with self._remarked:
+            assert self._remarked.wait_for(lambda: remark in self.err, _READY_S), self.err
 
     def __enter__(self) -> Self:
         self._ready.wait(_READY_S)
@@ -195,6 +204,21 @@ def test_a_signal_ends_everything_in_order(
     assert answer.returncode == 0, answer.stderr
     assert processes.naming(str(home.data)) == set()
     assert processes.mounts(home.data) == []
+
+
+@pytest.mark.requirement("up:stop:nothing-left", "up:first:demo")
+def test_a_first_start_that_is_interrupted_leaves_nothing_running_and_is_finished_by_the_next(
+    tmp_path: pathlib.Path,
+) -> None:
+    home = Home(tmp_path)
+    up = home.up()
+    up.wait_for("download:")  # in the middle of the demo's deployment
+    assert up.stop(signal.SIGINT) == 0
+    assert processes.naming(str(home.data)) == set()
+    assert "SMCP is ready" not in up.out
+    with home.up() as again:
+        answer = home.run(_SMCP, "call", "acme/time", "get_current_time", '{"timezone":"UTC"}')
+    assert answer.returncode == 0, answer.stderr + again.err
 
 
 @pytest.mark.requirement("up:data:one-at-a-time")

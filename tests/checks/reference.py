@@ -50,7 +50,7 @@ def _type(hint: Any, metas: list[msgspec.Meta]) -> str:
     return " ".join([text, *bounds])
 
 
-def _default(value: Any) -> str:
+def _default(value: str | float | tuple[str, ...]) -> str:
     if value in ("", ()):
         return "empty"
     return f"`{', '.join(value) if isinstance(value, tuple) else value}`"
@@ -122,7 +122,8 @@ def _actions() -> str:
 def _events() -> str:
     lines = ["| event | fields of its own | meaning |", "|---|---|---|"]
     kinds = typing.get_args(events.Event)
-    shared = set.intersection(*({field.name for field in msgspec.structs.fields(kind)} for kind in kinds))
+    fields: list[set[str]] = [{field.name for field in msgspec.structs.fields(kind)} for kind in kinds]
+    shared = fields[0].intersection(*fields[1:])
     for kind in sorted(kinds, key=lambda one: str(one.__struct_config__.tag)):
         own = [f"`{field.name}`" for field in msgspec.structs.fields(kind) if field.name not in shared]
         sentence = " ".join((kind.__doc__ or "").split("\n\n", 1)[0].split())

@@ -11,7 +11,12 @@ from checks import tree
 
 # Written in parts, because this file is searched too.
 _ADDRESSES = ["pypi" + ".org", "python" + "hosted.org", "npm" + "js.org", "npm" + "js.com", "yarn" + "pkg.com"]
-_PATHS = [r"/wo" + r"rk/", r"/ho" + r"me/(?!ada/|ann/|bob/)[a-z][a-z0-9_-]*/", r"/Us" + r"ers/[A-Za-z]", r"[A-Z]:\\Us" + r"ers\\"]
+_PATHS = [
+    r"/wo" + r"rk/(?:main|shared)\b",
+    r"/ho" + r"me/(?!ada/|ann/|bob/)[a-z][a-z0-9_-]*/",
+    r"/Us" + r"ers/[A-Za-z]",
+    r"[A-Z]:\\Us" + r"ers\\",
+]
 _SECRETS = [
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----\s*(?:[A-Za-z0-9+/=]{40,}\s*){2}",
     r"\bgh[pousr]_[A-Za-z0-9]{36}",

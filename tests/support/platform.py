@@ -101,6 +101,11 @@ class Platform:
         assert processes.mounts(self.data) == []
         assert code == 0, f"the platform ended with {code}:\n{self.story()}"
 
+    def family(self) -> set[processes.Process]:
+        """The platform's process and everything below it, hosted servers included."""
+        assert self._process is not None
+        return processes.descendants(self._process.pid)
+
     def kill(self) -> None:
         """End it as a power cut does."""
         process, self._process = self._process, None

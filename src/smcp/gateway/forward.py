@@ -13,9 +13,9 @@ async def forward(parts: exchange.Parts, x: exchange.Exchange) -> None:
     elif instance is None:
         raise errors.ServerFailed
     elif message.kind is jsonrpc.Kind.REQUEST:
+        x.number, x.call = instance.calls.send(message)
         if x.session is not None:
             x.session.busy += 1
-        x.number, x.call = instance.calls.send(message)
     elif message.kind is jsonrpc.Kind.NOTIFICATION:
         instance.calls.notify(message)
         await x.answer(202)
@@ -42,6 +42,6 @@ def give_back(x: exchange.Exchange) -> None:
         x.instance.calls.forget(x.number)
     elif x.era is eras.Era.LEGACY and x.refused == "client_gone":
         # Hanging up does not cancel there; the answer will be dropped when it comes.
-        x.call.abandon()
+        x.instance.calls.abandon(x.number)
     else:
         x.instance.calls.cancel(x.number, "the client has gone" if x.refused == "client_gone" else "timed out")

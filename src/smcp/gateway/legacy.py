@@ -91,6 +91,8 @@ async def _open(
     answer = jsonrpc.obj(jsonrpc.decode(call.response)) or {}
     version = (jsonrpc.obj(answer.get("result")) or {}).get("protocolVersion")
     x.version = version if isinstance(version, str) else ""
+    # Again: others of the same principal may have come to the cap while this copy was starting.
+    parts.sessions.make_room(principal)
     x.session = parts.sessions.open(principal, target.spec.server, target.spec.deployment, instance, x.version)
     instance.owner = x.session
     for frame in before:

@@ -16,7 +16,8 @@ from smcp.kernel import clock, errors, ids, observe
 from smcp.runtime import driver
 
 _QUEUE: Final = 256
-"""Messages that wait for a session's GET stream; the oldest give way."""
+"""Messages that wait for a session's GET stream; the oldest give way, here and at the next limit."""
+_QUEUE_BYTES: Final = 4 * 1024 * 1024
 
 
 class Stream:
@@ -41,8 +42,8 @@ class Session(driver.Owner):
     """One legacy session."""
 
     __slots__ = (
-        "busy", "created", "deployment", "id", "instance", "key", "queue", "server", "stream", "table", "tenant",
-        "used", "version",
+        "_held", "_queue", "busy", "created", "deployment", "id", "instance", "key", "server", "stream", "table",
+        "tenant", "used", "version",
     )  # fmt: skip
 
     def __init__(
@@ -67,14 +68,28 @@ class Session(driver.Owner):
         self.created = self.used = now
         self.busy = 0
         """Requests in flight: a busy session is not idle."""
-        self.queue: collections.deque[bytes] = collections.deque(maxlen=_QUEUE)
+        self._queue: collections.deque[bytes] = collections.deque()
+        self._held = 0
         self.stream: Stream | None = None
 
     def stray(self, data: bytes, method: str) -> None:
         """A message of the hosted server for the GET stream; it waits there until one is open."""
-        self.queue.append(data)
+        self._queue.append(data)
+        self._held += len(data)
+        while len(self._queue) > _QUEUE or (self._held > _QUEUE_BYTES and len(self._queue) > 1):
+            self._held -= len(self._queue.popleft())
         if self.stream is not None:
             self.stream.wake()
+
+    def waiting(self) -> bool:
+        """Is there a message for the GET stream?"""
+        return bool(self._queue)
+
+    def take(self) -> bytes:
+        """The oldest message for the GET stream. To be called when there is one."""
+        data = self._queue.popleft()
+        self._held -= len(data)
+        return data
 
     def closed(self, reason: str) -> None:
         """The hosted server is gone, and the session with it."""

@@ -55,7 +55,7 @@ async def _stream(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call)
     deadline = None if call.listens else x.started + parts.settings.gateway.call_timeout_s
     while True:
         while call.frames:
-            frame = call.frames.popleft()
+            frame = call.take()
             if takes_stream:
                 if not x.streaming:
                     await x.open_stream()
@@ -89,15 +89,15 @@ async def listen(parts: exchange.Parts, x: exchange.Exchange) -> None:
     loop = asyncio.get_running_loop()
     try:
         while not (stream.closed or watcher.done()):
-            while session.queue and not stream.closed:
-                await x.stream(sse.event(session.queue.popleft()))
+            while session.waiting() and not stream.closed:
+                await x.stream(sse.event(session.take()))
             if stream.closed or watcher.done():
                 break
             before = time.monotonic()
             timer = loop.call_later(parts.settings.gateway.heartbeat_s, stream.wake)
             await stream.wait()
             timer.cancel()
-            if not session.queue and time.monotonic() - before >= parts.settings.gateway.heartbeat_s:
+            if not session.waiting() and time.monotonic() - before >= parts.settings.gateway.heartbeat_s:
                 await x.stream(sse.HEARTBEAT)
         if not watcher.done():
             await x.end_stream()

@@ -61,6 +61,7 @@ class Frame(msgspec.Struct):
 
 
 _frames = msgspec.json.Decoder(Frame)
+_whole = msgspec.json.Decoder(msgspec.Raw)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -68,10 +69,12 @@ def strict_json(data: bytes, *, max_depth: int) -> Any:
     """The value in `data`. Raises `errors.ParseError` or `errors.TooDeep`; never anything else."""
     _refuse_deep(data, max_depth)
     try:
+        if b"\\u" in data:
+            _whole.decode(data)  # refuses escaped lone surrogates, which the other decoder lets through
         return _strict.decode(data.decode("utf-8"))
     except errors.ParseError:
         raise
-    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+    except (ValueError, RecursionError) as error:  # all three decoders raise ValueErrors
         raise errors.ParseError(f"The body is not valid JSON: {_reason(error)}.") from error
 
 
@@ -94,8 +97,10 @@ def parse(data: bytes, *, max_depth: int) -> Message:
 def frame(line: bytes) -> Frame:
     """The envelope of a hosted server's message. Raises `errors.ParseError` when it isn't one."""
     try:
+        if not line.isascii():
+            line.decode("utf-8")  # what is passed on raw is not looked at again
         found = _frames.decode(line)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise errors.ParseError("The hosted server sent a line that is not a JSON-RPC message.") from error
     if found.jsonrpc != "2.0":
         raise errors.ParseError("The hosted server sent JSON that is not JSON-RPC 2.0.")

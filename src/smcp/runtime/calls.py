@@ -22,6 +22,11 @@ import msgspec
 from smcp.kernel import errors, jsonrpc
 from smcp.protocol import eras
 
+_HELD_BYTES: Final = 16 * 1024 * 1024
+_KEPT: Final = 256
+"""Calls without a reader that are remembered, and requests of a hosted server that may wait for an answer."""
+_DIGITS: Final = 18
+
 _Members = dict[str, msgspec.Raw]
 _members = msgspec.json.Decoder(_Members)
 
@@ -40,7 +45,9 @@ class Call:
     """One request in flight: interim frames, then the response. One consumer."""
 
     __slots__ = (
+        "_held",
         "_limit",
+        "_limit_bytes",
         "_loop",
         "_waiter",
         "code",
@@ -56,7 +63,9 @@ class Call:
         "token_key",
     )  # fmt: skip
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, id_raw: bytes, method: str, limit: int) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, id_raw: bytes, method: str, limit: int, limit_bytes: int
+    ) -> None:
         self.id = id_raw
         self.method = method
         self.frames: collections.deque[bytes] = collections.deque()
@@ -74,6 +83,8 @@ class Call:
         self.log_level = False
         self._loop = loop
         self._limit = limit
+        self._limit_bytes = limit_bytes
+        self._held = 0
         self._waiter: asyncio.Future[None] | None = None
 
     async def wait(self) -> None:
@@ -84,24 +95,34 @@ class Call:
         await self._waiter
 
     async def completed(self) -> list[bytes]:
-        """Return when the call is done, with the interim frames that came before."""
+        """Return when the call is done, with the first interim frames that came before: as many as a reader may owe."""
         passed: list[bytes] = []
+        size = 0
         while not self.done:
             await self.wait()
-            passed += self.frames
-            self.frames.clear()
+            while self.frames:
+                frame = self.take()
+                if len(passed) < self._limit and size + len(frame) <= self._limit_bytes:
+                    size += len(frame)
+                    passed.append(frame)
         return passed
 
-    def push(self, data: bytes) -> bool:
-        """Hand over an interim frame; False (and the call fails) when the reader is too slow."""
+    def push(self, data: bytes) -> None:
+        """Hand over an interim frame; the call fails when its reader is too slow. One frame of any size is held."""
         if self.done:
-            return True
-        if len(self.frames) >= self._limit:
+            return
+        if len(self.frames) >= self._limit or (self.frames and self._held + len(data) > self._limit_bytes):
             self.fail(errors.Unavailable("The stream was read too slowly and has been closed."))
-            return False
+            return
+        self._held += len(data)
         self.frames.append(data)
         self.wake()
-        return True
+
+    def take(self) -> bytes:
+        """The oldest interim frame. To be called when there is one."""
+        frame = self.frames.popleft()
+        self._held -= len(frame)
+        return frame
 
     def finish(self, response: bytes, code: int | None) -> None:
         """The response has come."""
@@ -118,6 +139,7 @@ class Call:
     def abandon(self) -> None:
         """Nobody reads any more, and the hosted server is not told: drop what comes."""
         self.frames.clear()
+        self._held = 0
         self.done = True
 
     def wake(self) -> None:
@@ -131,18 +153,29 @@ class Calls:
     """The calls in flight on one hosted server."""
 
     def __init__(
-        self, *, modern: bool, write: Callable[[bytes], None], stray: Callable[[bytes, str], None], limit: int
+        self,
+        *,
+        modern: bool,
+        write: Callable[[bytes], None],
+        stray: Callable[[bytes, str], None],
+        limit: int,
+        limit_bytes: int = _HELD_BYTES,
     ) -> None:
-        """`write` sends one message; `stray` gets what belongs to no call (message, method); `limit` frames a call."""
+        """`write` sends one message; `stray` gets what belongs to no call (message, method).
+
+        `limit` frames of together `limit_bytes` bytes may wait for the reader of one call.
+        """
         self._modern = modern
         self._write = write
         self._stray = stray
         self._limit = limit
+        self._limit_bytes = limit_bytes
         self._loop = asyncio.get_running_loop()
         self._next = 0
         self._pending: dict[int, Call] = {}
         self._tokens: dict[bytes, int] = {}
-        self._asked: set[bytes] = set()
+        self._asked: dict[str | int, None] = {}
+        self._abandoned: collections.deque[int] = collections.deque()
         self._closed: errors.SmcpError | None = None
 
     def __len__(self) -> int:
@@ -154,7 +187,7 @@ class Calls:
             raise self._closed
         self._next += 1
         number = self._next
-        call = Call(self._loop, message.id, message.method, self._limit)
+        call = Call(self._loop, message.id, message.method, self._limit, self._limit_bytes)
         params = message.params_raw
         meta = jsonrpc.obj(message.params.get("_meta"))
         if meta is not None:
@@ -162,8 +195,11 @@ class Calls:
             if "progressToken" in meta:
                 params = self._remember_token(params, number, call)
         call.listens = message.method == "subscriptions/listen"
-        self._pending[number] = call
+        # Written first: what the hosted server does not get is not waited for.
         self._write(jsonrpc.request(b"%d" % number, message.method, params))
+        self._pending[number] = call
+        if call.token:
+            self._tokens[call.token_key] = number
         return number, call
 
     def ask(self, method: str, params: bytes) -> tuple[int, Call]:
@@ -179,9 +215,17 @@ class Calls:
 
     def forget(self, number: int) -> None:
         """The call is over or nobody waits for it any more; a late response is dropped."""
-        call = self._pending.pop(number, None)
-        if call is not None and call.token:
-            self._tokens.pop(call.token_key, None)
+        self._pop(number)
+
+    def abandon(self, number: int) -> None:
+        """Nobody reads the call any more, and it goes on: a legacy client may still cancel it (bounded)."""
+        call = self._pending.get(number)
+        if call is None:
+            return
+        call.abandon()
+        self._abandoned.append(number)
+        if len(self._abandoned) > _KEPT:
+            self.forget(self._abandoned.popleft())
 
     def cancel(self, number: int, reason: str) -> None:
         """Tell the hosted server that nobody waits for the call, and forget it."""
@@ -198,9 +242,9 @@ class Calls:
         if message.method != "notifications/cancelled":
             self._write(jsonrpc.notification(message.method, message.params_raw))
             return
-        wanted = jsonrpc.encode(message.params.get("requestId"))
+        wanted = message.params.get("requestId")
         for number, call in self._pending.items():
-            if call.id == wanted:
+            if _id(call.id) == wanted and type(wanted) in (str, int):
                 members = _members.decode(message.params_raw)
                 members["requestId"] = msgspec.Raw(b"%d" % number)
                 self._write(jsonrpc.notification(message.method, jsonrpc.encode(members)))
@@ -208,9 +252,10 @@ class Calls:
 
     def answer(self, message: jsonrpc.Message) -> bool:
         """Forward a legacy client's response, if the hosted server asked for it; False when it didn't."""
-        if message.id not in self._asked or self._closed is not None:
+        key = _id(message.id)
+        if key is None or key not in self._asked or self._closed is not None:
             return False
-        self._asked.discard(message.id)
+        del self._asked[key]
         self._write(message.body)
         return True
 
@@ -233,24 +278,38 @@ class Calls:
             self._notification(frame, line)
 
     def _response(self, frame: jsonrpc.Frame) -> None:
-        raw_id = bytes(frame.id)
-        call = self._pending.pop(int(raw_id), None) if raw_id.isdigit() else None
+        call = self._pop(_number(frame.id))
         if call is None:
             return
-        if call.token:
-            self._tokens.pop(call.token_key, None)
-        if frame.error:
-            call.finish(jsonrpc.failure(call.id, frame.error), _code(frame.error))
-        elif frame.result:
-            result = self._closing(call, frame.result) if call.listens else frame.result
-            call.finish(jsonrpc.result(call.id, result), None)
-        else:
-            call.fail(errors.ServerFailed("The hosted server answered with neither a result nor an error."))
+        try:
+            # `"error": null` beside a result is JSON-RPC 1.0, which some servers still write.
+            if frame.error and bytes(frame.error) != b"null":
+                call.finish(jsonrpc.failure(call.id, frame.error), _code(frame.error))
+            elif frame.result:
+                result = self._closing(call, frame.result) if call.listens else frame.result
+                call.finish(jsonrpc.result(call.id, result), None)
+            else:
+                raise errors.ParseError("The hosted server answered with neither a result nor an error.")
+        except errors.ParseError:
+            # The call is no longer pending: whoever waits must hear of it.
+            call.fail(errors.ServerFailed("The hosted server's answer is not a JSON-RPC response."))
+            raise
+
+    def _pop(self, number: int) -> Call | None:
+        call = self._pending.pop(number, None)
+        if call is not None and call.token and self._tokens.get(call.token_key) == number:
+            del self._tokens[call.token_key]
+        return call
 
     def _request(self, frame: jsonrpc.Frame, line: bytes) -> None:
         if self._modern:  # forbidden there (MCP 2026-07-28, "Base protocol"): dropped, and told to the server's log
             raise errors.ParseError("A modern server must not send requests; the message was dropped.")
-        self._asked.add(bytes(frame.id))
+        key = _id(bytes(frame.id))
+        if key is None:
+            raise errors.ParseError("A request whose id is neither a string nor an integer was dropped.")
+        self._asked[key] = None
+        if len(self._asked) > _KEPT:
+            del self._asked[next(iter(self._asked))]
         self._newest_or_stray(line, frame.method)
 
     def _notification(self, frame: jsonrpc.Frame, line: bytes) -> None:
@@ -265,7 +324,7 @@ class Calls:
 
     def _newest_or_stray(self, line: bytes, method: str) -> None:
         # A legacy server does not say which request its message is related to (client-quirk 15).
-        call = next(reversed(self._pending.values()), None)
+        call = next((one for one in reversed(self._pending.values()) if not one.done), None)
         if call is None or call.method == "initialize":
             self._stray(line, method)
         else:
@@ -294,16 +353,14 @@ class Calls:
             self._torn_down(members)
             return
         meta = _decode_members(members.get("_meta", msgspec.Raw(b"{}")))
-        number = bytes(meta.get(eras.META_SUBSCRIPTION, b""))
-        call = self._pending.get(int(number)) if number.isdigit() else None
+        call = self._pending.get(_number(meta.get(eras.META_SUBSCRIPTION)))
         if call is not None and call.listens:
             meta[eras.META_SUBSCRIPTION] = msgspec.Raw(call.id)
             members["_meta"] = msgspec.Raw(jsonrpc.encode(meta))
             call.push(jsonrpc.notification(frame.method, jsonrpc.encode(members)))
 
     def _torn_down(self, members: _Members) -> None:
-        raw = bytes(members.get("requestId", b""))
-        call = self._pending.get(int(raw)) if raw.isdigit() else None
+        call = self._pending.get(_number(members.get("requestId")))
         if call is not None:
             members["requestId"] = msgspec.Raw(call.id)
             call.push(jsonrpc.notification("notifications/cancelled", jsonrpc.encode(members)))
@@ -322,7 +379,6 @@ class Calls:
         call.token = bytes(meta["progressToken"])
         # Tokens are chosen by clients, who may share this server: there ours is the call's number.
         call.token_key = b"%d" % number if self._modern else call.token
-        self._tokens[call.token_key] = number
         if not self._modern:
             return params
         meta["progressToken"] = msgspec.Raw(b"%d" % number)
@@ -331,6 +387,8 @@ class Calls:
 
 
 def _decode_members(raw: msgspec.Raw) -> _Members:
+    if not raw:
+        return {}
     try:
         return _members.decode(raw)
     except (msgspec.DecodeError, RecursionError) as error:
@@ -338,5 +396,20 @@ def _decode_members(raw: msgspec.Raw) -> _Members:
 
 
 def _code(raw: msgspec.Raw) -> int:
-    code = (jsonrpc.obj(jsonrpc.decode(raw)) or {}).get("code")
-    return code if isinstance(code, int) else -32603
+    error = jsonrpc.obj(jsonrpc.decode(raw))
+    if error is None:
+        raise errors.ParseError("The hosted server sent an error that is not an object.")
+    code = error.get("code")
+    return code if type(code) is int else -32603
+
+
+def _number(raw: msgspec.Raw | None) -> int:
+    """The number of ours that a hosted server names; 0, which is nobody's, for anything else."""
+    digits = b"" if raw is None else bytes(raw)
+    return int(digits) if len(digits) <= _DIGITS and digits.isdigit() else 0
+
+
+def _id(raw: bytes) -> str | int | None:
+    """The id that `raw` spells, in one of the many ways that JSON has for a text; None for what is no id."""
+    value: object = jsonrpc.decode(raw) if len(raw) <= jsonrpc.MAX_ID_BYTES else None
+    return value if isinstance(value, str | int) and not isinstance(value, bool) else None

@@ -75,7 +75,13 @@ class StdioInstance(driver.Instance):
         self._out: list[bytes] = []
         self._loop = asyncio.get_running_loop()
         self._started = time.monotonic()
-        self.calls = calls.Calls(modern=modern, write=self._write, stray=self._stray, limit=limits.stream_buffer)
+        self.calls = calls.Calls(
+            modern=modern,
+            write=self._write,
+            stray=self._stray,
+            limit=limits.stream_buffer,
+            limit_bytes=limits.max_message_bytes,
+        )
 
     @property
     def alive(self) -> bool:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Generator
 from typing import Final, NamedTuple
 
@@ -19,6 +20,7 @@ _CHUNK: Final = 65536
 _LINE: Final = 2000
 _TOTAL: Final = 2_097_152
 _TAIL: Final = 40
+_STOP_S: Final = 0.2
 _DEATH_S: Final = 10.0
 
 
@@ -50,6 +52,39 @@ def prepared(cell: walls.Cell, host: walls.Host) -> Generator[Prepared]:
         yield Prepared([*parts.before, "--args", str(descriptor), "--", *cell.argv], (descriptor,))
     finally:
         os.close(descriptor)
+
+
+def kill(pid: int) -> None:
+    """End the sandbox whose command has the process id `pid` (a child of ours that was not waited for), at any moment.
+
+    The first process of the pid namespace is killed itself, and the kernel then ends all others. To kill bwrap alone is
+    not enough: in the first milliseconds its child has not asked yet to die with it, and would live on, an orphan.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        # Stopped first, so that it can't start that child just behind our look.
+        os.kill(pid, signal.SIGSTOP)
+        deadline = time.monotonic() + _STOP_S
+        while _stat(str(pid))[0] not in "TZX" and time.monotonic() < deadline:
+            os.sched_yield()
+        for child in _children(pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
+
+
+def _stat(name: str) -> tuple[str, int]:
+    """State and parent of a process (proc(5), /proc/pid/stat); `X` when it is gone."""
+    try:
+        with open(f"/proc/{name}/stat", "rb") as file:
+            state, parent = file.read().rpartition(b") ")[2].split()[:2]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X", 0
+    return state.decode(), int(parent)
+
+
+def _children(pid: int) -> list[int]:
+    # /proc/pid/task/tid/children would be quicker, and many kernels lack it (CONFIG_PROC_CHILDREN).
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and _stat(name)[1] == pid]
 
 
 async def run(
@@ -102,9 +137,8 @@ async def _start(how: Prepared) -> asyncio.subprocess.Process:
 
 
 async def _end(process: asyncio.subprocess.Process, stdout: asyncio.StreamReader) -> None:
-    # bwrap's death takes the first process of its pid namespace along, and the kernel then ends all others.
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode is None:
+        kill(process.pid)
     await process.wait()
     # A process that the kernel can't end (a hung disk) must not hang the platform as well.
     with contextlib.suppress(TimeoutError):

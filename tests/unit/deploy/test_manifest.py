@@ -1,0 +1,61 @@
+"""The manifest: what is understood, what is refused and how it is told, and that every field is documented."""
+
+import pathlib
+import re
+
+import hypothesis
+import msgspec
+import pytest
+from hypothesis import strategies as st
+
+from smcp.deploy import manifest
+from smcp.kernel import errors
+
+_PAGE = pathlib.Path(__file__).parents[3] / "docs/reference/manifest.md"
+
+
+@pytest.mark.requirement("deploy:manifest:refused")
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("shar = 'tenant'", "shar"),
+        ("share = 'everybody'", "$.share"),
+        ("args = [1]", "$.args[0]"),
+        ("[env]\nA = 1", "$.env[...]"),
+        ("[env]\n'A=B' = 'x'", "env"),
+        ("[env]\n'' = 'x'", "env"),
+        ('[env]\nA = "x\\u0000y"', "$.env[...]"),
+        ("command = '../../bin/sh'", "$.command"),
+        ("command = '-c'", "$.command"),
+        ("name = ['x']", "$.name"),
+        ("= 1", "TOML"),
+        ("mounts = ['/']", "mounts"),
+        ("x = " + "[" * 5000, "TOML|nested"),
+        ("description = '" + "x" * 70_000 + "'", "larger"),
+    ],
+)
+def test_what_is_wrong_is_refused_with_its_place(text: str, told: str) -> None:
+    with pytest.raises(errors.InvalidParams, match=told if "|" in told else re.escape(told)):
+        manifest.parse(text)
+
+
+@pytest.mark.requirement("deploy:manifest:literal")
+@hypothesis.given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=50))
+def test_text_stays_what_it_is(text: str) -> None:
+    quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+    found = manifest.parse(f'args = ["{quoted}"]\n[env]\nA = "{quoted}"')
+    assert found.args == (text,)
+    assert found.env == {"A": text}
+
+
+@pytest.mark.requirement("deploy:manifest:documented")
+def test_every_field_is_documented_and_every_documented_field_exists() -> None:
+    listed = re.findall(r"^\| `([a-z_]+)` \|", _PAGE.read_text("utf-8"), re.MULTILINE)
+    assert listed == [field.name for field in msgspec.structs.fields(manifest.Manifest)]
+
+
+@pytest.mark.requirement("deploy:manifest:documented")
+def test_the_example_of_the_documentation_is_a_manifest() -> None:
+    example = re.search(r"```toml\n(.*?)```", _PAGE.read_text("utf-8"), re.DOTALL)
+    assert example is not None
+    assert manifest.parse(example[1]).name == "time"

@@ -19,6 +19,7 @@ from smcp.gateway import asgi, exchange, invoke, meters, sessions, targets
 from smcp.identity import authenticator
 from smcp.identity.authn import api_key
 from smcp.kernel import clock, errors, hosts, ids, observe, settings
+from smcp.ops import doctor
 from smcp.runtime import driver, journal, pool
 from smcp.runtime.drivers import stdio
 from smcp.sandbox import cells, interpreter, probe, walls
@@ -288,7 +289,11 @@ def _services(
         read_logs=read_logs,
         stop_server=stop_server,
         instances=hosting.pool.instances,
-        ready=(services.Ready("store", common.store.check),),
+        ready=(
+            services.Ready("store", common.store.check),
+            services.Ready("audit", functools.partial(common.trail.check, ids.PLATFORM)),
+            services.Ready("disk", functools.partial(doctor.require_disk, base.settings)),
+        ),
         metrics=base.metrics,
         logger=base.log,
     )

@@ -24,6 +24,7 @@ MAX_SERVER: Final = 31
 
 _NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*", re.ASCII)
 _CROCKFORD: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS: Final = tuple(a + b for a in _CROCKFORD for b in _CROCKFORD)
 _RESERVED: Final = frozenset({"platform", "smcp", "api", "admin", "www", "t"})
 
 
@@ -62,11 +63,14 @@ def new(prefix: str) -> str:
 
 def base32(number: int, length: int) -> str:
     """`number` as `length` lower-case Crockford base-32 digits, most significant first."""
-    digits: list[str] = []
-    for _ in range(length):
-        digits.append(_CROCKFORD[number & 31])
-        number >>= 5
-    return "".join(reversed(digits))
+    pairs: list[str] = []
+    for _ in range(length >> 1):
+        pairs.append(_PAIRS[number & 1023])
+        number >>= 10
+    if length & 1:
+        pairs.append(_CROCKFORD[number & 31])
+    pairs.reverse()
+    return "".join(pairs)
 
 
 def token(bits: int = 256) -> str:

@@ -11,6 +11,7 @@ Usage: python -I guard.py <directory of pip> <pip's arguments…>. Runs inside o
 """
 
 import contextlib
+import importlib
 import ipaddress
 import os
 import runpy
@@ -19,7 +20,6 @@ import sys
 import urllib.parse
 from collections.abc import Mapping
 
-DEFAULT_HOSTS = frozenset({"pypi.org", "files.pythonhosted.org"})
 URL_VARIABLES = (
     "PIP_INDEX_URL",
     "PIP_EXTRA_INDEX_URL",
@@ -36,15 +36,21 @@ class Refused(PermissionError):
     """An OSError, because callers of optional programs expect one."""
 
 
-def configured(environ: Mapping[str, str]) -> set[str]:
-    """The host names that pip's configuration names."""
+def configured(environ: Mapping[str, str], default: frozenset[str]) -> set[str]:
+    """The host names that pip's configuration names; `default` when it names no index."""
     words = [word for name in URL_VARIABLES for word in environ.get(name, "").split()]
     hosts = {
         urllib.parse.urlsplit(word if "://" in word else f"http://{word}").hostname for word in words if word[0] != "/"
     }
     if "PIP_INDEX_URL" not in environ:
-        hosts |= DEFAULT_HOSTS
+        hosts |= default
     return {host for host in hosts if host}
+
+
+def _own() -> frozenset[str]:
+    """The hosts of the index that pip uses when it is told nothing, as pip itself knows them."""
+    index = importlib.import_module("pip._internal.models.index").PyPI
+    return frozenset({index.netloc, index.file_storage_domain})
 
 
 def addresses(hosts: set[str]) -> set[str]:
@@ -79,7 +85,9 @@ def _private(address: str) -> bool:
 
 def main() -> None:
     """Install the hook and become pip."""
-    allowed = addresses(configured(os.environ))
+    del sys.argv[0]
+    sys.path.insert(0, os.path.dirname(sys.argv[0]))
+    allowed = addresses(configured(os.environ, _own()))
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         if event in SPAWNING:
@@ -88,8 +96,6 @@ def main() -> None:
             raise Refused(f"the fetch does not connect to {arguments[1]}")
 
     sys.addaudithook(hook)
-    del sys.argv[0]
-    sys.path.insert(0, os.path.dirname(sys.argv[0]))
     runpy.run_module("pip", run_name="__main__", alter_sys=True)
 
 

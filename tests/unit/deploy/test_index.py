@@ -104,5 +104,5 @@ def test_the_hosts_of_the_configuration_are_found() -> None:
         "PIP_FIND_LINKS": "/local https://links.example/x",
         "https_proxy": "proxy.example:3128",
     }
-    assert guard.configured(environ) == {"index.example", "links.example", "proxy.example"}
-    assert guard.configured({}) == guard.DEFAULT_HOSTS
+    assert guard.configured(environ, frozenset({"own.example"})) == {"index.example", "links.example", "proxy.example"}
+    assert guard.configured({}, frozenset({"own.example"})) == {"own.example"}

@@ -14,7 +14,7 @@ from smcp.kernel import errors, jsonrpc
 
 PARAM_PREFIX: Final = "mcp-param-"
 _SENTINEL = re.compile(r"=\?base64\?(?P<payload>.*)\?=", re.DOTALL)
-_DECIMAL = re.compile(r"-?[0-9]{1,40}(?:\.0{1,40})?", re.ASCII)
+_DECIMAL = re.compile(r"(?P<whole>-?[0-9]{1,400})(?:\.0{1,40})?", re.ASCII)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 
 
@@ -87,10 +87,10 @@ def check_params(schema: object, arguments: jsonrpc.Json, fields: Fields) -> Non
         if fields.count(name) > 1:
             raise errors.HeaderMismatch(f"The header Mcp-Param-{token} is sent twice.")
         told, value = fields.get(name), _at(arguments, path)
-        if told is None and value is None:
-            continue
         rendered = _render(value)
-        if told is None or rendered is None or not _same(kind, decode(told), rendered):
+        if told is None and rendered is None:
+            continue  # an absent argument, or a list or object, which has no header form: the server will refuse it
+        if told is None or rendered is None or not _same(kind, decode(told), value, rendered):
             raise errors.HeaderMismatch(f"Mcp-Param-{token} is missing or differs from '{'.'.join(path)}' in the body.")
 
 
@@ -128,10 +128,16 @@ def _render(value: object) -> str | None:
     return None
 
 
-def _same(kind: str, told: str | None, rendered: str) -> bool:
+def _same(kind: str, told: str | None, value: object, rendered: str) -> bool:
     if told is None:
         return False
-    if kind == "integer" and _DECIMAL.fullmatch(told) and _DECIMAL.fullmatch(rendered):
-        # 42 and 42.0 are the same integer (SHOULD, same page).
-        return told.partition(".")[0] == rendered.partition(".")[0]
+    if kind == "integer" and _is_integral(value):
+        match = _DECIMAL.fullmatch(told)
+        if match is not None:
+            # 42 and 42.0 are the same integer (SHOULD, same page).
+            return int(match["whole"]) == value
     return told == rendered
+
+
+def _is_integral(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1

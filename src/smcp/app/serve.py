@@ -81,12 +81,16 @@ class Platform:
         )
         return cls(wired, server, serving, wire.public_url(config, port))
 
-    async def ensure_operator(self) -> str | None:
-        """The text of a new operator's key if there is no operator yet, else None. Shown once, kept nowhere."""
-        if any(policy.Role.OPERATOR in key.roles for key in await self._wired.keys.list(ids.PLATFORM)):
+    async def ensure_operator(self, *, another: bool = False) -> str | None:
+        """The text of a new operator's key if there is no operator yet (or `another` one is wanted), else None.
+
+        Shown once, kept nowhere. Whoever can start the platform holds its root key, so this opens no new door.
+        """
+        operators = [key for key in await self._wired.keys.list(ids.PLATFORM) if policy.Role.OPERATOR in key.roles]
+        if operators and not another:
             return None
         issued = await self._wired.keys.create(
-            ids.PLATFORM, (policy.Role.OPERATOR,), "first operator", expires_in_s=None
+            ids.PLATFORM, (policy.Role.OPERATOR,), "operator, made by smcp up", expires_in_s=None
         )
         await self._wired.trail.write(
             events.KeyCreated(tenant=ids.PLATFORM, actor="platform", key=issued.key.id, roles=("operator",))

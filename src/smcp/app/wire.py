@@ -150,7 +150,7 @@ class _Hosting:
     """What turns deployments into running copies."""
 
     versions: versions.Versions
-    artefacts: artefacts.Artefacts
+    specs: "Specs"
     deployer: deployer.Deployer
     journal: journal.Journal
     pool: pool.Pool
@@ -182,7 +182,8 @@ async def _hosting(base: Foundation, common: _Common) -> _Hosting:
     directory = config.platform.directory()
     kept = artefacts.Artefacts(common.store, directory / "cache" / "artefacts", config.deploy.max_bytes)
     found = versions.Versions(common.store, base.clock, kept)
-    prober = probing.Prober(children, Specs(kept), timeout_s=config.runtime.start_timeout_s)
+    specs = Specs(kept, python)
+    prober = probing.Prober(children, specs, timeout_s=config.runtime.start_timeout_s)
     builder = build.Builder(
         machine, python, config.sandbox, config.deploy, index.read(os.environ), directory / "cache" / "pip"
     )
@@ -195,22 +196,30 @@ async def _hosting(base: Foundation, common: _Common) -> _Hosting:
         base.clock,
         work=directory / "work",
         record=common.trail.write,
+        metrics=base.metrics,
     )
     base.undo.push_async_callback(maker.close)
     await maker.start()
-    return _Hosting(found, kept, maker, lines, copies)
+    return _Hosting(found, specs, maker, lines, copies)
 
 
 class Specs:
     """How a deployment is run: its artefact, unpacked on this node, and its command."""
 
-    def __init__(self, kept: artefacts.Artefacts) -> None:
+    def __init__(self, kept: artefacts.Artefacts, python: interpreter.Interpreter) -> None:
         self._artefacts = kept
+        self._python = python
 
     async def __call__(
         self, tenant: ids.TenantId, server: ids.ServerName, deployment: versions.Deployment
     ) -> driver.Spec:
-        """Raises `errors.NotFound` when the artefact is gone, `errors.TamperedData` when it is not what it was."""
+        """Raises `errors.ServerStopped` when it was built for another Python than the platform's now,
+        `errors.NotFound` when the artefact is gone, `errors.TamperedData` when it is not what it was."""
+        if not interpreter.serves(self._python, deployment.interpreter):
+            raise errors.ServerStopped(
+                f"This server was built for {deployment.interpreter.partition(' ')[0]}, and the platform now runs on "
+                f"{self._python.label.partition(' ')[0]}. Deploy it again."
+            )
         return driver.Spec(
             tenant=tenant,
             server=server,
@@ -250,7 +259,7 @@ async def _gateway(base: Foundation, common: _Common, hosting: _Hosting) -> exch
         hosts=common.hosts,
         authenticator=common.authenticator,
         limiter=common.limiter,
-        targets=targets.Targets(hosting.versions, Specs(hosting.artefacts)),
+        targets=targets.Targets(hosting.versions, hosting.specs),
         sessions=open_sessions,
         pool=hosting.pool,
         trail=common.trail,

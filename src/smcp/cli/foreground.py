@@ -33,10 +33,11 @@ _NO_DEMO: Final = _Made(None, "")
 class Foreground:
     """One run of `smcp up`."""
 
-    def __init__(self, cli: session.Session, wanted: settings.Settings, *, demo: bool) -> None:
+    def __init__(self, cli: session.Session, wanted: settings.Settings, *, demo: bool, new_operator: bool) -> None:
         self._cli = cli
         self._settings = wanted
         self._wants_demo = demo
+        self._new_operator = new_operator
         self._place = datadir.DataDir(pathlib.Path(wanted.platform.data_dir))
         self._stop = asyncio.Event()
         self._began = time.monotonic()
@@ -109,11 +110,11 @@ class Foreground:
 
     async def _operator(self, platform: serve.Platform) -> None:
         """The operator's key goes from the platform into the profile, and nowhere else."""
-        text = await platform.ensure_operator()
+        text = await platform.ensure_operator(another=self._new_operator)
         if text is None:
             self._follow_address(platform.base_url)
             if datadir.still(self._cli.profiles, self._place.notes().operator) is None:
-                self._say(f"the operator's key of the first start is not in {self._cli.profiles.file} (any more)")
+                self._say(f"the operator's key of the first start is not in {self._cli.profiles.file}: --new-operator makes another")
             return
         made = profiles.Profile(platform.base_url, session.PLATFORM, text)
         kept = datadir.keep(self._cli.profiles, profiles.DEFAULT, made)

@@ -12,6 +12,7 @@ from smcp.cli import session
 @click.option("--host", metavar="ADDRESS", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--data", metavar="DIR", help="Where everything is kept.")
 @click.option("--demo/--no-demo", default=True, help="Host a demo server for a demo tenant (at the first start).")
+@click.option("--new-operator", is_flag=True, help="Make another operator key: for when the first one is lost.")
 @click.option("--config", type=click.Path(dir_okay=False, path_type=pathlib.Path), help="The platform's settings file.")
 @session.local
 def up_command(
@@ -22,6 +23,7 @@ def up_command(
     config: pathlib.Path | None,
     *,
     demo: bool,
+    new_operator: bool,
 ) -> None:
     """Start SMCP here and stay in the foreground; Ctrl-C stops everything.
 
@@ -36,4 +38,4 @@ def up_command(
 
     wanted = datadir.load_settings(config, {"gateway": {"port": port, "host": host}, "platform": {"data_dir": data}})
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(foreground.Foreground(cli, wanted, demo=demo).run())
+        runner.run(foreground.Foreground(cli, wanted, demo=demo, new_operator=new_operator).run())

@@ -1,8 +1,8 @@
 """Which Host and Origin headers are taken: the one list that both edges (MCP and admin API) check.
 
 A page on the internet can point its own host name at 127.0.0.1 and have a visitor's browser send requests here (DNS
-rebinding, CVE-2025-66416). The browser then sends that name in Host and, except on plain GETs, that page in Origin. So only
-names that belong to this platform pass (MCP 2025-11-25, Streamable HTTP, "Security Warning").
+rebinding, CVE-2025-66416). The browser then sends that name in Host and, except on plain GETs, that page in Origin.
+So only names that belong to this platform pass (MCP 2025-11-25, Streamable HTTP, "Security Warning").
 """
 
 import urllib.parse

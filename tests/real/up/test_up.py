@@ -262,3 +262,19 @@ def test_a_reset_starts_over(tmp_path: pathlib.Path) -> None:
         after = tomllib.loads(home.profiles.read_text())["default"]["key"]
     assert json.loads(listed.stdout) == {"items": []}
     assert after != before
+
+
+@pytest.mark.requirement("up:operator:again")
+def test_a_lost_operator_key_is_replaced_when_asked(tmp_path: pathlib.Path) -> None:
+    home = Home(tmp_path)
+    with home.up("--no-demo"):
+        lost = tomllib.loads(home.profiles.read_text("utf-8"))["default"]["key"]
+    home.profiles.unlink()
+    with home.up("--no-demo") as up:
+        assert "--new-operator" in up.err
+        assert not home.profiles.exists()
+    with home.up("--no-demo", "--new-operator"):
+        found = tomllib.loads(home.profiles.read_text("utf-8"))["default"]["key"]
+        shown = home.run(_SMCP, "--json", "tenant", "list")
+    assert found != lost
+    assert shown.returncode == 0, shown.stderr

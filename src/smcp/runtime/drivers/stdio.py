@@ -6,9 +6,6 @@ together. The child, and whatever it started, dies as a whole: bubblewrap's pid 
 """
 
 import asyncio
-import contextlib
-import os
-import signal
 import time
 from collections.abc import Callable
 from typing import Final, cast
@@ -16,6 +13,7 @@ from typing import Final, cast
 from smcp.kernel import errors
 from smcp.runtime import calls, driver
 from smcp.sandbox import spawn, walls
+from smcp.stores import decided
 
 _WRITE_LIMIT: Final = 8 * 1024 * 1024
 """Bytes that may wait for a child that does not read; then calls are refused, so that our memory stays bounded."""
@@ -36,22 +34,32 @@ class StdioDriver(driver.Driver):
     async def start(self, spec: driver.Spec, *, modern: bool, lines: driver.Lines) -> driver.Instance:
         if self._closed:
             raise errors.Unavailable("The platform is stopping.")
-        loop = asyncio.get_running_loop()
         child = StdioInstance(self._limits, lines, self._children.discard, modern=modern)
         with spawn.prepared(self._cell(spec), self._host) as how:
             try:
-                # An empty environment for bubblewrap itself: /proc/1/environ inside would show it.
-                await loop.subprocess_exec(
-                    lambda: _Pipes(child), *how.argv, env={}, pass_fds=how.fds, start_new_session=True
-                )
+                # Decided before a cancel is heard: asyncio loses a half-made process.
+                await decided.decided(_exec(child, how))
             except OSError as error:
                 raise errors.SandboxMissing(detail=f"{how.argv[0]}: {error.strerror}") from error
+            except asyncio.CancelledError:
+                child.kill()
+                raise
         self._children.add(child)
+        if self._closed:
+            await child.stop("the platform stops")
+            raise errors.Unavailable("The platform is stopping.")
         return child
 
     async def close(self) -> None:
         self._closed = True
         await asyncio.gather(*(child.stop("the platform stops") for child in list(self._children)))
+
+
+async def _exec(child: "StdioInstance", how: spawn.Prepared) -> None:
+    # An empty environment for bubblewrap itself: /proc/1/environ inside would show it.
+    await asyncio.get_running_loop().subprocess_exec(
+        lambda: _Pipes(child), *how.argv, env={}, pass_fds=how.fds, start_new_session=True
+    )
 
 
 class StdioInstance(driver.Instance):
@@ -99,17 +107,14 @@ class StdioInstance(driver.Instance):
                 async with asyncio.timeout(self._limits.stop_grace_s):
                     await self._exited.wait()
             except TimeoutError:
-                self._kill()
+                self.kill()
                 await self._exited.wait()
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
+        """End it at once, and every process in its sandbox."""
         process = self._process
         if process is not None and process.get_returncode() is None:
-            # The whole session of the sandbox's first process; --die-with-parent takes the namespace with it.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.get_pid(), signal.SIGKILL)
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            spawn.kill(process.get_pid())
 
     def _write(self, message: bytes) -> None:
         stdin = self._stdin
@@ -150,7 +155,7 @@ class StdioInstance(driver.Instance):
     def flooded(self) -> None:
         self._lines("[smcp] killed: a single message was larger than runtime.max_message_bytes")
         self._stopping = self._stopping or "its message was too large"
-        self._kill()
+        self.kill()
 
     def exited(self, code: int | None) -> None:
         reason = self._stopping or f"it ended by itself (exit code {code})"

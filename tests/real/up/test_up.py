@@ -275,6 +275,6 @@ def test_a_lost_operator_key_is_replaced_when_asked(tmp_path: pathlib.Path) -> N
         assert not home.profiles.exists()
     with home.up("--no-demo", "--new-operator"):
         found = tomllib.loads(home.profiles.read_text("utf-8"))["default"]["key"]
-        shown = home.run(_SMCP, "--json", "tenant", "list")
+        shown = home.run(_SMCP, "tenant", "list", "--json")
     assert found != lost
     assert shown.returncode == 0, shown.stderr

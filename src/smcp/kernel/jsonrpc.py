@@ -9,6 +9,7 @@ MCP narrows JSON-RPC: ids are strings or integers, never null; params are object
 """
 
 import enum
+import itertools
 import json
 import re
 from typing import Any, Final, NoReturn, cast
@@ -22,7 +23,9 @@ Json = dict[str, Any]
 MAX_ID_BYTES: Final = 256
 """Longest request id that is taken; SDKs use a counter or a UUID."""
 
-_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
+_TEXTS: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+_NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+_STEPS: Final = tuple(1 if byte in b"[{" else -1 for byte in range(256))
 
 
 class Kind(enum.Enum):
@@ -193,15 +196,10 @@ def _refuse_deep(data: bytes, max_depth: int) -> None:
     # Fewer opening brackets than the cap, wherever they stand: most messages need no scan.
     if data.count(b"{") + data.count(b"[") <= max_depth:
         return
-    depth = 0
-    for match in _TOKENS.finditer(data):
-        first = match.group()[0]
-        if first in b"[{":
-            depth += 1
-            if depth > max_depth:
-                raise errors.TooDeep(f"The body is nested deeper than {max_depth} levels.")
-        elif first in b"]}":
-            depth -= 1
+    brackets = _TEXTS.sub(b"", data).translate(None, _NOT_BRACKETS)
+    # Without a loop of Python's own: a body of nothing but brackets must not hold everybody else up.
+    if max(itertools.accumulate(map(_STEPS.__getitem__, brackets)), default=0) > max_depth:
+        raise errors.TooDeep(f"The body is nested deeper than {max_depth} levels.")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> Json:

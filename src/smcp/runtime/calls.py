@@ -14,6 +14,7 @@ decoded: only a progress token (in params) and the few notifications that name a
 
 import asyncio
 import collections
+import contextlib
 from collections.abc import Callable
 from typing import Final
 
@@ -228,12 +229,14 @@ class Calls:
             self.forget(self._abandoned.popleft())
 
     def cancel(self, number: int, reason: str) -> None:
-        """Tell the hosted server that nobody waits for the call, and forget it."""
+        """Tell the hosted server that nobody waits for the call, and forget it. Never raises: it is for tidying up."""
         if number in self._pending:
             self.forget(number)
             if self._closed is None:
                 params = jsonrpc.encode({"requestId": number, "reason": reason})
-                self._write(jsonrpc.notification("notifications/cancelled", params))
+                # A server that ends, or does not read, needs not be told; whoever waited is to get the real reason.
+                with contextlib.suppress(errors.SmcpError):
+                    self._write(jsonrpc.notification("notifications/cancelled", params))
 
     def notify(self, message: jsonrpc.Message) -> None:
         """Forward a legacy client's notification; a cancellation gets our number for the client's id."""

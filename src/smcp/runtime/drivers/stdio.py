@@ -18,6 +18,11 @@ from smcp.stores import decided
 _WRITE_LIMIT: Final = 8 * 1024 * 1024
 """Bytes that may wait for a child that does not read; then calls are refused, so that our memory stays bounded."""
 _STDERR_LINE: Final = 8192
+_STDERR_LINES: Final = 500
+"""Lines of stderr that are looked at in one chunk; the journal keeps no more a second anyway."""
+_BROKEN_PER_S: Final = 500
+"""Lines a second that are no messages, above which a child is killed: each costs more than a message, and all tenants
+share this loop. A server that prints by mistake stays far below."""
 
 
 class StdioDriver(driver.Driver):
@@ -77,6 +82,10 @@ class StdioInstance(driver.Instance):
         self._lines = lines
         self._gone = gone
         self._stopping = ""
+        self._broken = 0
+        self._broken_since = 0.0
+        self.silenced = False
+        """Killed for what it wrote: nothing more of it is looked at."""
         self._exited = asyncio.Event()
         self._process: asyncio.SubprocessTransport | None = None
         self._stdin: asyncio.WriteTransport | None = None
@@ -148,13 +157,23 @@ class StdioInstance(driver.Instance):
             self.calls.received(data)
         except errors.ParseError as error:
             self._lines(f"[smcp] ignored a message: {error.public} {data[:200].decode('utf-8', 'replace')}")
+            now = self._loop.time()
+            if now - self._broken_since >= 1.0:
+                self._broken_since, self._broken = now, 0
+            self._broken += 1
+            if self._broken > _BROKEN_PER_S:
+                self._silence(f"it wrote more than {_BROKEN_PER_S} lines a second that are no messages")
 
     def stderr(self, text: str) -> None:
         self._lines(text)
 
     def flooded(self) -> None:
-        self._lines("[smcp] killed: a single message was larger than runtime.max_message_bytes")
-        self._stopping = self._stopping or "its message was too large"
+        self._silence("a single message was larger than runtime.max_message_bytes")
+
+    def _silence(self, why: str) -> None:
+        self._lines(f"[smcp] killed: {why}")
+        self._stopping = self._stopping or why
+        self.silenced = True
         self.kill()
 
     def exited(self, code: int | None) -> None:
@@ -203,6 +222,8 @@ class _Pipes(asyncio.SubprocessProtocol):
         self._child.exited(process.get_returncode() if process else None)
 
     def _stdout(self, data: bytes) -> None:
+        if self._child.silenced:
+            return
         if b"\n" not in data:
             # A long message in many chunks: gather, and join once.
             self._parts.append(data)
@@ -225,6 +246,8 @@ class _Pipes(asyncio.SubprocessProtocol):
         for line in lines:
             if line and not line.isspace():
                 self._child.line(line)
+                if self._child.silenced:
+                    return
 
     def _stderr(self, data: bytes) -> None:
         lines = (self._errors + data).split(b"\n")
@@ -232,6 +255,9 @@ class _Pipes(asyncio.SubprocessProtocol):
         if len(self._errors) > _STDERR_LINE:
             lines.append(self._errors)
             self._errors = b""
+        if len(lines) > _STDERR_LINES:
+            left_out = len(lines) - _STDERR_LINES
+            lines[_STDERR_LINES:] = [b"[smcp] %d lines were dropped: too many at once" % left_out]
         for line in lines:
             if line:
                 self._child.stderr(line[:_STDERR_LINE].decode("utf-8", "replace"))

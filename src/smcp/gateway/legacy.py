@@ -7,6 +7,7 @@ from smcp.access import policy
 from smcp.audit import events
 from smcp.gateway import exchange, streams, targets
 from smcp.kernel import errors, jsonrpc
+from smcp.protocol import eras
 from smcp.runtime import calls, driver
 
 SESSION: Final = "mcp-session-id"
@@ -48,17 +49,15 @@ async def acquire(parts: exchange.Parts, x: exchange.Exchange) -> None:
         raise errors.BadRequest(f"This server speaks only MCP {spoken}, without initialize and sessions.")
     parts.sessions.make_room(x.principal)
     instance = await parts.pool.private(x.target.spec)
-    opened = False
     try:
         call, before = await _handshake(parts, x.message, instance)
         if call.code is None:
-            opened = True
             await _open(parts, x, x.principal, x.target, instance, call, before)
         else:
             x.call = call
             await x.answer(200, call.response)
     finally:
-        if not opened:
+        if x.session is None:
             # A refused opening leaves nothing behind: no copy, no session id.
             parts.pool.release_soon(instance, "initialize was refused")
 
@@ -90,13 +89,12 @@ async def _open(
 ) -> None:
     answer = jsonrpc.obj(jsonrpc.decode(call.response)) or {}
     version = (jsonrpc.obj(answer.get("result")) or {}).get("protocolVersion")
-    x.version = version if isinstance(version, str) else ""
-    # Again: others of the same principal may have come to the cap while this copy was starting.
-    parts.sessions.make_room(principal)
-    x.session = parts.sessions.open(principal, target.spec.server, target.spec.deployment, instance, x.version)
-    instance.owner = x.session
-    for frame in before:
-        x.session.stray(frame, "")
+    # The hosted server's own word: the client gets it as it is, metrics and trail only what exists.
+    x.version = str(version) if version in eras.LEGACY else ""
+    if not instance.alive:
+        # It has answered and died: nobody would ever end a session around it.
+        raise errors.ServerFailed
+    # First: a session that can't be recorded is not opened.
     parts.trail.note(
         events.SessionOpened(
             tenant=principal.tenant,
@@ -106,5 +104,11 @@ async def _open(
             version=x.version,
         )
     )
+    # Again: others of the same principal may have come to the cap while this copy was starting.
+    parts.sessions.make_room(principal)
+    x.session = parts.sessions.open(principal, target.spec.server, target.spec.deployment, instance, x.version)
+    instance.owner = x.session
+    for frame in before:
+        x.session.stray(frame, "")
     x.call = call
     await streams.answer(x, call, ((b"mcp-session-id", x.session.id.encode("ascii")),))

@@ -114,7 +114,7 @@ class Foreground:
         if text is None:
             self._follow_address(platform.base_url)
             if datadir.still(self._cli.profiles, self._place.notes().operator) is None:
-                self._say(f"the operator's key of the first start is not in {self._cli.profiles.file}: --new-operator makes another")
+                self._say(f"the operator's key is not in {self._cli.profiles.file}: --new-operator makes another")
             return
         made = profiles.Profile(platform.base_url, session.PLATFORM, text)
         kept = datadir.keep(self._cli.profiles, profiles.DEFAULT, made)

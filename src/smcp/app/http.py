@@ -1,7 +1,11 @@
 """HTTP/1.1 with the patience of a public edge: uvicorn's protocol, with caps on what comes before a request is one.
 
 uvicorn waits for ever for the end of a request's header fields, and keeps whatever arrives meanwhile. Here both are
-bounded, per connection: `HEADER_S` seconds and `HEADER_BYTES` bytes (slow loris; RFC 6585, 431).
+bounded, per connection: `HEADER_S` seconds and `HEADER_BYTES` bytes (slow loris; RFC 6585, 431). It also reads on for
+as long as a client sends a body that was refused already: here for `LINGER_S` seconds.
+
+A request's target is a path (RFC 9112, 3.2.1). The other forms, and a fragment, which no client sends, are refused:
+they would be dropped on the way to the application, which then could not tell two addresses apart.
 """
 
 import asyncio
@@ -11,6 +15,7 @@ from uvicorn.protocols.http import httptools_impl
 
 HEADER_S: Final = 10.0
 HEADER_BYTES: Final = 65_536
+LINGER_S: Final = 5.0
 
 _TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _TOO_SLOW: Final = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
@@ -22,6 +27,7 @@ class Protocol(httptools_impl.HttpToolsProtocol):
     _waiting: asyncio.TimerHandle | None = None
     _before_headers = 0
     _in_headers = True
+    _lingering: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - as uvicorn declares it
         super().connection_made(transport)
@@ -29,6 +35,7 @@ class Protocol(httptools_impl.HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._stop_lingering()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -49,12 +56,26 @@ class Protocol(httptools_impl.HttpToolsProtocol):
         self._in_headers = False
         self._before_headers = 0
         self._stop_waiting()
+        if not self.url.startswith(b"/") or b"#" in self.url:
+            # The parser turns it into its own error, and uvicorn that into 400 and the end of the connection.
+            raise ValueError("the request's target is not a path")
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._in_headers = True
         self._before_headers = 0
+        self._stop_lingering()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.response_complete and not self._in_headers and self._lingering is None:
+            self._lingering = self.loop.call_later(LINGER_S, self.transport.close)
+
+    def _stop_lingering(self) -> None:
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
 
     def _wait_for_headers(self) -> None:
         self._waiting = self.loop.call_later(HEADER_S, self._refuse, _TOO_SLOW)

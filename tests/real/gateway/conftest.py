@@ -1,0 +1,57 @@
+"""One platform for all tests of the gateway, with two tenants whose servers do what a test tells them."""
+
+import pathlib
+from collections.abc import AsyncGenerator, Callable, Generator
+
+import httpx2
+import pytest
+
+from support import gates, wire
+from support.clients import Endpoint
+from support.gates import Gate
+from support.platform import Platform
+
+
+@pytest.fixture(scope="session")
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Generator[Gate]:
+    """The platform, running."""
+    shelf: pathlib.Path = tmp_path_factory.mktemp("wheels")
+    wire.wheel(shelf)
+    with Platform(
+        tmp_path_factory.mktemp("gate"), {**gates.SETTINGS, "SMCP_DEPLOY_WHEEL_DIRS": str(shelf)}
+    ) as platform:
+        yield gates.opened(platform)
+
+
+@pytest.fixture
+async def http() -> AsyncGenerator[httpx2.AsyncClient]:
+    """An HTTP client with as many connections as a test needs."""
+    limits = httpx2.Limits(max_connections=400, max_keepalive_connections=100)
+    async with httpx2.AsyncClient(timeout=30.0, limits=limits) as client:
+        yield client
+
+
+@pytest.fixture
+async def caller(http: httpx2.AsyncClient) -> AsyncGenerator[Callable[[Endpoint], wire.Caller]]:
+    """Makes callers, whose sessions are ended in the end."""
+    made: list[wire.Caller] = []
+
+    def make(at: Endpoint) -> wire.Caller:
+        made.append(wire.Caller(http, at))
+        return made[-1]
+
+    yield make
+    for one in made:
+        await one.close()
+
+
+@pytest.fixture
+def acme(gate: Gate, caller: Callable[[Endpoint], wire.Caller]) -> wire.Caller:
+    """A caller at acme's server."""
+    return caller(gate.acme)
+
+
+@pytest.fixture
+def umbra(gate: Gate, caller: Callable[[Endpoint], wire.Caller]) -> wire.Caller:
+    """A caller at the other tenant's server."""
+    return caller(gate.umbra)

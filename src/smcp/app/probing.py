@@ -41,8 +41,10 @@ class Prober:
         found = modern or legacy
         if found is None:
             told = " / ".join(line for line in said if not line.startswith("[smcp]")) or "nothing"
-            raise errors.DeployFailed(f"The server does not answer as an MCP server. It wrote: {told[-1500:]}")
-        spoken = tuple(one for one in (modern.server.versions if modern else ()) if one in eras.MODERN)
+            raise errors.DeployFailed(
+                f"The server does not answer as an MCP server. It wrote, or failed with: {told[-1500:]}"
+            )
+        spoken = tuple(one for one in eras.MODERN if modern and one in modern.server.versions)
         older = tuple(one for one in (legacy.server.versions[::-1] if legacy else ()) if one in eras.LEGACY)
         if not spoken and not older:
             raise errors.DeployFailed("The server speaks no version of MCP that is spoken here.")
@@ -60,8 +62,9 @@ class Prober:
             server = await client.introduce()
             tools = await client.tools() if "tools" in server.capabilities else []
             return _Answer(server, tools)
-        except (peer.RpcError, errors.ServerFailed, errors.ServerTimeout):
+        except (peer.RpcError, errors.ServerFailed, errors.ServerTimeout) as error:
             # Not of this era, or not a server at all: the other question, or the caller, tells which.
+            said.append(f"({error.public})")
             return None
         finally:
             await instance.stop("the probe is over")

@@ -11,8 +11,6 @@ from smcp.control.endpoint import Call, Nothing, endpoint
 from smcp.kernel import errors
 
 _HOSTED: Final = (errors.ServerFailed, errors.ServerTimeout, errors.ServerStopped, errors.SandboxMissing)
-_PAGES: Final = 100
-"""Most pages of tools/list that are followed: a hosted server may never end its list."""
 
 
 class ToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,16 +29,8 @@ class ToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 )
 async def tools(call: Call[Nothing, Nothing]) -> views.Tools:
     """List the server's tools, as the server tells them now."""
-    found: list[dict[str, Any]] = []
-    cursor: str | None = None
-    for _ in range(_PAGES):
-        params = {} if cursor is None else {"cursor": cursor}
-        page = await call.services.invoke(call.principal, call.tenant, call.server, "tools/list", params)
-        found += page.get("tools", [])
-        cursor = page.get("nextCursor")
-        if not cursor:
-            return views.Tools(found)
-    raise errors.ServerFailed(f"The hosted MCP server's list of tools has more than {_PAGES} pages.")
+    listed = await call.services.invoke(call.principal, call.tenant, call.server, "tools/list", {})
+    return views.Tools(listed["tools"])
 
 
 @endpoint(

@@ -23,6 +23,8 @@ async def invoke(
 ) -> jsonrpc.Json:
     """The result of `method` on the live deployment. The caller has decided that the principal may.
 
+    `tools/list` gives the tools of all pages: a cursor means nothing to another copy of a server.
+
     Raises `errors.NotFound`, `errors.ServerStopped`, `errors.RateLimited`, or what `peer.Peer.request` raises.
     """
     target = await parts.targets.find(tenant, server)
@@ -60,11 +62,17 @@ async def _ask(
     timeout_s = parts.settings.gateway.call_timeout_s
     if target.modern:
         instance = await parts.pool.shared(target.spec, target.share_key(principal))
-        return await peer.Peer(instance, modern=True, timeout_s=timeout_s).request(method, params)
+        return await _ask_one(peer.Peer(instance, modern=True, timeout_s=timeout_s), method, params)
     instance = await parts.pool.private(target.spec)
     try:
         client = peer.Peer(instance, modern=False, timeout_s=timeout_s)
         await client.introduce()
-        return await client.request(method, params)
+        return await _ask_one(client, method, params)
     finally:
         await parts.pool.release(instance, "the call is over")
+
+
+async def _ask_one(client: peer.Peer, method: str, params: jsonrpc.Json) -> jsonrpc.Json:
+    if method == "tools/list":
+        return {"tools": await client.tools()}
+    return await client.request(method, params)

@@ -13,6 +13,8 @@ from smcp.protocol import eras
 from smcp.runtime import driver
 
 _PAGES: Final = 100
+_ANSWER_BYTES: Final = 4 * 1024 * 1024
+"""Longest answer that is taken apart here, and longest list over all pages: decoded it takes many times as much."""
 _CLIENT: Final = {"name": "smcp", "version": "1"}
 
 
@@ -48,8 +50,12 @@ class Peer:
     async def request(self, method: str, params: jsonrpc.Json | None = None) -> jsonrpc.Json:
         """The result of a request.
 
-        Raises `RpcError` for an error response, `errors.ServerTimeout`, or `errors.ServerFailed`.
+        Raises `RpcError` for an error response, `errors.ServerTimeout`, or `errors.ServerFailed`, also for an answer
+        that is larger than the platform takes apart.
         """
+        return (await self._request(method, params))[0]
+
+    async def _request(self, method: str, params: jsonrpc.Json | None) -> tuple[jsonrpc.Json, int]:
         number, call = self._instance.calls.ask(method, jsonrpc.encode(self._with_meta(params or {})))
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -60,6 +66,9 @@ class Peer:
             self._instance.calls.cancel(number, "timed out")
         if call.failure is not None:
             raise call.failure
+        size = len(call.response)
+        if size > _ANSWER_BYTES:
+            raise errors.ServerFailed(f"The hosted server's answer to {method} is larger than {_ANSWER_BYTES} bytes.")
         answer = jsonrpc.obj(jsonrpc.decode(call.response)) or {}
         failed = jsonrpc.obj(answer.get("error"))
         if failed is not None:
@@ -67,7 +76,7 @@ class Peer:
         result = jsonrpc.obj(answer.get("result"))
         if result is None:
             raise errors.ServerFailed(f"The hosted server's answer to {method} is not an object.")
-        return result
+        return result, size
 
     async def introduce(self) -> Server:
         """`server/discover`, or `initialize` and its notification. Raises as `request` does."""
@@ -84,16 +93,22 @@ class Peer:
         return _server(result, spoken, jsonrpc.obj(result.get("serverInfo")) or {})
 
     async def tools(self) -> list[jsonrpc.Json]:
-        """Every tool, over all pages (bounded). Raises as `request` does."""
+        """Every tool, over all pages. Raises as `request` does, also when there is no end of them."""
         found: list[jsonrpc.Json] = []
+        left = _ANSWER_BYTES
         cursor: object = None
         for _ in range(_PAGES):
-            result = await self.request("tools/list", {"cursor": cursor} if cursor else {})
+            result, size = await self._request("tools/list", {"cursor": cursor} if cursor else {})
+            left -= size
+            if left < 0:
+                break
             found += [tool for one in jsonrpc.array(result.get("tools")) if (tool := jsonrpc.obj(one)) is not None]
             cursor = result.get("nextCursor")
-            if not isinstance(cursor, str):
-                break
-        return found
+            if not isinstance(cursor, str) or not cursor:
+                return found
+        raise errors.ServerFailed(
+            f"The hosted server's list of tools has more than {_PAGES} pages or {_ANSWER_BYTES} bytes."
+        )
 
     def _with_meta(self, params: jsonrpc.Json) -> jsonrpc.Json:
         if not self._modern:

@@ -139,13 +139,10 @@ async def test_the_audit_trail_is_read_in_pages_and_verified(world: worlds.World
 
 
 @pytest.mark.requirement("control:mcp:tools")
-async def test_all_pages_of_tools_are_shown_and_an_endless_list_is_cut(world: worlds.World) -> None:
+async def test_the_tools_are_shown_as_the_server_tells_them(world: worlds.World) -> None:
     place = f"{HERE}/servers/time/tools"
-    world.runtime.pages = [{"tools": [{"name": "a"}], "nextCursor": "1"}, {"tools": [{"name": "b"}]}]
-    assert [tool["name"] for tool in (await world.ok("GET", place, ADMIN))["tools"]] == ["a", "b"]
-    world.runtime.pages = [{"tools": [{"name": "a"}], "nextCursor": "0"}]
-    answer = await world.send("GET", place, ADMIN)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "server_failed")
+    world.runtime.pages = [{"tools": [{"name": "a", "x": [1]}, {"name": "b"}]}]
+    assert (await world.ok("GET", place, ADMIN))["tools"] == [{"name": "a", "x": [1]}, {"name": "b"}]
 
 
 @pytest.mark.requirement("control:mcp:tools")

@@ -187,6 +187,12 @@ async def _hosting(base: Foundation, common: _Common) -> _Hosting:
     builder = build.Builder(
         machine, python, config.sandbox, config.deploy, index.read(os.environ), directory / "cache" / "pip"
     )
+
+    async def record(event: events.Event) -> None:
+        if isinstance(event, events.DeploySucceeded):
+            copies.retire(ids.TenantId(event.tenant), ids.ServerName(event.server), event.deployment)
+        await common.trail.write(event)
+
     maker = deployer.Deployer(
         common.store,
         found,
@@ -195,7 +201,7 @@ async def _hosting(base: Foundation, common: _Common) -> _Hosting:
         builder,
         base.clock,
         work=directory / "work",
-        record=common.trail.write,
+        record=record,
         metrics=base.metrics,
     )
     base.undo.push_async_callback(maker.close)

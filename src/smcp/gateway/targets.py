@@ -57,13 +57,16 @@ class Targets:
 
     async def find(self, tenant: ids.TenantId, server: ids.ServerName) -> Target:
         """The live target. Raises `errors.NotFound`, or `errors.ServerStopped` when its owner stopped it."""
-        record, deployment = await self._versions.live(tenant, server)
-        if record.desired != "running":
-            raise errors.ServerStopped
-        key = (tenant, deployment.id)
-        target = self._known.get(key)
-        if target is None:
-            target = self._known[key] = Target(deployment, await self._spec(tenant, server, deployment))
+        while True:
+            record, deployment = await self._versions.live(tenant, server)
+            if record.desired != "running":
+                raise errors.ServerStopped
+            key = (tenant, deployment.id)
+            target = self._known.get(key)
+            if target is not None:
+                return target
+            target = Target(deployment, await self._spec(tenant, server, deployment))
+            self._known[key] = target
             if len(self._known) > _KEPT:
                 self._known.popitem(last=False)
-        return target
+            # Once more from the start: unpacking takes a while, in which it may have been stopped or deleted.

@@ -262,6 +262,12 @@ class Calls:
         self._write(message.body)
         return True
 
+    def end_listening(self, failure: errors.SmcpError) -> None:
+        """Fail the calls that never end by themselves."""
+        for call in self._pending.values():
+            if call.listens:
+                call.fail(failure)
+
     def close(self, failure: errors.SmcpError) -> None:
         """The hosted server is gone: fail every call in flight, and later ones."""
         self._closed = failure

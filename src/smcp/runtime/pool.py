@@ -2,16 +2,20 @@
 
 A modern server is shared: one copy carries the requests of a whole tenant (or of one principal, where the manifest
 says so). A legacy server keeps one client's session, so each session gets a copy of its own.
+
+A copy counts against its tenant's cap from before its start until its process is gone: opening and closing sessions
+quickly makes no more processes than the cap.
 """
 
 import asyncio
+import collections
 import time
 from collections.abc import Callable, Coroutine
 
 from smcp.kernel import errors, ids, observe
 from smcp.runtime import driver
 
-_Key = tuple[str, str, str, str]
+_Key = tuple[ids.TenantId, ids.ServerName, str, str]
 
 
 class _Shared:
@@ -22,10 +26,21 @@ class _Shared:
         self.starting = starting
         self.used = time.monotonic()
         self.retired = False
+        """A later deployment is live: no request comes any more, and it is stopped when the last call is answered."""
 
     def instance(self) -> driver.Instance | None:
         done = self.starting.done() and not self.starting.cancelled() and self.starting.exception() is None
         return self.starting.result() if done else None
+
+
+class _Launch:
+    """The start of a private copy."""
+
+    def __init__(self, spec: driver.Spec) -> None:
+        self.spec = spec
+        self.unwanted = False
+        """Its server was stopped meanwhile."""
+        self.over = asyncio.Event()
 
 
 class Pool:
@@ -47,8 +62,11 @@ class Pool:
         self._cap = tenant_instances
         self._shared: dict[_Key, _Shared] = {}
         self._private: dict[driver.Instance, driver.Spec] = {}
-        self._starting: dict[ids.TenantId, int] = {}
-        self._stops: set[asyncio.Task[None]] = set()
+        self._launching: set[_Launch] = set()
+        self._starting: collections.Counter[ids.TenantId] = collections.Counter()
+        self._ending: collections.Counter[ids.TenantId] = collections.Counter()
+        """Shared copies that are being stopped."""
+        self._stops: dict[asyncio.Task[None], ids.TenantId] = {}
         self._sweeper: asyncio.Task[None] | None = None
         self._started_ok = metrics.histogram(observe.Metric.INSTANCE_START, driver="stdio", outcome="succeeded")
         self._started_bad = metrics.histogram(observe.Metric.INSTANCE_START, driver="stdio", outcome="failed")
@@ -91,30 +109,51 @@ class Pool:
 
     async def private(self, spec: driver.Spec, *, modern: bool = False) -> driver.Instance:
         """A copy of one's own; the caller ends it through `release`. Raises as `shared` does."""
-        instance = await self._start(spec, modern=modern)
-        self._private[instance] = spec
-        return instance
+        launch = _Launch(spec)
+        self._launching.add(launch)
+        try:
+            instance = await self._start(spec, modern=modern)
+            self._private[instance] = spec
+            if launch.unwanted:
+                await self.release(instance, "its server was stopped while it started")
+                raise errors.Unavailable("The server was stopped or changed while it was starting. Retry.")
+            return instance
+        finally:
+            self._launching.discard(launch)
+            launch.over.set()
 
     async def release(self, instance: driver.Instance, reason: str) -> None:
         """End a private copy."""
-        self._private.pop(instance, None)
-        await instance.stop(reason)
+        # Shielded: who gives up waiting must not leave the copy half ended.
+        await asyncio.shield(self._release(instance, reason))
 
     def release_soon(self, instance: driver.Instance, reason: str) -> None:
         """As `release`, from where nothing can be awaited."""
-        self._background(self.release(instance, reason))
+        self._release(instance, reason)
 
-    async def stop_server(self, tenant: ids.TenantId, server: ids.ServerName, reason: str, keep: str = "") -> None:
-        """End every copy of a server, except those of the deployment `keep`."""
-        shared = [found for key, found in self._shared.items() if key[:2] == (tenant, server) and key[2] != keep]
-        for found in shared:
-            self._drop(found, reason)
-        private = [
-            instance
-            for instance, spec in self._private.items()
-            if (spec.tenant, spec.server) == (tenant, server) and spec.deployment != keep
-        ]
-        await asyncio.gather(*(self.release(instance, reason) for instance in private), *self._stops)
+    async def stop_server(self, tenant: ids.TenantId, server: ids.ServerName, reason: str) -> None:
+        """End every copy of a server, those that are just starting too; returns when none is left."""
+        await self._stop(lambda spec_tenant, spec_server: (spec_tenant, spec_server) == (tenant, server), reason)
+
+    async def stop_tenant(self, tenant: ids.TenantId, reason: str) -> None:
+        """As `stop_server`, for every server of a tenant."""
+        await self._stop(lambda spec_tenant, _: spec_tenant == tenant, reason)
+
+    def retire(self, tenant: ids.TenantId, server: ids.ServerName, live: str) -> None:
+        """Deployment `live` has taken over: shared copies of others end with their last call; who listens is told."""
+        for key, found in self._shared.items():
+            if key[:2] == (tenant, server) and key[2] != live:
+                found.retired = True
+                self._hush(found)
+
+    async def _stop(self, affected: Callable[[str, str], bool], reason: str) -> None:
+        launching = [one for one in self._launching if affected(one.spec.tenant, one.spec.server)]
+        for launch in launching:
+            launch.unwanted = True
+        stops = [self._drop(found, reason) for key, found in list(self._shared.items()) if affected(key[0], key[1])]
+        private = [one for one, spec in self._private.items() if affected(spec.tenant, spec.server)]
+        stops += [self._release(one, reason) for one in private]
+        await asyncio.gather(*map(asyncio.shield, stops), *(launch.over.wait() for launch in launching))
 
     def instances(self, tenant: ids.TenantId, server: ids.ServerName) -> int:
         """How many copies of a server run on this node."""
@@ -133,12 +172,14 @@ class Pool:
         await asyncio.gather(*starting, *self._stops, return_exceptions=True)
 
     async def _start(self, spec: driver.Spec, *, modern: bool) -> driver.Instance:
-        starting = self._starting.get(spec.tenant, 0)
-        if self._count(spec.tenant) + starting >= self._cap:
-            raise errors.RateLimited(
-                "The tenant runs as many copies of its servers as it may. End sessions, or wait.", retry_after=5.0
-            )
-        self._starting[spec.tenant] = starting + 1
+        while self._count(spec.tenant) >= self._cap:
+            ending = [stop for stop, tenant in self._stops.items() if tenant == spec.tenant]
+            if not ending:
+                raise errors.RateLimited(
+                    "The tenant runs as many copies of its servers as it may. End sessions, or wait.", retry_after=5.0
+                )
+            await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
+        self._starting[spec.tenant] += 1
         began = time.monotonic()
         try:
             instance = await self._stdio.start(spec, modern=modern, lines=self._lines(spec))
@@ -154,27 +195,49 @@ class Pool:
 
     def _count(self, tenant: ids.TenantId) -> int:
         shared = sum(1 for key, found in self._shared.items() if key[0] == tenant and found.instance() is not None)
-        return shared + sum(1 for spec in self._private.values() if spec.tenant == tenant)
+        private = sum(1 for spec in self._private.values() if spec.tenant == tenant)
+        return shared + private + self._starting[tenant] + self._ending[tenant]
 
     def _count_all(self) -> float:
         return float(len(self._shared) + len(self._private))
 
-    def _drop(self, found: _Shared, reason: str) -> None:
+    def _drop(self, found: _Shared, reason: str) -> "asyncio.Task[None]":
         if self._shared.get(found.key) is found:
             del self._shared[found.key]
-        self._background(self._stop_shared(found, reason))
+        tenant = found.key[0]
+        self._ending[tenant] += 1
+        return self._background(tenant, self._stop_shared(found, reason))
 
     async def _stop_shared(self, found: _Shared, reason: str) -> None:
         try:
-            instance = await found.starting
+            instance = await asyncio.shield(found.starting)
+            await instance.stop(reason)
         except errors.SmcpError:
-            return
-        await instance.stop(reason)
+            return  # it never started
+        finally:
+            self._ending[found.key[0]] -= 1
 
-    def _background(self, work: Coroutine[None, None, None]) -> None:
+    def _release(self, instance: driver.Instance, reason: str) -> "asyncio.Task[None]":
+        spec = self._private.get(instance)
+        return self._background(spec.tenant if spec else ids.PLATFORM, self._stop_private(instance, reason))
+
+    async def _stop_private(self, instance: driver.Instance, reason: str) -> None:
+        try:
+            await instance.stop(reason)
+        finally:
+            self._private.pop(instance, None)
+
+    def _background(self, tenant: ids.TenantId, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(work)
-        self._stops.add(task)
-        task.add_done_callback(self._stops.discard)
+        self._stops[task] = tenant
+        task.add_done_callback(self._stops.pop)
+        return task
+
+    @staticmethod
+    def _hush(found: _Shared) -> None:
+        instance = found.instance()
+        if instance is not None:
+            instance.calls.end_listening(errors.Unavailable("A new version of the server is live. Listen again."))
 
     async def _sweep(self) -> None:
         while True:
@@ -183,8 +246,13 @@ class Pool:
             for found in list(self._shared.values()):
                 instance = found.instance()
                 if instance is None:
+                    if found.starting.done():  # it failed, and nobody waited to hear of it
+                        self._drop(found, "it did not start")
                     continue
-                if not instance.alive or (found.used < limit and not len(instance.calls)):
-                    self._drop(found, "idle")
+                if found.retired:
+                    self._hush(found)
+                idle = (found.retired or found.used < limit) and not len(instance.calls)
+                if idle or not instance.alive:
+                    self._drop(found, "retired" if found.retired else "idle")
             for instance in [one for one in self._private if not one.alive]:
-                self._private.pop(instance, None)
+                self._release(instance, "it has ended")

@@ -1,6 +1,9 @@
 """Which processes and mounts belong to a platform under test, so that a test can show that none is left."""
 
+import os
 import pathlib
+import select
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -33,6 +36,24 @@ def descendants(pid: int) -> set[Process]:
 def alive(processes: set[Process]) -> set[Process]:
     """Those of `processes` that still run."""
     return processes & {process for _, process in _all()}
+
+
+def left(processes: set[Process], within_s: float) -> set[Process]:
+    """Those of `processes` that still run after `within_s` seconds; returns as soon as none does.
+
+    For a family whose head was killed: the kernel ends the others in its own time.
+    """
+    deadline = time.monotonic() + within_s
+    for process in alive(processes):
+        try:
+            handle = os.pidfd_open(process.pid)
+        except ProcessLookupError:
+            continue
+        try:
+            select.select([handle], [], [], max(0.0, deadline - time.monotonic()))
+        finally:
+            os.close(handle)
+    return alive(processes)
 
 
 def naming(text: str) -> set[Process]:

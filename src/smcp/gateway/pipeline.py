@@ -15,6 +15,7 @@ from smcp.protocol import eras
 
 _METHODS: Final = frozenset(observe.METHODS)
 _CHALLENGE: Final = ("WWW-Authenticate", 'Bearer realm="smcp"')
+_INSUFFICIENT: Final = ("WWW-Authenticate", 'Bearer realm="smcp", error="insufficient_scope"')  # RFC 6750, 3.1
 
 
 async def authenticate(parts: exchange.Parts, x: exchange.Exchange) -> None:
@@ -76,7 +77,9 @@ async def decide(parts: exchange.Parts, x: exchange.Exchange) -> None:
                 name=x.server if x.tenant == principal.tenant else "",
             )
         )
-        raise errors.NotFound if decision is policy.Decision.CONCEAL else errors.Forbidden
+        if decision is policy.Decision.CONCEAL:
+            raise errors.NotFound
+        raise errors.Forbidden(headers=(_INSUFFICIENT,))
     x.target = await parts.targets.find(x.tenant, x.server)
     if x.era is eras.Era.MODERN and x.message is not None and x.message.method == "tools/call":
         x.target.check_headers(x.message.params, x.incoming.fields)

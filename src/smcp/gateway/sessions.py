@@ -93,7 +93,7 @@ class Session(driver.Owner):
 
     def closed(self, reason: str) -> None:
         """The hosted server is gone, and the session with it."""
-        self.table.ended(self, "died")
+        self.table.end(self, "died")
 
     def attach(self) -> Stream:
         """A new GET stream, in place of an older one (client-quirk 4: a reconnect must not meet 409)."""

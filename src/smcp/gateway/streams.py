@@ -2,6 +2,8 @@
 
 No task is made for a call that answers at once. One that takes longer gets a watcher, which tells when the client hangs
 up: in the modern era that cancels the call, in the legacy era it must not (MCP 2025-11-25, "Sending Messages").
+
+A stream may outlive the right to it: its credential is asked for again after each `gateway.heartbeat_s`.
 """
 
 import asyncio
@@ -53,6 +55,7 @@ async def _stream(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call)
     takes_stream = read.accepts(x, "text/event-stream")
     heartbeat = parts.settings.gateway.heartbeat_s
     deadline = None if call.listens else x.started + parts.settings.gateway.call_timeout_s
+    checked = x.started
     while True:
         while call.frames:
             frame = call.take()
@@ -68,6 +71,7 @@ async def _stream(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call)
         now = time.monotonic()
         if deadline is not None and now >= deadline:
             raise errors.ServerTimeout
+        checked = await _check(parts, x, checked)
         before = now
         await _wake_after(call, heartbeat if deadline is None else min(heartbeat, deadline - now))
         if takes_stream and not call.frames and not call.done and time.monotonic() - before >= heartbeat:
@@ -87,12 +91,14 @@ async def listen(parts: exchange.Parts, x: exchange.Exchange) -> None:
     watcher = asyncio.create_task(x.out.gone())
     watcher.add_done_callback(lambda _: stream.wake())
     loop = asyncio.get_running_loop()
+    checked = x.started
     try:
         while not (stream.closed or watcher.done()):
             while session.waiting() and not stream.closed:
                 await x.stream(sse.event(session.take()))
             if stream.closed or watcher.done():
                 break
+            checked = await _check(parts, x, checked)
             before = time.monotonic()
             timer = loop.call_later(parts.settings.gateway.heartbeat_s, stream.wake)
             await stream.wait()
@@ -101,9 +107,22 @@ async def listen(parts: exchange.Parts, x: exchange.Exchange) -> None:
                 await x.stream(sse.HEARTBEAT)
         if not watcher.done():
             await x.end_stream()
+    except errors.SmcpError as error:
+        # The stream answers no request: there is nothing that an error could be the answer to.
+        x.refused = error.code
+        await x.end_stream()
     finally:
         watcher.cancel()
         session.detach(stream)
+
+
+async def _check(parts: exchange.Parts, x: exchange.Exchange, checked: float) -> float:
+    """When the credential was last found to be good. Raises what authentication raises when it no longer is."""
+    now = time.monotonic()
+    if now - checked < parts.settings.gateway.heartbeat_s:
+        return checked
+    await parts.authenticator.authenticate(x.incoming.fields.only("authorization"))
+    return now
 
 
 async def _wake_after(call: calls.Call, seconds: float) -> None:

@@ -18,6 +18,9 @@ _LINE: Final = 4096
 _BATCH_S: Final = 0.2
 _PER_SECOND: Final = 500
 """Lines that one server may write a second; more are counted and dropped."""
+_OWN: Final = 100
+"""As many more for what the platform itself says of a copy's life, so that no flood hides how it ended."""
+_LIFE: Final = ("[smcp] started", "[smcp] ended", "[smcp] killed")
 _WAITING: Final = 20_000
 """Lines that may wait to be written, over all servers."""
 
@@ -88,7 +91,8 @@ class Journal:
                 book.lines.append(b"[smcp] %d lines were dropped: too many a second" % book.dropped)
                 self._waiting += 1
             book.second, book.taken, book.dropped = now, 0, 0
-        if book.taken >= _PER_SECOND or self._waiting >= _WAITING:
+        most = _PER_SECOND + _OWN if text.startswith(_LIFE) else _PER_SECOND
+        if book.taken >= most or self._waiting >= _WAITING:
             book.dropped += 1
             return
         book.taken += 1

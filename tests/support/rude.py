@@ -14,21 +14,19 @@ _MODERN: Final = "2026-07-28"
 
 def wheel(directory: pathlib.Path) -> None:
     """Write its wheel into `directory`."""
-    build_wheel(
-        directory, NAME, modules={"rude.py": _SOURCE.read_text("utf-8")}, entry_points={NAME: "rude:main"}
-    )
+    build_wheel(directory, NAME, modules={"rude.py": _SOURCE.read_text("utf-8")}, entry_points={NAME: "rude:main"})
 
 
 def modern(method: str, **params: Any) -> dict[str, Any]:
     """Keyword arguments of httpx2's `post`/`stream` for one modern request, without the credential."""
-    meta = {
+    meta: dict[str, Any] = {
         "io.modelcontextprotocol/protocolVersion": _MODERN,
         "io.modelcontextprotocol/clientCapabilities": {},
     }
     headers = {"MCP-Protocol-Version": _MODERN, "Mcp-Method": method, "Accept": "application/json, text/event-stream"}
     if "name" in params:
         headers["Mcp-Name"] = params["name"]
-    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": meta}}
+    body: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": meta}}
     return {"json": body, "headers": headers}
 
 

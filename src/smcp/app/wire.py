@@ -288,6 +288,9 @@ def _services(
     async def stop_server(tenant: ids.TenantId, server: ids.ServerName) -> None:
         await hosting.pool.stop_server(tenant, server, "its owner stopped it")
 
+    async def stop_tenant(tenant: ids.TenantId) -> None:
+        await hosting.pool.stop_tenant(tenant, "its tenant was suspended")
+
     return services.Services(
         version=base.version,
         public_url=public_url(base.settings, port),
@@ -303,6 +306,8 @@ def _services(
         invoke=functools.partial(invoke.invoke, parts),
         read_logs=read_logs,
         stop_server=stop_server,
+        stop_tenant=stop_tenant,
+        drop_logs=hosting.journal.drop,
         instances=hosting.pool.instances,
         ready=(
             services.Ready("store", common.store.check),

@@ -112,6 +112,8 @@ async def delete(call: Call[Nothing, Nothing]) -> None:
     await call.services.versions.delete(call.tenant, call.server)
     call.changed(events.ServerDeleted, server=call.server)
     await call.services.stop_server(call.tenant, call.server)
+    # Last: its copies write until their end.
+    await call.services.drop_logs(call.tenant, call.server)
 
 
 @endpoint(

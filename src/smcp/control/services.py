@@ -56,6 +56,12 @@ class ReadLogs(Protocol):
 StopServer = Callable[[ids.TenantId, ids.ServerName], Awaitable[None]]
 """Ends every running instance of a server; returns when none is left."""
 
+StopTenant = Callable[[ids.TenantId], Awaitable[None]]
+"""Ends every running instance of a tenant; returns when none is left."""
+
+DropLogs = Callable[[ids.TenantId, ids.ServerName], Awaitable[None]]
+"""Removes a server's log lines."""
+
 Instances = Callable[[ids.TenantId, ids.ServerName], int]
 """How many instances of a server run on this node."""
 
@@ -86,6 +92,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     invoke: Invoke
     read_logs: ReadLogs
     stop_server: StopServer
+    stop_tenant: StopTenant
+    drop_logs: DropLogs
     instances: Instances
     ready: tuple[Ready, ...]
     metrics: observe.Metrics

@@ -71,10 +71,12 @@ async def show(call: Call[Nothing, Nothing]) -> views.Tenant:
 async def suspend(call: Call[Nothing, Nothing]) -> views.Tenant:
     """Suspend a tenant.
 
-    Its credentials and endpoints answer 403 `tenant_suspended` from the next request on. Nothing is lost.
+    Its credentials and endpoints answer 403 `tenant_suspended` from the next request on, and its servers' sessions and
+    processes end. Nothing that is stored is lost.
     """
     changed = await call.services.tenants.suspend(call.tenant)
     call.changed(events.TenantSuspended)
+    await call.services.stop_tenant(call.tenant)
     return _view(changed)
 
 

@@ -83,6 +83,13 @@ class Journal:
         async for one in self._store.tenant(tenant).log.tail(("journal", server), after=after):
             yield Line(one.position, one.time, one.data.decode("utf-8", "replace"))
 
+    async def drop(self, tenant: ids.TenantId, server: ids.ServerName) -> None:
+        """Remove everything that a deleted server wrote: a later one of that name begins with an empty journal."""
+        book = self._books.pop((tenant, server), None)
+        if book is not None:
+            self._waiting -= len(book.lines)
+        await self._store.tenant(tenant).log.drop(("journal", server))
+
     def _take(self, server: _Server, text: str) -> None:
         book = self._books[server]
         now = int(time.monotonic())
@@ -105,6 +112,11 @@ class Journal:
             await self._flush()
 
     async def _flush(self) -> None:
+        now = int(time.monotonic())
+        for server, book in list(self._books.items()):
+            # What was dropped is told with the next line; until then the book is kept.
+            if not book.lines and not book.dropped and book.second < now - 1:
+                del self._books[server]
         full = [(server, book) for server, book in self._books.items() if book.lines]
         for (tenant, server), book in full:
             lines, book.lines = book.lines, []

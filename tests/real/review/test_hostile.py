@@ -4,6 +4,7 @@ import asyncio
 import pathlib
 from collections.abc import Generator
 
+import httpx2
 import pytest
 
 from support import rude
@@ -34,3 +35,53 @@ async def test_a_server_that_answers_initialize_oddly_opens_a_session_all_the_sa
         answer = await http.post(url, **rude.legacy("tools/call", session, name="ok"))
         assert answer.status_code == 200, answer.text
         assert "result" in answer.json()
+
+
+async def _listening(http: httpx2.AsyncClient, url: str, heard: asyncio.Event, wire: str) -> str:
+    """Listen to a server that chatters until the stream ends; all that came."""
+    if wire == "modern":
+        request = http.stream("POST", url, **rude.modern("subscriptions/listen", notifications={}))
+    else:
+        session = await rude.opened(http, url)
+        await http.post(url, **rude.legacy("tools/call", session, name="chatter"))
+        headers = {"Mcp-Session-Id": session, "Accept": "text/event-stream"}
+        request = http.stream("GET", url, headers=headers)
+    text = ""
+    async with request as answer:
+        assert answer.status_code == 200
+        async for line in answer.aiter_lines():
+            text += line
+            if "list_changed" in line:
+                heard.set()
+    return text
+
+
+@pytest.mark.requirement("review:tenant:suspended")
+@pytest.mark.parametrize("wire", ["modern", "legacy"])
+async def test_suspending_a_tenant_ends_its_processes_and_open_streams(platform: Platform, wire: str) -> None:
+    tenant = f"suspended-{wire}"
+    platform.create_tenant(tenant)
+    admin, user = platform.create_key(tenant, "admin"), platform.create_key(tenant)
+    url = platform.deploy(tenant, f"pypi:{rude.NAME}", "rude", admin)
+    heard = asyncio.Event()
+    async with rude.client(user) as http:
+        listening = asyncio.create_task(_listening(http, url, heard, wire))
+        await asyncio.wait_for(heard.wait(), 20)
+        await asyncio.to_thread(platform.api, "POST", f"/tenants/{tenant}/suspend")
+        await asyncio.wait_for(listening, 10)
+    platform.api("POST", f"/tenants/{tenant}/resume")
+    assert platform.api("GET", f"/tenants/{tenant}/servers/rude", key=admin)["instances"] == 0
+
+
+@pytest.mark.requirement("review:logs:deleted")
+async def test_a_server_of_a_deleted_ones_name_begins_with_an_empty_log(platform: Platform) -> None:
+    admin = platform.create_key("acme", "admin")
+    url = platform.deploy("acme", f"pypi:{rude.NAME}", "again", admin)
+    async with rude.client(platform.create_key("acme")) as http:
+        assert (await http.post(url, **rude.modern("tools/call", name="write"))).status_code == 200
+    logs = "/tenants/acme/servers/again/logs"
+    platform.api("POST", "/tenants/acme/servers/again/stop", key=admin)
+    assert "a line of the old one" in [line["text"] for line in platform.api("GET", logs, key=admin)["items"]]
+    platform.api("DELETE", "/tenants/acme/servers/again", key=admin)
+    platform.deploy("acme", f"pypi:{rude.NAME}", "again", admin)
+    assert platform.api("GET", logs, key=admin)["items"] == []

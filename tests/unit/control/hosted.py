@@ -20,6 +20,7 @@ class Runtime:
     def __init__(self) -> None:
         self.calls: list[tuple[str, str, str, str, dict[str, Any]]] = []
         self.stopped: list[tuple[str, str]] = []
+        self.dropped: list[tuple[str, str]] = []
         self.pages: list[dict[str, Any]] = [{"tools": [{"name": "now", "inputSchema": {"type": "object"}}]}]
         self.failure: Exception | None = None
         self.lines = 3
@@ -57,6 +58,14 @@ class Runtime:
         if self.failure is not None:
             raise self.failure
         self.stopped.append((tenant, server))
+
+    async def stop_tenant(self, tenant: ids.TenantId) -> None:
+        """End every instance of a tenant."""
+        self.stopped.append((tenant, "*"))
+
+    async def drop_logs(self, tenant: ids.TenantId, server: ids.ServerName) -> None:
+        """Remove its lines."""
+        self.dropped.append((tenant, server))
 
     def instances(self, tenant: ids.TenantId, server: ids.ServerName) -> int:
         """How many run."""

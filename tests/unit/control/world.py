@@ -111,6 +111,8 @@ async def opened(directory: pathlib.Path, **limit: int) -> AsyncGenerator[World]
             invoke=runtime.invoke,
             read_logs=runtime.read_logs,
             stop_server=runtime.stop_server,
+            stop_tenant=runtime.stop_tenant,
+            drop_logs=runtime.drop_logs,
             instances=runtime.instances,
             ready=(services.Ready("store", store.check),),
             metrics=metrics,

@@ -58,6 +58,7 @@ class Trail:
         self._ttl_s = ttl_days * 86400.0
         self._queue = queue
         self._tenants: dict[str, writers.TenantWriter] = {}
+        self._verifying: set[ids.TenantId] = set()
         self._waiting = 0
         self._work = asyncio.Event()
         self._urgent = asyncio.Event()
@@ -220,8 +221,18 @@ class Trail:
     async def verify(self, tenant: ids.TenantId) -> Report:
         """Check everything that was durable when this was called: chains, checkpoints, head records, the end.
 
-        Never raises for damage: the report names the first.
+        Never raises for damage: the report names the first. It is long work, so each tenant has one at a time: raises
+        `errors.RateLimited`.
         """
+        if tenant in self._verifying:
+            raise errors.RateLimited("This audit trail is being verified already.", retry_after=5)
+        self._verifying.add(tenant)
+        try:
+            return await self._verify(tenant)
+        finally:
+            self._verifying.discard(tenant)
+
+    async def _verify(self, tenant: ids.TenantId) -> Report:
         await self.flush(tenant)
         storage = writers.Storage(self._store, tenant)
         mac = chain.Mac(tenant, self._store.ring.data_key(tenant, "audit.mac"))
@@ -250,6 +261,7 @@ async def _walk(log: logs.Log, verifier: chain.Verifier, last: int) -> None:
                     return
                 verifier.next(record.position, chain.decode(record.data))
                 after = record.position
+                await asyncio.sleep(0)  # a record may hold hundreds of entries: others' requests come in between
         except errors.TamperedData:
             if limit == 1:
                 problem = "a record does not open: it was changed or moved"

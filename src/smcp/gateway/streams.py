@@ -17,6 +17,8 @@ from smcp.runtime import calls
 
 _AT_ONCE: Final = 0.05
 """Seconds within which an answer needs no watcher."""
+_EARLY: Final = 0.005
+"""Seconds that a timer of the event loop may come too early: its clock counts milliseconds."""
 
 
 async def answer(x: exchange.Exchange, call: calls.Call, fields: tuple[exchange.Header, ...] = ()) -> None:
@@ -74,7 +76,7 @@ async def _stream(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call)
         checked = await _check(parts, x, checked)
         before = now
         await _wake_after(call, heartbeat if deadline is None else min(heartbeat, deadline - now))
-        if takes_stream and not call.frames and not call.done and time.monotonic() - before >= heartbeat:
+        if takes_stream and not call.frames and not call.done and time.monotonic() - before >= heartbeat - _EARLY:
             if not x.streaming:
                 await x.open_stream()
             await x.stream(sse.HEARTBEAT)
@@ -91,6 +93,7 @@ async def listen(parts: exchange.Parts, x: exchange.Exchange) -> None:
     watcher = asyncio.create_task(x.out.gone())
     watcher.add_done_callback(lambda _: stream.wake())
     loop = asyncio.get_running_loop()
+    heartbeat = parts.settings.gateway.heartbeat_s
     checked = x.started
     try:
         while not (stream.closed or watcher.done()):
@@ -100,10 +103,10 @@ async def listen(parts: exchange.Parts, x: exchange.Exchange) -> None:
                 break
             checked = await _check(parts, x, checked)
             before = time.monotonic()
-            timer = loop.call_later(parts.settings.gateway.heartbeat_s, stream.wake)
+            timer = loop.call_later(heartbeat, stream.wake)
             await stream.wait()
             timer.cancel()
-            if not session.waiting() and time.monotonic() - before >= parts.settings.gateway.heartbeat_s:
+            if not session.waiting() and time.monotonic() - before >= heartbeat - _EARLY:
                 await x.stream(sse.HEARTBEAT)
         if not watcher.done():
             await x.end_stream()
@@ -119,7 +122,7 @@ async def listen(parts: exchange.Parts, x: exchange.Exchange) -> None:
 async def _check(parts: exchange.Parts, x: exchange.Exchange, checked: float) -> float:
     """When the credential was last found to be good. Raises what authentication raises when it no longer is."""
     now = time.monotonic()
-    if now - checked < parts.settings.gateway.heartbeat_s:
+    if now - checked < parts.settings.gateway.heartbeat_s - _EARLY:
         return checked
     await parts.authenticator.authenticate(x.incoming.fields.only("authorization"))
     return now

@@ -1,0 +1,220 @@
+"""Hosted servers that misbehave: their client gets a clear error, their log a line, the platform and others nothing."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import httpx2
+import pytest
+
+from support import processes, wire
+from support.clients import Endpoint
+from support.gates import Gate
+
+pytestmark = pytest.mark.real
+
+Make = Callable[[Endpoint], wire.Caller]
+
+
+@pytest.fixture(autouse=True)
+async def unharmed(gate: Gate) -> AsyncGenerator[None]:
+    """Whatever a server does, the same platform answers others in time, and holds no more than before."""
+    async with httpx2.AsyncClient(timeout=30.0) as http:
+        async for _ in _watched(gate, wire.Caller(http, gate.umbra)):
+            yield
+
+
+async def _watched(gate: Gate, umbra: wire.Caller) -> AsyncGenerator[None]:
+    await umbra.act("echo")
+    before = wire.vitals(gate.platform)
+    slowest = 0.0
+    done = asyncio.Event()
+
+    async def neighbour() -> None:
+        nonlocal slowest
+        while not done.is_set():
+            began = time.monotonic()
+            assert (await umbra.act("echo"))["canary"] == "umbra-tool"
+            slowest = max(slowest, time.monotonic() - began)
+            await asyncio.sleep(0.02)
+
+    asking = asyncio.create_task(neighbour())
+    yield
+    done.set()
+    await asking
+    assert slowest < 2.5
+    after = await wire.settled(gate.platform, before._replace(instances=3, children=9), files=12)
+    assert after.pid == before.pid
+    assert (after.sessions, after.in_flight) == (before.sessions, 0)
+    assert after.instances <= 3  # the shared copies of three servers
+    assert after.files <= before.files + 12  # the pipes of a copy that was not there before
+    assert wire.zombies(after.pid) == 0
+
+
+async def _logged(gate: Gate, after: int, *texts: str) -> bool:
+    """Whether a line of the log behind `after` holds each of `texts`; lines are written in batches."""
+    for _ in range(30):
+        if any(all(text in line for text in texts) for line in _log(gate)[after:]):
+            return True
+        await asyncio.sleep(0.1)
+    return False
+
+
+def _log(gate: Gate) -> list[str]:
+    lines: list[str] = []
+    after = 0
+    while True:
+        page = gate.platform.api("GET", f"/tenants/acme/servers/tool/logs?after={after}&limit=1000", key=gate.admin)
+        lines += [line["text"] for line in page["items"]]
+        if page["next"] is None:
+            return lines
+        after = int(page["next"])
+
+
+async def _error(one: wire.Caller, session: str | None, act: str, **arguments: Any) -> dict[str, Any]:
+    """The JSON-RPC error that a call ends with."""
+    params = wire.call(act, **arguments)
+    call = (
+        one.modern("tools/call", params, "mine")
+        if session is None
+        else one.legacy(session, "tools/call", params, "mine")
+    )
+    said = wire.messages(await call)[-1]
+    assert said["id"] == "mine"
+    assert "error" in said, said
+    return said["error"]
+
+
+@pytest.mark.requirement("gateway:hosted:dies")
+@pytest.mark.parametrize("era", ["modern", "legacy"])
+@pytest.mark.parametrize(("act", "arguments"), [("exit", {}), ("killed", {}), ("hog", {"chunks": 40})])
+async def test_a_server_that_dies_in_a_call_is_a_clear_error_at_once_and_lives_again(
+    gate: Gate, acme: wire.Caller, era: str, act: str, arguments: dict[str, Any]
+) -> None:
+    session = await acme.open() if era == "legacy" else None
+    await acme.act("echo", session)
+    lines = len(_log(gate))
+    began = time.monotonic()
+    error = await _error(acme, session, act, **arguments)
+    assert (error["code"], error["message"]) == (-32000, "The hosted server ended before it answered.")
+    assert time.monotonic() - began < 3
+    assert await _logged(gate, lines, "ended by itself (exit code")
+    if session is None:
+        assert (await acme.act("echo", text="again"))["text"] == "again"
+    else:
+        assert (await acme.legacy(session, "ping")).status_code == 404
+
+
+@pytest.mark.requirement("gateway:hosted:silent")
+@pytest.mark.parametrize("era", ["modern", "legacy"])
+async def test_a_server_that_never_answers_is_a_timeout_and_hears_of_it(acme: wire.Caller, era: str) -> None:
+    session = await acme.open() if era == "legacy" else None
+    await acme.act("echo", session)
+    before = len(await acme.act("heard", session))
+    began = time.monotonic()
+    error = await _error(acme, session, "never")
+    assert (error["code"], error["message"]) == (-32000, "The hosted MCP server did not answer in time.")
+    assert 3.5 < time.monotonic() - began < 6
+    [note] = (await acme.act("heard", session))[before:]
+    assert (note["method"], note["params"]["reason"]) == ("notifications/cancelled", "timed out")
+
+
+@pytest.mark.requirement("gateway:hosted:garbage")
+@pytest.mark.parametrize("era", ["modern", "legacy"])
+async def test_garbage_on_stdout_and_forged_answers_are_logged_and_change_nothing(
+    gate: Gate, acme: wire.Caller, era: str
+) -> None:
+    session = await acme.open() if era == "legacy" else None
+    waiting = asyncio.create_task(acme.act("echo", session, text="neighbour"))
+    assert await acme.act("garbage", session) == "after all"
+    assert (await waiting)["text"] == "neighbour"
+    assert await _logged(gate, 0, "ignored a message", "I print to stdout")
+    assert (await acme.act("echo", session, text="fine"))["text"] == "fine"
+
+
+@pytest.mark.requirement("gateway:hosted:garbage")
+async def test_an_answer_that_is_none_is_an_error_at_once(acme: wire.Caller) -> None:
+    began = time.monotonic()
+    error = await _error(acme, None, "broken")
+    assert error["code"] == -32000
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.requirement("gateway:hosted:floods")
+async def test_a_flood_of_messages_on_stdout_is_taken_and_holds_nobody_up(acme: wire.Caller) -> None:
+    assert await acme.act("out", kind="notices", thousands=200) == "flooded"
+
+
+@pytest.mark.requirement("gateway:hosted:floods")
+async def test_a_flood_of_garbage_on_stdout_ends_its_server_and_the_log_says_why(gate: Gate, acme: wire.Caller) -> None:
+    lines = len(_log(gate))
+    began = time.monotonic()
+    error = await _error(acme, None, "out", kind="garbage", thousands=200)
+    assert (error["code"], error["message"]) == (-32000, "The hosted server ended before it answered.")
+    assert time.monotonic() - began < 3
+    assert await _logged(gate, lines, "[smcp] ended", "that are no messages")
+    assert (await acme.act("echo", text="again"))["text"] == "again"
+
+
+@pytest.mark.requirement("gateway:hosted:floods")
+async def test_a_flood_on_stderr_is_cut_and_the_log_says_so(gate: Gate, acme: wire.Caller) -> None:
+    lines = len(_log(gate))
+    assert await acme.act("err", thousands=100) == "flooded"
+    await asyncio.sleep(1.1)  # the journal counts by the second
+    await acme.act("err", thousands=0)
+    new = _log(gate)[lines:]
+    assert 400 < len(new) < 10_000
+    assert any("lines were dropped" in line for line in new)
+    assert max(map(len, new)) <= 4096
+
+
+@pytest.mark.requirement("gateway:hosted:floods")
+async def test_a_message_over_the_cap_ends_its_server_and_the_log_names_the_setting(
+    gate: Gate, acme: wire.Caller
+) -> None:
+    for size in (1_500_000, 30_000_000):
+        error = await _error(acme, None, "long", bytes=size)
+        assert error["code"] == -32000
+        assert (await acme.act("echo", text="again"))["text"] == "again"
+    assert await _logged(gate, 0, "runtime.max_message_bytes")
+    assert len((await acme.modern("tools/call", wire.call("long", bytes=800_000))).content) > 800_000
+
+
+@pytest.mark.requirement("gateway:hosted:whole")
+async def test_a_session_ends_with_every_process_its_server_started_however_stubborn(
+    gate: Gate, acme: wire.Caller
+) -> None:
+    before = wire.vitals(gate.platform)
+    session = await acme.open()
+    await acme.act("family", session, count=6)
+    assert await acme.act("stubborn", session) == "stubborn"
+    family = processes.descendants(before.pid)
+    assert len(family) >= before.children + 6
+    assert await acme.end(session) == 204
+    after = await wire.settled(gate.platform, before)
+    assert after.children == before.children
+    assert len(processes.alive(family)) == before.children + 1
+
+
+@pytest.mark.requirement("gateway:hosted:whole")
+async def test_two_hundred_starts_and_ends_leave_no_process_no_zombie_and_no_file(gate: Gate, caller: Make) -> None:
+    one = caller(gate.second)
+    await one.act("echo")
+    before = wire.vitals(gate.platform)
+
+    async def cycles(count: int) -> None:
+        for number in range(count):
+            session = await one.open()
+            if number % 3 == 0:
+                await one.end(session)
+            elif number % 3 == 1:
+                await _error(one, session, "exit")
+            # else: the next one makes room
+
+    await asyncio.gather(*(cycles(50) for _ in range(4)))
+    await one.close()
+    after = await wire.settled(gate.platform, before, files=2)
+    assert (after.sessions, after.instances, after.children) == (before.sessions, before.instances, before.children)
+    assert after.files <= before.files + 8  # this client's own connections
+    assert wire.zombies(after.pid) == 0

@@ -1,0 +1,183 @@
+"""Answers on their way back, in both eras: streams, progress, questions, cancellations, slow and vanishing readers."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from support import wire
+from support.clients import Endpoint
+from support.gates import Gate
+
+pytestmark = pytest.mark.real
+
+Make = Callable[[Endpoint], wire.Caller]
+
+
+@pytest.mark.requirement("gateway:streams:form")
+async def test_an_answer_is_plain_unless_something_comes_before_it_or_the_client_takes_streams_only(
+    acme: wire.Caller,
+) -> None:
+    session = await acme.open()
+    both = "application/json, text/event-stream"
+    for accept, steps, kind in [
+        (both, 0, "application/json"),
+        (both, 2, "text/event-stream"),
+        ("text/event-stream", 0, "text/event-stream"),
+        ("application/json", 2, "application/json"),
+        ("*/*", 0, "application/json"),
+        ("application/*", 0, "application/json"),
+        ("Application/JSON;q=0.5", 0, "application/json"),
+        ("text/*", 2, "text/event-stream"),
+    ]:
+        params = wire.call("steps", token="t", count=steps)
+        for answer in (
+            await acme.modern("tools/call", params, accept=accept),
+            await acme.legacy(session, "tools/call", params, accept=accept),
+        ):
+            assert answer.headers["content-type"] == kind, (accept, steps)
+            found = wire.messages(answer)
+            assert wire.said(found[-1]) == "done"
+            assert len(found) == 1 + (steps if kind == "text/event-stream" else 0)
+    for accept in ("text/html", "image/png", "application/xml;q=1"):
+        assert (await acme.modern("tools/list", accept=accept)).status_code == 406
+
+
+@pytest.mark.requirement("gateway:streams:form")
+async def test_proxies_are_told_to_leave_a_stream_alone(acme: wire.Caller) -> None:
+    answer = await acme.modern("tools/call", wire.call("steps", token=1, count=1))
+    assert answer.headers["cache-control"] == "no-cache, no-transform"
+    assert answer.headers["x-accel-buffering"] == "no"
+
+
+@pytest.mark.requirement("gateway:streams:heartbeat")
+async def test_a_silent_stream_is_kept_alive_by_comments(acme: wire.Caller) -> None:
+    session = await acme.open()
+    for fields, body in (
+        wire.modern("tools/call", wire.call("sleep", seconds=1.5)),
+        wire.legacy(session, "tools/call", wire.call("sleep", seconds=1.5)),
+    ):
+        async with acme.streaming(fields, body) as stream:
+            lines = await stream.end()
+        assert lines.count(": keep-alive") >= 3
+        assert "awake" in lines[-2] + lines[-3]
+    async with acme.listening(session) as stream:
+        assert [await stream.line() for _ in range(4)] == [": keep-alive"] * 4
+
+
+@pytest.mark.requirement("gateway:streams:asks")
+async def test_a_legacy_servers_question_reaches_the_client_and_its_answer_the_server(acme: wire.Caller) -> None:
+    session = await acme.open()
+    async with acme.streaming(*wire.legacy(session, "tools/call", wire.call("ask"))) as stream:
+        question = await stream.message()
+        assert question["method"] == "roots/list"
+        for id_ in ("unasked", question["id"], question["id"]):  # twice: the second changes nothing
+            body = b'{"jsonrpc":"2.0","id":"%b","result":{"roots":["mine"]}}' % id_.encode()
+            fields, _ = wire.legacy(session, "ping")
+            assert (await acme.send(fields, body)).status_code == 202
+        assert wire.said(await stream.message()) == {"answer": {"roots": ["mine"]}}
+
+
+@pytest.mark.requirement("gateway:streams:cancel")
+async def test_a_modern_client_that_hangs_up_cancels_its_call_and_no_other(gate: Gate, caller: Make) -> None:
+    # Its own server, so that what it has heard is this test's.
+    one, two = caller(gate.second), caller(gate.second)
+    await one.act("echo")
+    before = len(await one.act("heard"))
+    async with two.streaming(*wire.modern("tools/call", wire.call("never", token="t"), 1)) as other:
+        assert (await other.message())["method"] == "notifications/progress"
+        async with one.streaming(*wire.modern("tools/call", wire.call("never", token="t"), 1)) as stream:
+            assert (await stream.message())["method"] == "notifications/progress"
+        heard: list[dict[str, str]] = []
+        for _ in range(100):
+            heard = await one.act("heard")
+            if len(heard) > before:
+                break
+            await asyncio.sleep(0.05)  # a closed connection is told to nobody
+        assert [note["method"] for note in heard[before:]] == ["notifications/cancelled"]
+        assert await other.line() == ": keep-alive"
+
+
+@pytest.mark.requirement("gateway:streams:cancel")
+async def test_a_legacy_client_that_hangs_up_does_not_cancel_but_may_say_so(acme: wire.Caller) -> None:
+    session = await acme.open()
+    async with acme.streaming(*wire.legacy(session, "tools/call", wire.call("never", token="t"), 77)) as stream:
+        assert (await stream.message())["method"] == "notifications/progress"
+    await asyncio.sleep(0.5)  # time for a cancellation that must not come
+    methods = [note["method"] for note in await acme.act("heard", session)]
+    assert "notifications/cancelled" not in methods
+    cancelled = await acme.legacy(session, "notifications/cancelled", {"requestId": 77, "reason": "enough"}, id_=None)
+    assert cancelled.status_code == 202
+    last = (await acme.act("heard", session))[-1]
+    assert last["method"] == "notifications/cancelled"
+    assert last["params"]["requestId"] != 77  # the server knows the call by a number of the platform's
+    assert last["params"]["reason"] == "enough"
+
+
+@pytest.mark.requirement("gateway:streams:vanish")
+async def test_clients_that_vanish_in_the_middle_of_a_call_leave_nothing_behind(gate: Gate, acme: wire.Caller) -> None:
+    await acme.act("echo")
+    session = await acme.open()
+    before = wire.vitals(gate.platform)
+
+    async def vanish(number: int) -> None:
+        params = wire.call("never", token=number)
+        made = (
+            wire.modern("tools/call", params, 1) if number % 2 else wire.legacy(session, "tools/call", params, number)
+        )
+        async with acme.streaming(*made) as stream:
+            await stream.message()
+
+    for _ in range(5):
+        await asyncio.gather(*(vanish(number) for number in range(20)))
+    after = await wire.settled(gate.platform, before._replace(in_flight=0), files=20)
+    assert (after.pid, after.sessions, after.instances) == (before.pid, before.sessions, before.instances)
+    assert (after.in_flight, after.children) == (0, before.children)
+    assert after.files <= before.files + 20
+    assert (await acme.act("echo", session, text="fine"))["text"] == "fine"
+
+
+@pytest.mark.requirement("gateway:streams:listen")
+async def test_a_modern_subscription_is_acknowledged_lives_and_ends_with_its_client(
+    gate: Gate, acme: wire.Caller
+) -> None:
+    before = wire.vitals(gate.platform)
+    async with acme.streaming(*wire.modern("subscriptions/listen", {"notifications": {}}, "mine")) as stream:
+        first = await stream.message()
+        assert first["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"] == "mine"
+        for _ in range(16):  # longer than any call may take
+            assert await stream.line() == ": keep-alive"
+    after = await wire.settled(gate.platform, before)
+    assert after.in_flight == 0
+
+
+@pytest.mark.requirement("gateway:streams:slow-reader")
+async def test_a_reader_that_does_not_read_costs_bounded_memory_and_its_own_call_only(
+    gate: Gate, acme: wire.Caller
+) -> None:
+    await acme.act("echo")
+    held = _memory(wire.vitals(gate.platform).pid)
+    host, port = wire.address(gate.platform.base_url)
+    fields, body = wire.modern("tools/call", wire.call("steps", token=1, count=4000, size=50_000))
+    sent = [("host", f"{host}:{port}"), *{**acme.bearer, **fields}.items(), ("content-length", str(len(body)))]
+    reader, writer = await asyncio.open_connection(host, port, limit=4096)
+    writer.write(wire.request("POST", "/t/acme/tool/mcp", sent, body))
+    await writer.drain()
+    most = 0
+    for _ in range(30):  # 200 MB are on their way; the others are served meanwhile
+        await asyncio.wait_for(acme.modern("tools/list"), 5)
+        most = max(most, _memory(wire.vitals(gate.platform).pid) - held)
+        await asyncio.sleep(0.05)
+    data = b""
+    while chunk := await reader.read(1 << 20):
+        data += chunk
+    writer.close()
+    assert most < 64 << 20
+    assert b"read too slowly" in data
+    assert (await acme.act("echo", text="fine"))["text"] == "fine"
+
+
+def _memory(pid: int) -> int:
+    """Bytes of memory that a process holds."""
+    with open(f"/proc/{pid}/statm", encoding="utf-8") as file:
+        return int(file.read().split()[1]) * 4096

@@ -102,6 +102,7 @@ class Exchange:
         "message",
         "number",
         "out",
+        "own_instance",
         "principal",
         "received",
         "refused",
@@ -135,6 +136,8 @@ class Exchange:
         self.session: sessions.Session | None = None
         self.lease: limits.Lease | None = None
         self.instance: driver.Instance | None = None
+        self.own_instance: driver.Instance | None = None
+        """A copy that serves this request only and ends with it."""
         self.number = 0
         self.call: calls.Call | None = None
         self.answered = False

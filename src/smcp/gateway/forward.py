@@ -32,8 +32,10 @@ async def stream_back(parts: exchange.Parts, x: exchange.Exchange) -> None:
     await streams.reply(parts, x, x.call)
 
 
-def give_back(x: exchange.Exchange) -> None:
+def give_back(parts: exchange.Parts, x: exchange.Exchange) -> None:
     """The exchange is over: cancel what nobody waits for any more."""
+    if x.own_instance is not None:
+        parts.pool.release_soon(x.own_instance, "its request is over")
     if x.number == 0 or x.call is None or x.instance is None:
         return
     if x.session is not None:

@@ -60,13 +60,14 @@ async def _ask(
     parts: exchange.Parts, principal: policy.Principal, target: targets.Target, method: str, params: dict[str, Any]
 ) -> jsonrpc.Json:
     timeout_s = parts.settings.gateway.call_timeout_s
-    if target.modern:
+    if target.modern and target.share != "session":
         instance = await parts.pool.shared(target.spec, target.share_key(principal))
         return await _ask_one(peer.Peer(instance, modern=True, timeout_s=timeout_s), method, params)
-    instance = await parts.pool.private(target.spec)
+    instance = await parts.pool.private(target.spec, modern=target.modern)
     try:
-        client = peer.Peer(instance, modern=False, timeout_s=timeout_s)
-        await client.introduce()
+        client = peer.Peer(instance, modern=target.modern, timeout_s=timeout_s)
+        if not target.modern:
+            await client.introduce()
         return await _ask_one(client, method, params)
     finally:
         await parts.pool.release(instance, "the call is over")

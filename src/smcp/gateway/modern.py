@@ -16,5 +16,9 @@ async def acquire(parts: exchange.Parts, x: exchange.Exchange) -> None:
         # Without a modern error body on purpose: that is how a client of both eras knows to fall back.
         spoken = ", ".join(target.deployment.eras.legacy)
         raise errors.BadRequest(f"This server speaks only MCP {spoken}; begin with initialize.")
+    if target.share == "session":
+        # The manifest lets nobody share a copy; without sessions that is a copy for each request.
+        x.instance = x.own_instance = await parts.pool.private(target.spec, modern=True)
+        return
     share = target.share_key(principal)
     x.instance = parts.pool.warm(target.spec, share) or await parts.pool.shared(target.spec, share)

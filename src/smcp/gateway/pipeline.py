@@ -160,7 +160,7 @@ def _finish(parts: exchange.Parts, x: exchange.Exchange) -> None:
     # The lease first: nothing that goes wrong below may keep a place among the requests in flight for ever.
     if x.lease is not None:
         x.lease.release()
-    forward.give_back(x)
+    forward.give_back(parts, x)
     seconds = time.monotonic() - x.started
     parts.meters.count(x.status, x.received, x.sent)
     if x.message is not None and x.principal is not None and x.tenant == x.principal.tenant:

@@ -62,7 +62,7 @@ class Prober:
             server = await client.introduce()
             tools = await client.tools() if "tools" in server.capabilities else []
             return _Answer(server, tools)
-        except (peer.RpcError, errors.ServerFailed, errors.ServerTimeout) as error:
+        except (errors.RpcError, errors.ServerFailed, errors.ServerTimeout) as error:
             # Not of this era, or not a server at all: the other question, or the caller, tells which.
             said.append(f"({error.public})")
             return None

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import importlib.metadata
 import socket
+import time
 from collections.abc import Generator
 from typing import Final
 
@@ -16,6 +17,8 @@ from smcp.kernel import ids, observe, settings
 
 _BACKLOG: Final = 2048
 _DRAIN_S: Final = 5
+_CONNECTIONS: Final = 10_000
+"""Connections at once; more are answered 503 by the HTTP server itself."""
 
 
 class _Server(uvicorn.Server):
@@ -66,6 +69,7 @@ class Platform:
                 server_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=75,
+                limit_concurrency=_CONNECTIONS,
                 timeout_graceful_shutdown=_DRAIN_S,
             )
         )
@@ -82,12 +86,17 @@ class Platform:
         return cls(wired, server, serving, wire.public_url(config, port))
 
     async def ensure_operator(self, *, another: bool = False) -> str | None:
-        """The text of a new operator's key if there is no operator yet (or `another` one is wanted), else None.
+        """The text of a new operator's key if nobody holds a usable one (or `another` is wanted), else None.
 
         Shown once, kept nowhere. Whoever can start the platform holds its root key, so this opens no new door.
         """
-        operators = [key for key in await self._wired.keys.list(ids.PLATFORM) if policy.Role.OPERATOR in key.roles]
-        if operators and not another:
+        now = time.time()
+        usable = [
+            key
+            for key in await self._wired.keys.list(ids.PLATFORM)
+            if policy.Role.OPERATOR in key.roles and key.revoked is None and (key.expires is None or key.expires > now)
+        ]
+        if usable and not another:
             return None
         issued = await self._wired.keys.create(
             ids.PLATFORM, (policy.Role.OPERATOR,), "operator, made by smcp up", expires_in_s=None

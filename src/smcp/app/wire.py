@@ -164,6 +164,7 @@ async def _hosting(base: Foundation, common: _Common) -> _Hosting:
         stop_grace_s=config.runtime.stop_grace_s,
         max_message_bytes=config.runtime.max_message_bytes,
         stream_buffer=config.runtime.stream_buffer,
+        tenant_buffer_bytes=config.runtime.tenant_buffer_bytes,
     )
     children = stdio.StdioDriver(functools.partial(_cell, config.sandbox, python), machine, child_limits)
     lines = journal.Journal(common.store, base.log, days=config.stores.log_days)

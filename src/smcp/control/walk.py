@@ -18,6 +18,7 @@ from smcp.control import answers, reading
 from smcp.control.endpoint import Call, Endpoint, Open
 from smcp.control.services import Services
 from smcp.kernel import errors, ids, observe
+from smcp.tenancy import limits
 
 REASON: Final = "SMCP-Reason"
 """Header in which an operator says why a tenant's resource is touched. Left out: the action's name."""
@@ -34,6 +35,7 @@ class Visit(msgspec.Struct, kw_only=True):
     caller: policy.Principal | None = None
     call: Call[Any, Any] | None = None
     answer: Any = None
+    lease: limits.Lease | None = None
 
     @property
     def reading(self) -> Call[Any, Any]:
@@ -72,6 +74,13 @@ async def _rate(visit: Visit) -> None:
     if visit.caller is not None:
         with _counted(visit, "rate"):
             visit.services.limiter.rate(visit.caller)
+
+
+async def _lease(visit: Visit) -> None:
+    """A place among the requests in flight, given back in the end by `Path`."""
+    if visit.caller is not None:
+        with _counted(visit, "concurrency"):
+            visit.lease = visit.services.limiter.admit(visit.caller)
 
 
 @contextlib.contextmanager
@@ -157,6 +166,7 @@ async def _handle_and_record(visit: Visit) -> None:
 STAGES: Final[tuple[Callable[[Visit], Awaitable[None]], ...]] = (
     _authenticate,
     _rate,
+    _lease,
     _read,
     _decide,
     _find_tenant,
@@ -189,6 +199,10 @@ class Path:
             endpoint=found,
             document=self._document,
         )
-        for stage in STAGES:
-            await stage(visit)
+        try:
+            for stage in STAGES:
+                await stage(visit)
+        finally:
+            if visit.lease is not None:
+                visit.lease.release()
         await answers.answer(visit.answer, found.status)(scope, receive, send)

@@ -105,8 +105,7 @@ class Versions:
 
     async def servers(self, tenant: ids.TenantId) -> list[Server]:
         """The tenant's servers, by name."""
-        found = await self._servers.list(tenant, limit=_PAGE)
-        return [record.value for _, record in found if record.value.live is not None]
+        return [server for server in await self._every(tenant) if server.live is not None]
 
     async def server(self, tenant: ids.TenantId, name: str) -> Server:
         """One server. Raises `errors.NotFound`."""
@@ -234,6 +233,14 @@ class Versions:
         if digest not in await self._used(tenant):
             await self._artefacts.discard(tenant, digest)
 
+    async def _every(self, tenant: ids.TenantId) -> list[Server]:
+        found: list[Server] = []
+        after: str | None = None
+        while page := await self._servers.list(tenant, after=after, limit=_PAGE):
+            found += [record.value for _, record in page]
+            after = page[-1][0][-1]
+        return found
+
     async def _all(self, tenant: ids.TenantId, name: str) -> list[Deployment]:
         found: list[Deployment] = []
         after: str | None = None
@@ -255,7 +262,7 @@ class Versions:
             await self._artefacts.discard(tenant, digest)
 
     async def _used(self, tenant: ids.TenantId) -> set[str]:
-        names = [record.value.name for _, record in await self._servers.list(tenant, limit=_PAGE)]
+        names = [server.name for server in await self._every(tenant)]
         return {deployment.digest for name in names for deployment in await self._all(tenant, name)}
 
 

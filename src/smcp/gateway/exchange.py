@@ -3,9 +3,10 @@
 The core knows an `Exchange`, not an ASGI scope: `asgi` is one thin adapter, so that a leaner front can stand beside it.
 """
 
+import asyncio
 import dataclasses
 import time
-from typing import Protocol
+from typing import Final, Protocol
 
 from smcp.access import policy
 from smcp.audit import trail
@@ -175,14 +176,21 @@ class Exchange:
         await self.out.start(200, [*_STREAM, *fields, *self.cors])
 
     async def stream(self, data: bytes) -> None:
-        """Send a piece of the event stream."""
+        """Send a piece of the event stream. Raises `ClientGone` when the client reads nothing for `_UNREAD_S`."""
         self.sent += len(data)
-        await self.out.send(data, more=True)
+        try:
+            async with asyncio.timeout(_UNREAD_S):
+                await self.out.send(data, more=True)
+        except TimeoutError as error:
+            raise ClientGone from error
 
     async def end_stream(self) -> None:
         """End the event stream."""
         await self.out.send(b"", more=False)
 
+
+_UNREAD_S: Final = 60.0
+"""Seconds that a client may leave its side of a stream full, before it counts as gone."""
 
 _STREAM: list[Header] = [
     (b"content-type", b"text/event-stream"),

@@ -40,6 +40,9 @@ def give_back(parts: exchange.Parts, x: exchange.Exchange) -> None:
         return
     if x.session is not None:
         x.session.busy -= 1
+    if x.refused == "server_timeout" and x.instance.calls.heard < x.started:
+        # Silent since before this call: a shared copy that hangs would fail every later call too.
+        parts.pool.discard(x.instance, "it did not answer in time")
     if x.call.done:
         x.instance.calls.forget(x.number)
     elif x.era is eras.Era.LEGACY and x.refused == "client_gone":
@@ -47,3 +50,4 @@ def give_back(parts: exchange.Parts, x: exchange.Exchange) -> None:
         x.instance.calls.abandon(x.number)
     else:
         x.instance.calls.cancel(x.number, "the client has gone" if x.refused == "client_gone" else "timed out")
+    x.call.release()

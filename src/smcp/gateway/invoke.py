@@ -1,6 +1,7 @@
 """One request without a client's wire: how the admin API lists and calls tools.
 
-It takes the same way as a client's request from the lease on: the same limits, the same copies, the same audit event.
+It takes the same way as a client's request behind the lease, which the API holds: the same copies, the same audit
+event.
 """
 
 import time
@@ -30,29 +31,28 @@ async def invoke(
     target = await parts.targets.find(tenant, server)
     began = time.monotonic()
     code = "cancelled"
-    with parts.limiter.admit(principal):
-        try:
-            result = await _ask(parts, principal, target, method, params)
-            code = ""
-        except errors.SmcpError as error:
-            code = error.code
-            raise
-        finally:
-            seconds = time.monotonic() - began
-            named = params.get("name")
-            parts.metrics.operation(method, "", seconds, failed=bool(code))
-            parts.trail.note(
-                events.McpCall(
-                    tenant=tenant,
-                    actor=principal.id,
-                    outcome="failed" if code else "ok",
-                    server=server,
-                    method=method if method in observe.METHODS else observe.OTHER,
-                    target=parts.trail.target(tenant, named) if isinstance(named, str) and named else events.NO_TARGET,
-                    code=code,
-                    duration_ms=round(seconds * 1000, 3),
-                )
+    try:
+        result = await _ask(parts, principal, target, method, params)
+        code = ""
+    except errors.SmcpError as error:
+        code = error.code
+        raise
+    finally:
+        seconds = time.monotonic() - began
+        named = params.get("name")
+        parts.metrics.operation(method, "", seconds, failed=bool(code))
+        parts.trail.note(
+            events.McpCall(
+                tenant=tenant,
+                actor=principal.id,
+                outcome="failed" if code else "ok",
+                server=server,
+                method=method if method in observe.METHODS else observe.OTHER,
+                target=parts.trail.target(tenant, named) if isinstance(named, str) and named else events.NO_TARGET,
+                code=code,
+                duration_ms=round(seconds * 1000, 3),
             )
+        )
     return result
 
 

@@ -22,6 +22,10 @@ async def authenticate(parts: exchange.Parts, x: exchange.Exchange) -> None:
     """The credential → principal; a failure counts against the address, and 401 says nothing more."""
     try:
         x.principal = await parts.authenticator.authenticate(x.incoming.fields.only("authorization"))
+    except errors.TenantSuspended:
+        # A suspended tenant has no rate of its own any more: its callers share the one of the unknown.
+        parts.limiter.unauthenticated(x.address)
+        raise
     except errors.Unauthenticated as error:
         parts.meters.auth_failures.inc()
         try:

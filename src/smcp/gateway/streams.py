@@ -65,6 +65,8 @@ async def _stream(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call)
                 if not x.streaming:
                     await x.open_stream()
                 await x.stream(sse.event(frame))
+            # Also between frames: a server that never pauses must not keep a revoked key's stream alive.
+            checked = await _check(parts, x, checked)
         if call.done:
             await answer(x, call)
             return
@@ -99,6 +101,7 @@ async def listen(parts: exchange.Parts, x: exchange.Exchange) -> None:
         while not (stream.closed or watcher.done()):
             while session.waiting() and not stream.closed:
                 await x.stream(sse.event(session.take()))
+                checked = await _check(parts, x, checked)
             if stream.closed or watcher.done():
                 break
             checked = await _check(parts, x, checked)
@@ -124,7 +127,12 @@ async def _check(parts: exchange.Parts, x: exchange.Exchange, checked: float) ->
     now = time.monotonic()
     if now - checked < parts.settings.gateway.heartbeat_s - _EARLY:
         return checked
-    await parts.authenticator.authenticate(x.incoming.fields.only("authorization"))
+    try:
+        await parts.authenticator.authenticate(x.incoming.fields.only("authorization"))
+    except (errors.Unauthenticated, errors.TenantSuspended):
+        if x.session is not None:
+            parts.sessions.end(x.session, "revoked")
+        raise
     return now
 
 

@@ -266,6 +266,18 @@ class ServerFailed(SmcpError):
     text = "The hosted MCP server failed. 'smcp server logs' shows why."
 
 
+class RpcError(SmcpError):
+    """The hosted server answered the platform's own question with a JSON-RPC error, whose message is the tenant's own.
+
+    `data` holds its code and data.
+    """
+
+    code = "rpc_error"
+    http_status = 502
+    rpc_code = -32000
+    text = "The hosted server answered with an error."
+
+
 class ServerTimeout(SmcpError):
     """The hosted server did not answer before the deadline."""
 

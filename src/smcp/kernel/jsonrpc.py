@@ -11,6 +11,7 @@ MCP narrows JSON-RPC: ids are strings or integers, never null; params are object
 import enum
 import itertools
 import json
+import math
 import re
 from typing import Any, Final, NoReturn, cast
 
@@ -213,6 +214,13 @@ def _refuse_constant(name: str) -> NoReturn:
     raise errors.ParseError(f"The body is not valid JSON: {name} is not a JSON number.")
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise errors.ParseError("The body is not valid JSON: a number is out of range.")
+    return number
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} at character {error.pos}"
@@ -222,4 +230,4 @@ def _reason(error: Exception) -> str:
 
 
 # One decoder for all: json.loads builds a new one per call when it is given hooks.
-_strict = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
+_strict = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_refuse_constant)

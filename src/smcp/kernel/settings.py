@@ -132,6 +132,9 @@ class Runtime(_Group, frozen=True):
     stop_grace_s: Annotated[_Seconds, _d("Time between asking a hosted server to end and killing it.")] = 3.0
     idle_stop_s: Annotated[_Seconds, _d("A shared copy without requests for this long is stopped.")] = 900.0
     max_message_bytes: Annotated[_Bytes, _d("Largest single message from a hosted server.")] = 16_777_216
+    tenant_buffer_bytes: Annotated[
+        _Bytes, _d("Bytes from one tenant's hosted servers that may wait in the platform's memory, over all its calls.")
+    ] = 134_217_728
     stream_buffer: Annotated[_Count, _d("Messages held for a slow reader of one stream before it is dropped.")] = 1024
 
 
@@ -183,7 +186,10 @@ def load(file: pathlib.Path | None = None, environ: Mapping[str, str] | None = N
     for name, value in (os.environ if environ is None else environ).items():
         if name.startswith("SMCP_") and name not in CLIENT_VARIABLES:
             group, field, parsed = _from_environment(name, value)
-            tree.setdefault(group, {})[field] = parsed
+            section = tree.setdefault(group, {})
+            if not isinstance(section, dict):
+                raise errors.BadSettings(f"Wrong setting: '{group}' is a group of settings, not a value.")
+            section[field] = parsed
     try:
         return msgspec.convert(tree, Settings)
     except msgspec.ValidationError as error:

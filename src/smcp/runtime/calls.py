@@ -15,6 +15,8 @@ decoded: only a progress token (in params) and the few notifications that name a
 import asyncio
 import collections
 import contextlib
+import sys
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -27,6 +29,8 @@ _HELD_BYTES: Final = 16 * 1024 * 1024
 _KEPT: Final = 256
 """Calls without a reader that are remembered, and requests of a hosted server that may wait for an answer."""
 _DIGITS: Final = 18
+
+_TOO_MUCH: Final = "The tenant's hosted servers have more waiting in memory than they may. Read what is waiting."
 
 _Members = dict[str, msgspec.Raw]
 _members = msgspec.json.Decoder(_Members)
@@ -42,10 +46,31 @@ _STREAM_FIRST: Final = frozenset(
 """Legacy notices about the server as a whole: they belong on the session's stream, not on some call's."""
 
 
+class Budget:
+    """Bytes that the hosted servers of one tenant may have waiting in the platform's memory, over all of them."""
+
+    __slots__ = ("__weakref__", "_left")
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    def take(self, size: int) -> bool:
+        """Whether `size` bytes more may wait; they count until `give`."""
+        if size > self._left:
+            return False
+        self._left -= size
+        return True
+
+    def give(self, size: int) -> None:
+        """So many bytes wait no more."""
+        self._left += size
+
+
 class Call:
     """One request in flight: interim frames, then the response. One consumer."""
 
     __slots__ = (
+        "_budget",
         "_held",
         "_limit",
         "_limit_bytes",
@@ -65,7 +90,13 @@ class Call:
     )  # fmt: skip
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, id_raw: bytes, method: str, limit: int, limit_bytes: int
+        self,
+        loop: asyncio.AbstractEventLoop,
+        id_raw: bytes,
+        method: str,
+        limit: int,
+        limit_bytes: int,
+        budget: Budget,
     ) -> None:
         self.id = id_raw
         self.method = method
@@ -85,6 +116,7 @@ class Call:
         self._loop = loop
         self._limit = limit
         self._limit_bytes = limit_bytes
+        self._budget = budget
         self._held = 0
         self._waiter: asyncio.Future[None] | None = None
 
@@ -115,6 +147,9 @@ class Call:
         if len(self.frames) >= self._limit or (self.frames and self._held + len(data) > self._limit_bytes):
             self.fail(errors.Unavailable("The stream was read too slowly and has been closed."))
             return
+        if not self._budget.take(len(data)):
+            self.fail(errors.Unavailable(_TOO_MUCH))
+            return
         self._held += len(data)
         self.frames.append(data)
         self.wake()
@@ -123,13 +158,25 @@ class Call:
         """The oldest interim frame. To be called when there is one."""
         frame = self.frames.popleft()
         self._held -= len(frame)
+        self._budget.give(len(frame))
         return frame
+
+    def release(self) -> None:
+        """Whatever is still held here is not needed any more. Idempotent."""
+        self._budget.give(self._held)
+        self._held = 0
+        self.frames.clear()
 
     def finish(self, response: bytes, code: int | None) -> None:
         """The response has come."""
-        if not self.done:
-            self.response, self.code, self.done = response, code, True
-            self.wake()
+        if self.done:
+            return
+        if not self._budget.take(len(response)):
+            self.fail(errors.Unavailable(_TOO_MUCH))
+            return
+        self._held += len(response)
+        self.response, self.code, self.done = response, code, True
+        self.wake()
 
     def fail(self, failure: errors.SmcpError) -> None:
         """There will be no response."""
@@ -139,8 +186,7 @@ class Call:
 
     def abandon(self) -> None:
         """Nobody reads any more, and the hosted server is not told: drop what comes."""
-        self.frames.clear()
-        self._held = 0
+        self.release()
         self.done = True
 
     def wake(self) -> None:
@@ -161,16 +207,21 @@ class Calls:
         stray: Callable[[bytes, str], None],
         limit: int,
         limit_bytes: int = _HELD_BYTES,
+        budget: Budget | None = None,
     ) -> None:
         """`write` sends one message; `stray` gets what belongs to no call (message, method).
 
-        `limit` frames of together `limit_bytes` bytes may wait for the reader of one call.
+        `limit` frames of together `limit_bytes` bytes may wait for the reader of one call, and what `budget` leaves for
+        all calls of the tenant.
         """
         self._modern = modern
         self._write = write
         self._stray = stray
         self._limit = limit
         self._limit_bytes = limit_bytes
+        self._budget = budget or Budget(sys.maxsize)
+        self.heard = time.monotonic()
+        """When the hosted server last said anything that could be read."""
         self._loop = asyncio.get_running_loop()
         self._next = 0
         self._pending: dict[int, Call] = {}
@@ -188,7 +239,7 @@ class Calls:
             raise self._closed
         self._next += 1
         number = self._next
-        call = Call(self._loop, message.id, message.method, self._limit, self._limit_bytes)
+        call = Call(self._loop, message.id, message.method, self._limit, self._limit_bytes, self._budget)
         params = message.params_raw
         meta = jsonrpc.obj(message.params.get("_meta"))
         if meta is not None:
@@ -279,6 +330,7 @@ class Calls:
     def received(self, line: bytes) -> None:
         """One message of the hosted server. Raises `errors.ParseError` when it is not JSON-RPC."""
         frame = jsonrpc.frame(line)
+        self.heard = time.monotonic()
         if not frame.method:
             self._response(frame)
         elif frame.id:

@@ -23,6 +23,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Largest single message that is taken from it."""
     stream_buffer: int
     """Interim messages held for a slow reader of one call."""
+    tenant_buffer_bytes: int
+    """Bytes that all hosted servers of a tenant may have waiting in memory."""
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):

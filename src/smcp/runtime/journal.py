@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Final, NamedTuple
 
-from smcp.kernel import errors, ids, observe
+from smcp.kernel import errors, ids, observe, redact
 from smcp.runtime import driver
 from smcp.stores import tenant as stores
 
@@ -76,12 +76,12 @@ class Journal:
         """Up to `limit` lines behind position `after`."""
         await self._flush()
         records = await self._store.tenant(tenant).log.read(("journal", server), after=after, limit=limit)
-        return [Line(one.position, one.time, one.data.decode("utf-8", "replace")) for one in records]
+        return [Line(one.position, one.time, redact.text(one.data.decode("utf-8", "replace"))) for one in records]
 
     async def tail(self, tenant: ids.TenantId, server: ids.ServerName, *, after: int) -> AsyncIterator[Line]:
         """The lines behind `after`, then each new one."""
         async for one in self._store.tenant(tenant).log.tail(("journal", server), after=after):
-            yield Line(one.position, one.time, one.data.decode("utf-8", "replace"))
+            yield Line(one.position, one.time, redact.text(one.data.decode("utf-8", "replace")))
 
     async def drop(self, tenant: ids.TenantId, server: ids.ServerName) -> None:
         """Remove everything that a deleted server wrote: a later one of that name begins with an empty journal."""

@@ -4,7 +4,7 @@ It offers no capabilities, so that nobody asks it anything; a legacy server that
 """
 
 import asyncio
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -27,18 +27,6 @@ class Server(msgspec.Struct, frozen=True):
     instructions: str = ""
 
 
-class RpcError(errors.SmcpError):
-    """The hosted server answered with a JSON-RPC error; its message is the tenant's own and goes to the caller."""
-
-    code = "rpc_error"
-    http_status = 502
-    text = "The hosted server answered with an error."
-
-    def __init__(self, code: int, message: str, data: Any = None) -> None:
-        super().__init__(message[:2000], data={"code": code, "data": data})
-        self.number = code
-
-
 class Peer:
     """Speaks to one instance."""
 
@@ -50,8 +38,8 @@ class Peer:
     async def request(self, method: str, params: jsonrpc.Json | None = None) -> jsonrpc.Json:
         """The result of a request.
 
-        Raises `RpcError` for an error response, `errors.ServerTimeout`, or `errors.ServerFailed`, also for an answer
-        that is larger than the platform takes apart.
+        Raises `errors.RpcError` for an error response, `errors.ServerTimeout`, or `errors.ServerFailed`, also for an
+        answer that is larger than the platform takes apart.
         """
         return (await self._request(method, params))[0]
 
@@ -64,6 +52,7 @@ class Peer:
             raise errors.ServerTimeout(f"The hosted server did not answer {method} in time.") from error
         finally:
             self._instance.calls.cancel(number, "timed out")
+            call.release()
         if call.failure is not None:
             raise call.failure
         size = len(call.response)
@@ -72,7 +61,8 @@ class Peer:
         answer = jsonrpc.obj(jsonrpc.decode(call.response)) or {}
         failed = jsonrpc.obj(answer.get("error"))
         if failed is not None:
-            raise RpcError(call.code or -32603, str(failed.get("message", "")), failed.get("data"))
+            data = {"code": call.code, "data": failed.get("data")}
+            raise errors.RpcError(str(failed.get("message", ""))[:2000], data=data)
         result = jsonrpc.obj(answer.get("result"))
         if result is None:
             raise errors.ServerFailed(f"The hosted server's answer to {method} is not an object.")

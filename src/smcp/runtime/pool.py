@@ -146,6 +146,12 @@ class Pool:
                 found.retired = True
                 self._hush(found)
 
+    def discard(self, instance: driver.Instance, reason: str) -> None:
+        """A shared copy is of no use any more: the next call gets a new one. Does nothing for a private copy."""
+        for found in list(self._shared.values()):
+            if found.instance() is instance:
+                self._drop(found, reason)
+
     async def _stop(self, affected: Callable[[str, str], bool], reason: str) -> None:
         launching = [one for one in self._launching if affected(one.spec.tenant, one.spec.server)]
         for launch in launching:

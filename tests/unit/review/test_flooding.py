@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from smcp.runtime import driver
+from smcp.runtime import calls, driver
 from smcp.runtime.drivers import stdio
 
 _CHUNK = 65536
@@ -12,8 +12,8 @@ _CHUNK = 65536
 
 
 def _child(said: list[str]) -> tuple[stdio.StdioInstance, stdio._Pipes]:  # pyright: ignore[reportPrivateUsage] - fed without a process
-    limits = driver.Limits(stop_grace_s=1.0, max_message_bytes=1 << 24, stream_buffer=1024)
-    child = stdio.StdioInstance(limits, said.append, lambda _: None, modern=True)
+    limits = driver.Limits(stop_grace_s=1.0, max_message_bytes=1 << 24, stream_buffer=1024, tenant_buffer_bytes=1 << 26)
+    child = stdio.StdioInstance(limits, said.append, lambda _: None, modern=True, budget=calls.Budget(1 << 26))
     return child, stdio._Pipes(child)  # pyright: ignore[reportPrivateUsage] - as above
 
 

@@ -7,10 +7,11 @@ together. The child, and whatever it started, dies as a whole: bubblewrap's pid 
 
 import asyncio
 import time
+import weakref
 from collections.abc import Callable
 from typing import Final, cast
 
-from smcp.kernel import errors
+from smcp.kernel import errors, ids
 from smcp.runtime import calls, driver
 from smcp.sandbox import spawn, walls
 from smcp.stores import decided
@@ -34,12 +35,16 @@ class StdioDriver(driver.Driver):
         self._host = host
         self._limits = limits
         self._children: set[StdioInstance] = set()
+        self._budgets: weakref.WeakValueDictionary[ids.TenantId, calls.Budget] = weakref.WeakValueDictionary()
         self._closed = False
 
     async def start(self, spec: driver.Spec, *, modern: bool, lines: driver.Lines) -> driver.Instance:
         if self._closed:
             raise errors.Unavailable("The platform is stopping.")
-        child = StdioInstance(self._limits, lines, self._children.discard, modern=modern)
+        budget = self._budgets.get(spec.tenant)
+        if budget is None:
+            budget = self._budgets[spec.tenant] = calls.Budget(self._limits.tenant_buffer_bytes)
+        child = StdioInstance(self._limits, lines, self._children.discard, modern=modern, budget=budget)
         with spawn.prepared(self._cell(spec), self._host) as how:
             try:
                 # Decided before a cancel is heard: asyncio loses a half-made process.
@@ -77,8 +82,10 @@ class StdioInstance(driver.Instance):
         gone: "Callable[[StdioInstance], None]",
         *,
         modern: bool,
+        budget: calls.Budget,
     ) -> None:
         self._limits = limits
+        self.budget = budget
         self._lines = lines
         self._gone = gone
         self._stopping = ""
@@ -98,6 +105,7 @@ class StdioInstance(driver.Instance):
             stray=self._stray,
             limit=limits.stream_buffer,
             limit_bytes=limits.max_message_bytes,
+            budget=budget,
         )
 
     @property
@@ -168,7 +176,9 @@ class StdioInstance(driver.Instance):
         self._lines(text)
 
     def flooded(self) -> None:
-        self._silence("a single message was larger than runtime.max_message_bytes")
+        self._silence(
+            "a single message was larger than runtime.max_message_bytes, or more waits than runtime.tenant_buffer_bytes"
+        )
 
     def _silence(self, why: str) -> None:
         self._lines(f"[smcp] killed: {why}")
@@ -218,6 +228,7 @@ class _Pipes(asyncio.SubprocessProtocol):
         """The pipes may still hold data; `connection_lost` comes after them."""
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._drop()
         process = self._child._process  # pyright: ignore[reportPrivateUsage] - one pair of classes, one file
         self._child.exited(process.get_returncode() if process else None)
 
@@ -225,29 +236,34 @@ class _Pipes(asyncio.SubprocessProtocol):
         if self._child.silenced:
             return
         if b"\n" not in data:
-            # A long message in many chunks: gather, and join once.
-            self._parts.append(data)
-            self._held += len(data)
-            if self._held > self._child.max_message:
-                self._parts.clear()
-                self._held = 0
-                self._child.flooded()
+            self._gather(data)
             return
         lines = data.split(b"\n")
         if self._parts:
-            self._parts.append(lines[0])
-            lines[0] = b"".join(self._parts)
-            self._parts.clear()
-            self._held = 0
+            lines[0] = b"".join([*self._parts, lines[0]])
+            self._drop()
         rest = lines.pop()
         if rest:
-            self._parts.append(rest)
-            self._held = len(rest)
+            self._gather(rest)
         for line in lines:
             if line and not line.isspace():
                 self._child.line(line)
                 if self._child.silenced:
                     return
+
+    def _gather(self, data: bytes) -> None:
+        """Keep a part of a long message, which comes in many chunks; it is joined once."""
+        if self._held + len(data) > self._child.max_message or not self._child.budget.take(len(data)):
+            self._drop()
+            self._child.flooded()
+            return
+        self._parts.append(data)
+        self._held += len(data)
+
+    def _drop(self) -> None:
+        self._child.budget.give(self._held)
+        self._parts.clear()
+        self._held = 0
 
     def _stderr(self, data: bytes) -> None:
         lines = (self._errors + data).split(b"\n")

@@ -42,7 +42,7 @@ def give_back(parts: exchange.Parts, x: exchange.Exchange) -> None:
         x.session.busy -= 1
     if x.refused == "server_timeout" and x.instance.calls.heard < x.started:
         # Silent since before this call: a shared copy that hangs would fail every later call too.
-        parts.pool.discard(x.instance, "it did not answer in time")
+        parts.pool.suspect(x.instance)
     if x.call.done:
         x.instance.calls.forget(x.number)
     elif x.era is eras.Era.LEGACY and x.refused == "client_gone":

@@ -11,9 +11,13 @@ import asyncio
 import collections
 import time
 from collections.abc import Callable, Coroutine
+from typing import Final
 
 from smcp.kernel import errors, ids, observe
-from smcp.runtime import driver
+from smcp.runtime import driver, peer
+
+_QUESTION_S: Final = 5.0
+"""How long a copy that was silent for a whole call may take to say anything."""
 
 _Key = tuple[ids.TenantId, ids.ServerName, str, str]
 
@@ -27,6 +31,8 @@ class _Shared:
         self.used = time.monotonic()
         self.retired = False
         """A later deployment is live: no request comes any more, and it is stopped when the last call is answered."""
+        self.suspected = False
+        """It is being asked whether it still answers."""
 
     def instance(self) -> driver.Instance | None:
         done = self.starting.done() and not self.starting.cancelled() and self.starting.exception() is None
@@ -146,11 +152,22 @@ class Pool:
                 found.retired = True
                 self._hush(found)
 
-    def discard(self, instance: driver.Instance, reason: str) -> None:
-        """A shared copy is of no use any more: the next call gets a new one. Does nothing for a private copy."""
-        for found in list(self._shared.values()):
-            if found.instance() is instance:
-                self._drop(found, reason)
+    def suspect(self, instance: driver.Instance) -> None:
+        """A shared copy was silent for a whole call: ask it something, and replace it if it is silent again."""
+        for found in self._shared.values():
+            if found.instance() is instance and not found.suspected:
+                found.suspected = True
+                self._background(found.key[0], self._question(found, instance))
+
+    async def _question(self, found: _Shared, instance: driver.Instance) -> None:
+        try:
+            await peer.Peer(instance, modern=True, timeout_s=_QUESTION_S).introduce()
+        except errors.ServerTimeout:
+            self._drop(found, "it does not answer any more")
+        except errors.SmcpError:
+            pass  # an answer, or its end, which others notice
+        finally:
+            found.suspected = False
 
     async def _stop(self, affected: Callable[[str, str], bool], reason: str) -> None:
         launching = [one for one in self._launching if affected(one.spec.tenant, one.spec.server)]

@@ -28,6 +28,7 @@ class Protocol(httptools_impl.HttpToolsProtocol):
     _before_headers = 0
     _in_headers = True
     _lingering: asyncio.TimerHandle | None = None
+    _refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - as uvicorn declares it
         super().connection_made(transport)
@@ -39,6 +40,8 @@ class Protocol(httptools_impl.HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         if self._in_headers:
             self._before_headers += len(data)
             if self._waiting is None:
@@ -86,7 +89,13 @@ class Protocol(httptools_impl.HttpToolsProtocol):
             self._waiting = None
 
     def _refuse(self, answer: bytes) -> None:
+        """Answer, and close once the other side had time to read it: closing on unread input would reset the answer."""
         self._stop_waiting()
-        if not self.transport.is_closing():
-            self.transport.write(answer)
-            self.transport.close()
+        if self._refused or self.transport.is_closing():
+            return
+        self._refused = True
+        self.transport.write(answer)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._stop_lingering()
+        self._lingering = self.loop.call_later(LINGER_S, self.transport.close)

@@ -58,11 +58,37 @@ class Bind(msgspec.Struct, frozen=True):
     writable: bool = False
 
 
+class File(msgspec.Struct, frozen=True):
+    """A small read-only file that exists only inside."""
+
+    path: str
+    content: bytes
+    mode: int = 0o444
+
+    def __repr__(self) -> str:
+        # The content may be a secret; a repr ends up in logs.
+        return f"File({self.path!r}, {len(self.content)} bytes)"
+
+
+class Volume(msgspec.Struct, frozen=True):
+    """A server's open volume (a tmpfs that outlives the cell), seen at `target`."""
+
+    server: str
+    target: str
+    writable: bool = True
+
+
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
     """What one sandboxed process may see and take."""
 
     argv: tuple[str, ...]
     binds: tuple[Bind, ...]
+    tenant: str = ""
+    """Whose code runs in it, and so which uid of the host stands behind it; empty: the fetcher's, no tenant's code."""
+    files: tuple[File, ...] = ()
+    volume: Volume | None = None
+    egress: tuple[int, ...] = ()
+    """TCP ports on which the cell's own network leads to the platform's egress guard; none: no network at all."""
     env: tuple[tuple[str, str], ...] = ()
     cwd: str = "/tmp"  # noqa: S108 - a path inside the sandbox
     network: bool = False

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 
 from smcp.audit import events
-from smcp.deploy import artefacts, build, deployer, index, versions
+from smcp.deploy import artefacts, builders, deployer, index, pypi_builder, versions, workbench
 from smcp.kernel import clock, errors, ids, settings
 from smcp.sandbox import cells, interpreter, probe, spawn, walls
 from smcp.stores import local
@@ -35,8 +35,9 @@ class Workshop:
         self.versions = versions.Versions(self.store, self.clock, self.artefacts)
         # Only what the test says: what this machine's pip.conf names is another machine's absence.
         files = None if environ is os.environ else ()
-        self.builder = build.Builder(
-            self.host, self.python, config.sandbox, config.deploy, index.read(environ, files), pip_cache
+        self.bench = workbench.Workbench(self.host, self.python, config.sandbox, config.deploy)
+        self.builder = builders.Builders(
+            pypi=pypi_builder.PypiBuilder(self.bench, index.read(environ, files), pip_cache),
         )
         self.deployer = deployer.Deployer(
             self.store,

@@ -15,9 +15,9 @@ from typing import Final, Literal
 import msgspec
 
 from smcp.audit import events
-from smcp.deploy import archive, build, manifest, versions
+from smcp.deploy import archive, build, builders, manifest, versions
 from smcp.deploy import artefacts as artefact_store
-from smcp.deploy.sources import pypi
+from smcp.deploy.sources import any as sources
 from smcp.kernel import clock as clocks
 from smcp.kernel import errors, ids, observe, redact
 from smcp.stores import records
@@ -74,7 +74,7 @@ class _Order(msgspec.Struct, frozen=True, kw_only=True):
     by: str
     tenant: ids.TenantId
     server: ids.ServerName
-    source: pypi.Pypi
+    source: sources.Source
     manifest: manifest.Manifest
 
 
@@ -87,7 +87,7 @@ class Deployer:
         versions: versions.Versions,
         artefacts: artefact_store.Artefacts,
         probe: Probe,
-        builder: build.Builder,
+        builder: builders.Builders,
         clock: clocks.Clock,
         *,
         work: pathlib.Path,
@@ -207,12 +207,13 @@ class Deployer:
                 number=number,
                 created=self._clock.now(),
                 by=order.by,
-                source=str(built.source),
+                source=built.source,
                 digest="",
                 manifest=order.manifest,
                 lock=built.lock,
                 argv=built.argv,
                 interpreter=built.interpreter,
+                runtime=built.runtime,
             )
             return await self._release(order, draft, built, directory)
         except BaseException:
@@ -310,15 +311,12 @@ class Deployer:
 
 def _order(by: str, tenant: ids.TenantId, source: str, name: str | None, manifest_toml: str | None) -> _Order:
     asked = manifest.parse(manifest_toml) if manifest_toml is not None else manifest.Manifest()
-    package = pypi.parse(source)
-    if asked.source and pypi.parse(asked.source) != package:
+    package = sources.parse(source)
+    if asked.source and sources.parse(asked.source) != package:
         raise errors.InvalidParams(
             f"The manifest's source is {asked.source[:100]}, but {source[:100]} was asked for. Make them the same."
         )
-    wanted = name or asked.name
-    if not wanted:
-        # A package's name may be longer than a server's..
-        wanted = package.name[: ids.MAX_SERVER].strip("-")
+    wanted = name or asked.name or sources.server_name(package)
     return _Order(
         operation=ids.new("op"), by=by, tenant=tenant, server=ids.server(wanted), source=package, manifest=asked
     )

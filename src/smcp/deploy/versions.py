@@ -66,7 +66,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     argv: tuple[str, ...]
     """As seen inside the sandbox."""
     interpreter: str
-    """Label of the Python that it was built for (`sandbox.interpreter`)."""
+    """Label of what it was built for: a Python (`sandbox.interpreter`) or a Node.js (`sandbox.node`)."""
+    runtime: Literal["python", "node"] = "python"
     eras: Eras = Eras()
     tools: tuple[Tool, ...] = ()
     server_info: ServerInfo = ServerInfo()

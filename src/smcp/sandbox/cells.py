@@ -3,20 +3,24 @@
 from typing import Final
 
 from smcp.kernel import settings
-from smcp.sandbox import interpreter, walls
+from smcp.sandbox import interpreter, node, walls
 
 APP: Final = "/app"
 """Where an artefact is, in the build and in the run: virtual environments hold absolute paths."""
 
 PATH: Final = "/app/venv/bin:/usr/bin:/bin"
 
+Runs = interpreter.Interpreter | node.Node
+"""What a server runs on."""
+
 
 def hosted(
     limits: settings.Sandbox,
-    python: interpreter.Interpreter,
+    runs: Runs,
     artefact: str,
     argv: tuple[str, ...],
     env: tuple[tuple[str, str], ...] = (),
+    files: tuple[walls.File, ...] = (),
 ) -> walls.Cell:
     """The cell of one hosted server: no network, nothing to see but /usr, its interpreter and its artefact.
 
@@ -24,9 +28,10 @@ def hosted(
     """
     return walls.Cell(
         argv=argv,
-        binds=(*python.binds, walls.Bind(artefact, APP)),
-        env=(*base_env(python), *env),
-        hidden=python.hidden,
+        binds=(*runs.binds, walls.Bind(artefact, APP)),
+        env=(*base_env(runs), *_heap(runs, limits), *env),
+        files=files,
+        hidden=runs.hidden,
         memory_bytes=limits.memory_bytes,
         tmp_bytes=limits.tmp_bytes,
         open_files=limits.open_files,
@@ -34,15 +39,25 @@ def hosted(
     )
 
 
-def base_env(python: interpreter.Interpreter) -> tuple[tuple[str, str], ...]:
-    """The environment that every sandboxed Python program starts with."""
-    return (
-        ("PATH", PATH),
+def base_env(runs: Runs) -> tuple[tuple[str, str], ...]:
+    """The environment that every sandboxed program starts with."""
+    common = (
         ("HOME", "/tmp"),  # noqa: S108 - inside
         ("TMPDIR", "/tmp"),  # noqa: S108 - inside
         ("LANG", "C.UTF-8"),
         ("LC_ALL", "C.UTF-8"),
-        ("PYTHONUNBUFFERED", "1"),
-        ("PYTHONDONTWRITEBYTECODE", "1"),
-        *python.env,
     )
+    if isinstance(runs, node.Node):
+        own = (("PATH", f"{runs.executable.rpartition('/')[0]}:/usr/bin:/bin"), *common, ("NODE_ENV", "production"))
+        # Nothing of npm's runs in a server; a package that asks npm or its own updater gets no answer anyway.
+        return (*own, ("NO_UPDATE_NOTIFIER", "1"), ("NPM_CONFIG_UPDATE_NOTIFIER", "false"), *runs.env)
+    own = (("PATH", PATH), *common, ("PYTHONUNBUFFERED", "1"), ("PYTHONDONTWRITEBYTECODE", "1"))
+    return (*own, *runs.env)
+
+
+def _heap(runs: Runs, limits: settings.Sandbox) -> tuple[tuple[str, str], ...]:
+    """V8 sizes its heap by the machine's memory, as it can't see the cell's: without this it would be killed
+    before it thinks of collecting garbage. A quarter is left for buffers, code and stacks."""
+    if not isinstance(runs, node.Node):
+        return ()
+    return (("NODE_OPTIONS", f"--max-old-space-size={max(limits.memory_bytes * 3 // 4 // 1_048_576, 16)}"),)

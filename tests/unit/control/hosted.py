@@ -8,7 +8,7 @@ from typing import Any
 from smcp.access import policy
 from smcp.audit import trail
 from smcp.control import services
-from smcp.deploy import artefacts, build, deployer, index, manifest, versions
+from smcp.deploy import artefacts, builders, deployer, index, manifest, pypi_builder, versions, workbench
 from smcp.kernel import clock, errors, ids, observe, settings
 from smcp.sandbox import interpreter, walls
 from smcp.stores import tenant as stores
@@ -20,6 +20,7 @@ class Runtime:
     def __init__(self) -> None:
         self.calls: list[tuple[str, str, str, str, dict[str, Any]]] = []
         self.stopped: list[tuple[str, str]] = []
+        self.renewed: list[tuple[str, str]] = []
         self.dropped: list[tuple[str, str]] = []
         self.pages: list[dict[str, Any]] = [{"tools": [{"name": "now", "inputSchema": {"type": "object"}}]}]
         self.failure: Exception | None = None
@@ -59,6 +60,10 @@ class Runtime:
             raise self.failure
         self.stopped.append((tenant, server))
 
+    def renew_server(self, tenant: ids.TenantId, server: ids.ServerName) -> None:
+        """Let its instances end with their last call."""
+        self.renewed.append((tenant, server))
+
     async def stop_tenant(self, tenant: ids.TenantId) -> None:
         """End every instance of a tenant."""
         self.stopped.append((tenant, "*"))
@@ -86,13 +91,9 @@ class Rooms:
         directory = configured.platform.directory()
         kept = artefacts.Artefacts(store, directory / "cache" / "artefacts", configured.deploy.max_bytes)
         bare = walls.Host(bwrap=str(directory / "no-bwrap"), prlimit=str(directory / "no-prlimit"))
-        builder = build.Builder(
-            bare,
-            interpreter.current(),
-            configured.sandbox,
-            configured.deploy,
-            index.Index((), (), ()),
-            directory / "cache" / "pip",
+        bench = workbench.Workbench(bare, interpreter.current(), configured.sandbox, configured.deploy)
+        builder = builders.Builders(
+            pypi=pypi_builder.PypiBuilder(bench, index.Index((), (), ()), directory / "cache" / "pip"),
         )
         self.versions = versions.Versions(store, now, kept)
         self.deployer = deployer.Deployer(

@@ -33,7 +33,7 @@ class Group:
         found: list[int] = []
         try:
             for part in self._parts:
-                found.append(part.entry())  # noqa: PERF401 - what is open when one fails has to be closed
+                found.append(part.entry())
         except OSError as error:
             for descriptor in found:
                 os.close(descriptor)
@@ -45,7 +45,7 @@ class Group:
         return sorted({pid for part in self._parts for pid in part.processes()})
 
     def kill(self) -> None:
-        """End every process of it, and let none go on that was frozen. They are gone a moment later, not yet on return."""
+        """End every process of it, frozen or not. They are gone a moment later, not yet on return."""
         if not any(part.kill() for part in self._parts):
             self._hunt()
         else:
@@ -58,7 +58,8 @@ class Group:
 
     def remove(self) -> bool:
         """False while something of it is still dying: ask again later. Never waits."""
-        return all([part.remove() for part in self._parts])
+        left = [part for part in self._parts if not part.remove()]
+        return not left
 
     def usage(self) -> nodes.Usage:
         """What the cell takes now, and has taken."""
@@ -102,22 +103,20 @@ class Groups:
         """A new group. Raises `errors.SandboxMissing`, with the reason, and leaves nothing behind."""
         if _NAME.fullmatch(name) is None or name == places.HOST:
             raise errors.SandboxMissing(detail=f"{name!r} is no name of a group")
-        group = Group(name, [])
         parts: list[nodes.Node] = []
         for tree in self._trees:
             part = tree.node(name)
             try:
-                part.make()
                 parts.append(part)
+                part.make()
                 part.limit(limits)
             except OSError as error:
                 for made in parts:
                     made.remove()
                 why, fix = trees.explain(error, f"make the group {part.path}")
                 raise errors.SandboxMissing(f"A cell could not be limited: {why}. {fix}", detail=str(error)) from error
-        group = Group(name, parts)
         self._made.add(name)
-        return group
+        return Group(name, parts)
 
     def sweep(self) -> int:
         """End and remove what an earlier run of this platform left, wherever it was started from; how many groups.
@@ -132,9 +131,7 @@ class Groups:
                     if name != places.HOST and name not in self._made:
                         kind = nodes.V2 if second else nodes.V1
                         left.setdefault(name, []).append(kind(f"{folder}/{name}", frozenset()))
-        waiting = [
-            Group(name, sorted(parts, key=lambda part: isinstance(part, nodes.V1))) for name, parts in left.items()
-        ]
+        waiting = [Group(name, sorted(parts, key=_version, reverse=True)) for name, parts in left.items()]
         total = len(waiting)
         deadline = time.monotonic() + _SWEEP_S
         while waiting:
@@ -150,9 +147,7 @@ class Groups:
     def close(self) -> None:
         """Remove what is empty of the platform's own directories."""
         for tree in self._trees:
-            for path in (f"{tree.path}/{places.HOST}", tree.path):
-                with contextlib.suppress(OSError):
-                    os.rmdir(path)
+            tree.remove()
 
 
 class Found(NamedTuple):
@@ -186,7 +181,9 @@ def look(platform: str, seen: places.Seen | None = None) -> Found:
         if one.tree is not None:
             controllers, refused = _try(one.tree)
             reasons |= refused
-            if controllers is not None:
+            if controllers is None:
+                one.tree.remove()
+            else:
                 tried.append(one.tree._replace(controllers=controllers))
         why |= {layer[controller]: reason for controller, reason in reasons.items() if controller in layer}
     groups = Groups(platform, tried, [mount.point for mount in here.mounts], why)
@@ -194,9 +191,7 @@ def look(platform: str, seen: places.Seen | None = None) -> Found:
         why.pop(name, None)
     if groups.layers:
         return Found(groups, why)
-    for one in planted:
-        if one.tree is not None:
-            Groups(platform, [one.tree], [], {}).close()
+    groups.close()
     return Found(None, why)
 
 
@@ -232,6 +227,10 @@ def _enter(node: nodes.Node) -> None:
     """
     with subprocess.Popen(["/bin/sh", "-c", "read x"], stdin=subprocess.PIPE, env={}, cwd="/") as child:
         nodes.write(f"{node.path}/cgroup.procs", str(child.pid))
+
+
+def _version(part: nodes.Node) -> int:
+    return 2 if isinstance(part, nodes.V2) else 1
 
 
 def _kill(pid: int, group: Group) -> None:

@@ -1,4 +1,4 @@
-"""One group in one hierarchy: a directory whose files are switches and meters. Version 1 and version 2 differ in names."""
+"""One group in one hierarchy: a directory whose files are switches and meters, in version 1 and in version 2."""
 
 import contextlib
 import os

@@ -78,8 +78,8 @@ def base(mount: Mount, path: str) -> str | None:
     """The directory below which groups may be made, by one who is in the group `path`; None when there is none.
 
     Its own group when that was handed over for this purpose ("delegated", which systemd marks with an attribute), else
-    the top of what is seen: the top of the machine for root, or of a container. To put groups beside those of
-    somebody else, in a group that was not handed over, would break that somebody's accounts (systemd.io/CGROUP_DELEGATION).
+    the top of what is seen: the top of the machine for root, or of a container. A group that was not handed over is
+    somebody else's to arrange (systemd, "Control Group APIs and Delegation").
     """
     here = _above_host(directory(mount, path))
     if delegated(here) and os.access(here, os.W_OK, effective_ids=True):

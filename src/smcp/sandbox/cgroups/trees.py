@@ -27,6 +27,12 @@ class Tree(NamedTuple):
         kind = nodes.V2 if self.version == 2 else nodes.V1
         return kind(f"{self.path}/{name}", self.controllers)
 
+    def remove(self) -> None:
+        """Remove the directory if nothing is left in it."""
+        for path in (f"{self.path}/{places.HOST}", self.path):
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+
 
 class Planted(NamedTuple):
     """What came of an attempt to have a tree."""
@@ -37,7 +43,7 @@ class Planted(NamedTuple):
 
 
 def plant(seen: places.Seen, platform: str) -> list[Planted]:
-    """A directory for `platform` in every hierarchy that is of use; version 2 first, because it can end a group at once."""
+    """A directory for `platform` in every hierarchy that is of use; version 2 first: it can end a group at once."""
     found: list[Planted] = []
     taken: set[str] = set()
     wanted = (*nodes.LAYERS.values(), *_HELPERS)
@@ -63,11 +69,10 @@ def _first(mount: places.Mount, own: dict[str, str], platform: str, has: frozens
         return Planted(None, dict.fromkeys(has, _closed(mount)))
     place = f"{base}/{places.named(platform)}"
     try:
-        with contextlib.suppress(FileExistsError):
+        if not os.path.isdir(place):
             nodes.V1(place, frozenset()).make()
     except OSError as error:
-        if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
-            return Planted(None, dict.fromkeys(has, explain(error, f"make {place}", mount)))
+        return Planted(None, dict.fromkeys(has, explain(error, f"make {place}", mount)))
     return Planted(Tree(1, place, has), {})
 
 

@@ -118,6 +118,7 @@ _STATUS: Final = ("1xx", "2xx", "3xx", "4xx", "5xx")
 _SURFACE: Final = ("gateway", "control", "web", "ops")
 _OUTCOME: Final = ("succeeded", "failed")
 _DRIVER: Final = ("stdio",)
+EGRESS_REASONS: Final = ("", "name", "address", "port", "network", "busy", "resolve", "connect")
 
 # The boundaries that the MCP conventions ask for, with finer ones below 10 ms, where a gateway's own time lies.
 _CALL: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
@@ -161,6 +162,7 @@ class Metric(enum.Enum):
     INSTANCE_START = "smcp_instance_start_duration_seconds"
     DEPLOYS = "smcp_deploy_duration_seconds"
     STORE_OPS = "smcp_store_operations_total"
+    EGRESS = "smcp_egress_verdicts_total"
     AUDIT_QUEUE = "smcp_audit_queue_entries"
     BUILD = "smcp_build_info"
 
@@ -224,6 +226,13 @@ DEFINITIONS: Final[Mapping[Metric, Definition]] = {
         "operations",
         "Calls of the storage interfaces by tenants' handles.",
         (("interface", ("kv", "log", "objects")),),
+    ),
+    Metric.EGRESS: Definition(
+        Kind.COUNTER,
+        "verdicts",
+        "What hosted servers asked of the network: `allowed` (connected), `refused` (name, address, port or network not"
+        " allowed, or too many connections at once: `busy`), `failed` (the host was not found or not reached).",
+        (("verdict", ("allowed", "refused", "failed")), ("reason", EGRESS_REASONS)),
     ),
     Metric.AUDIT_QUEUE: Definition(Kind.GAUGE, "entries", "Audit entries that wait to be written."),
     Metric.BUILD: Definition(Kind.GAUGE, "1", "Always 1; the label carries the version.", (("version", ()),)),

@@ -125,6 +125,25 @@ class Sandbox(_Group, frozen=True):
     processes: Annotated[_Count, _d("Processes and threads in one sandbox.")] = 256
 
 
+class Egress(_Group, frozen=True):
+    """What hosted servers may reach, beyond what their manifests ask for."""
+
+    allowed_networks: Annotated[
+        tuple[str, ...],
+        _d(
+            "Networks (CIDR) that are not public and that servers may reach all the same, if their manifest names a"
+            " host there. A cloud's metadata address only counts when it is listed by itself (/32, /128)."
+        ),
+    ] = ()
+    hosts: Annotated[
+        tuple[str, ...],
+        _d("Addresses of names (name=address) that the platform uses instead of asking the name system."),
+    ] = ()
+    connections: Annotated[_Count, _d("Connections that one sandbox may have open at once.")] = 64
+    connect_timeout_s: Annotated[_Seconds, _d("Time to find and reach a host, in seconds.")] = 10.0
+    idle_timeout_s: Annotated[_Seconds, _d("A connection on which nothing moves for this long is ended.")] = 300.0
+
+
 class Runtime(_Group, frozen=True):
     """Running copies of hosted servers."""
 
@@ -165,6 +184,7 @@ class Settings(_Group, frozen=True):
     limits: Limits = Limits()
     stores: Stores = Stores()
     sandbox: Sandbox = Sandbox()
+    egress: Egress = Egress()
     runtime: Runtime = Runtime()
     deploy: Deploy = Deploy()
     log: Log = Log()

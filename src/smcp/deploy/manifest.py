@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from smcp.kernel import errors
+from smcp.sandbox.egress import rules
 
 MAX_BYTES: Final = 65_536
 
@@ -45,6 +46,14 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Meta(max_length=64),
         _d("Environment of the server, literal text: `${HOME}` stays `${HOME}`. Not for secrets: members can read it."),
     ] = {}
+    egress: Annotated[
+        tuple[Annotated[str, Meta(max_length=300)], ...],
+        Meta(max_length=rules.MOST_RULES),
+        _d(
+            "What the server may reach: `api.github.com` (port 443), `db.example.com:5432`, `*.example.com` (names below"
+            " it, not itself), `192.0.2.7:8443`. Empty: no network at all."
+        ),
+    ] = ()
     share: Annotated[
         Literal["tenant", "principal", "session"],
         _d(
@@ -72,6 +81,8 @@ def parse(text: str) -> Manifest:
     except RecursionError:
         raise errors.InvalidParams("The manifest is nested too deeply.") from None
     try:
-        return msgspec.convert(tree, Manifest)
+        manifest = msgspec.convert(tree, Manifest)
     except msgspec.ValidationError as error:
         raise errors.InvalidParams(f"The manifest is wrong: {error}. See docs/reference/manifest.md.") from error
+    rules.parsed(manifest.egress)
+    return manifest

@@ -6,10 +6,10 @@ was made in, whoever holds it, so the platform answers inside the cell without a
 library only: the launcher imports it.
 
 What the namespace is, and why nothing leaves it:
-- Its only device that is up is `lo`; there is no link to the host, hence no route out, for no protocol. The AnyIP route ("local
-  default dev lo", ip-route(8)) makes the kernel deliver every IPv4 packet to the namespace itself: a TCP connection to
-  any address arrives at our listener of that port, and is refused by the kernel where we have none. UDP and ICMP end
-  there too.
+- Its only device that is up is `lo`; there is no link to the host, hence no route out, for no protocol. The AnyIP route
+  ("local default dev lo", ip-route(8)) makes the kernel deliver every IPv4 packet to the namespace itself: a TCP
+  connection to any address arrives at our listener of that port, and is refused by the kernel where we have none. UDP
+  and ICMP end there too.
 - IPv6: the kernel gives `lo` the address ::1 and nothing else; there is no route, so every other address is
   unreachable. An IPv4-mapped address (::ffff:a.b.c.d) is IPv4 and arrives at the listener.
 - Abstract unix sockets belong to a network namespace (network_namespaces(7)): those of the host are not reachable.
@@ -80,7 +80,7 @@ def enter(ports: Sequence[int]) -> list[socket.socket]:
 
 
 def _is_up(device: str) -> bool:
-    """Whether it was brought up already; no fresh namespace has that (it may have more devices, e.g. sit0, all down)."""
+    """Whether it was brought up already; in a fresh namespace nothing is (it may have more devices, as sit0)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_one:
         answer = fcntl.ioctl(any_one, _SIOCGIFFLAGS, struct.pack("16s24x", device.encode()))
     return bool(struct.unpack_from("=H", answer, 16)[0] & _IFF_UP)

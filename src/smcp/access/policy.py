@@ -30,6 +30,9 @@ class Action(enum.StrEnum):
     MCP_READ = "mcp:read"
     PLATFORM_METRICS = "platform:metrics"
     PLATFORM_READ = "platform:read"
+    # In the plural: "secret:" and a word is what a leaked credential looks like to `kernel.redact`.
+    SECRETS_LIST = "secrets:list"
+    SECRETS_WRITE = "secrets:write"
     SERVER_DELETE = "server:delete"
     SERVER_DEPLOY = "server:deploy"
     SERVER_LIST = "server:list"

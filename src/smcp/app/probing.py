@@ -50,9 +50,9 @@ class Prober:
             raise errors.DeployFailed("The server speaks no version of MCP that is spoken here.")
         return deployer.Probed(
             eras=versions.Eras(legacy=older, modern=spoken),
-            tools=tuple(_tool(one) for one in found.tools),
-            server_info=_info(found.server),
-            instructions=found.server.instructions[:16384],
+            tools=tuple(_tool(one, found.hide) for one in found.tools),
+            server_info=_info(found.server, found.hide),
+            instructions=found.hide(found.server.instructions)[:16384],
         )
 
     async def _ask(self, spec: driver.Spec, said: collections.deque[str], *, modern: bool) -> "_Answer | None":
@@ -61,10 +61,10 @@ class Prober:
             client = peer.Peer(instance, modern=modern, timeout_s=self._timeout_s)
             server = await client.introduce()
             tools = await client.tools() if "tools" in server.capabilities else []
-            return _Answer(server, tools)
+            return _Answer(server, tools, instance.hide)
         except (errors.RpcError, errors.ServerFailed, errors.ServerTimeout) as error:
             # Not of this era, or not a server at all: the other question, or the caller, tells which.
-            said.append(f"({error.public})")
+            said.append(f"({instance.hide(error.public)})")
             return None
         finally:
             await instance.stop("the probe is over")
@@ -73,17 +73,18 @@ class Prober:
 class _Answer(msgspec.Struct, frozen=True):
     server: peer.Server
     tools: list[jsonrpc.Json]
+    hide: Callable[[str], str]
 
 
-def _tool(tool: jsonrpc.Json) -> versions.Tool:
+def _tool(tool: jsonrpc.Json, hide: Callable[[str], str]) -> versions.Tool:
     return versions.Tool(
         name=str(tool.get("name", ""))[:256],
-        description=str(tool.get("description", ""))[:8192],
+        description=hide(str(tool.get("description", "")))[:8192],
         input_schema=jsonrpc.encode(tool.get("inputSchema", {})),
     )
 
 
-def _info(server: peer.Server) -> versions.ServerInfo:
+def _info(server: peer.Server, hide: Callable[[str], str]) -> versions.ServerInfo:
     return versions.ServerInfo(
-        name=str(server.info.get("name", ""))[:256], version=str(server.info.get("version", ""))[:256]
+        name=hide(str(server.info.get("name", "")))[:256], version=hide(str(server.info.get("version", "")))[:256]
     )

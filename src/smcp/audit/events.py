@@ -34,6 +34,8 @@ Millis = Annotated[float, Meta(ge=0)]
 
 Source = Annotated[str, Meta(pattern=r"\A(?:[a-z]{1,16}:[!-~]{1,300})?\Z")]
 """Where a deployment comes from, as the caller named it: `pypi:…`."""
+SecretName = Annotated[str, Meta(pattern=r"\A[A-Za-z_][A-Za-z0-9_]{0,127}\Z")]
+"""What a server calls a secret: the name of a variable or file, never the value."""
 Hex = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 _Digest = NewType("_Digest", str)
@@ -194,6 +196,14 @@ class AuthorizationDenied(_Event, frozen=True, kw_only=True, tag="authorization_
 # --- servers -------------------------------------------------------------------------------------------
 
 
+class UploadStored(_Event, frozen=True, kw_only=True, tag="upload_stored"):
+    """A folder or a bundle was sent, to be deployed within a day."""
+
+    digest: Word
+    """Of the bytes that were sent, `sha256:…`."""
+    bytes: Count
+
+
 class DeploySubmitted(_Event, frozen=True, kw_only=True, tag="deploy_submitted"):
     """A deployment was asked for."""
 
@@ -246,6 +256,30 @@ class ServerDeleted(_Event, frozen=True, kw_only=True, tag="server_deleted"):
     server: Name
 
 
+class SecretSet(_Event, frozen=True, kw_only=True, tag="secret_set"):
+    """A server's secret was set: its first version, or one more."""
+
+    server: Name
+    name: SecretName
+    version: Count
+
+
+class SecretRotated(_Event, frozen=True, kw_only=True, tag="secret_rotated"):
+    """A secret that a server had got a new value."""
+
+    server: Name
+    name: SecretName
+    version: Count
+
+
+class SecretDeleted(_Event, frozen=True, kw_only=True, tag="secret_deleted"):
+    """A server's secret was removed, with all its versions; `version` was the newest."""
+
+    server: Name
+    name: SecretName
+    version: Count
+
+
 # --- MCP -----------------------------------------------------------------------------------------------
 
 
@@ -291,6 +325,7 @@ Event = (
     | KeyRevoked
     | AuthenticationFailed
     | AuthorizationDenied
+    | UploadStored
     | DeploySubmitted
     | DeploySucceeded
     | DeployFailed
@@ -298,6 +333,9 @@ Event = (
     | ServerStarted
     | ServerStopped
     | ServerDeleted
+    | SecretSet
+    | SecretRotated
+    | SecretDeleted
     | McpCall
     | SessionOpened
     | SessionEnded

@@ -9,7 +9,7 @@ same place.
 import inspect
 import re
 import typing
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Annotated, Any, Final, Generic, TypeVar
 
 import msgspec
@@ -18,6 +18,7 @@ from msgspec import Meta
 from smcp.access import policy
 from smcp.audit import events
 from smcp.control.services import Services
+from smcp.deploy import secrets
 from smcp.kernel import errors, ids
 
 BodyT = TypeVar("BodyT")
@@ -26,6 +27,12 @@ QueryT = TypeVar("QueryT")
 
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """No body, or no query: anything sent is refused."""
+
+
+class Binary(msgspec.Struct, frozen=True):
+    """A body of plain bytes that the handler reads piece by piece, behind the decision; `reading.binary` bounds it."""
+
+    chunks: AsyncIterator[bytes]
 
 
 class Open(msgspec.Struct, frozen=True):
@@ -201,5 +208,6 @@ PARAMETERS: Final[Mapping[str, Callable[[str], str]]] = {
     "server": ids.server,
     "key": _opaque,
     "operation": _opaque,
+    "secret": secrets.name,
 }
 """Every name that a path may hold, with its parser."""

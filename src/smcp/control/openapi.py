@@ -42,6 +42,7 @@ _PARAMETERS: Final[Mapping[str, str]] = {
     "server": "A server's name.",
     "key": "An API key's id.",
     "operation": "An operation's id.",
+    "secret": "A secret's name.",
 }
 _ABOUT: Final = """The admin API of SMCP, which hosts MCP servers for many tenants.
 
@@ -103,7 +104,7 @@ class _Schemas:
     def __init__(self, endpoints: tuple[endpoint.Endpoint, ...]) -> None:
         types: list[Any] = [views.Error]
         for one in endpoints:
-            types += [one.body, one.query]
+            types += [one.query] if one.body is endpoint.Binary else [one.body, one.query]
             if one.answer not in (None, endpoint.Raw):
                 types.append(one.answer)
         unique = list(dict.fromkeys(types))
@@ -133,7 +134,10 @@ def _operation(one: endpoint.Endpoint, schemas: _Schemas) -> dict[str, Any]:
         "x-smcp-errors": [error.code for error in raised(one)],
         "responses": {str(one.status): _answer(one, schemas), **_refusals(one)},
     }
-    if one.body is not endpoint.Nothing:
+    if one.body is endpoint.Binary:
+        plain = {"schema": {"type": "string", "format": "binary"}}
+        made["requestBody"] = {"required": True, "content": {"application/octet-stream": plain}}
+    elif one.body is not endpoint.Nothing:
         content: dict[str, Any] = {"schema": schemas.of(one.body)}
         if one.body_example:
             content["example"] = one.body_example

@@ -2,15 +2,17 @@
 
 from typing import Final
 
-from smcp.control import audit, deployments, keys, mcp, platform, servers, tenants
+from smcp.control import audit, deployments, keys, mcp, platform, secrets, servers, tenants, uploads
 from smcp.control.endpoint import Endpoint
 
 ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *platform.ENDPOINTS,
     *tenants.ENDPOINTS,
     *keys.ENDPOINTS,
+    *uploads.ENDPOINTS,
     *deployments.ENDPOINTS,
     *servers.ENDPOINTS,
+    *secrets.ENDPOINTS,
     *mcp.ENDPOINTS,
     *audit.ENDPOINTS,
 )

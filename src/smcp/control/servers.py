@@ -108,7 +108,11 @@ async def rollback(call: Call[RollbackTo, Nothing]) -> views.Server:
 
 @endpoint("DELETE", "/api/v1/tenants/{tenant}/servers/{server}", action=Action.SERVER_DELETE, status=204)
 async def delete(call: Call[Nothing, Nothing]) -> None:
-    """Delete a server with its deployments and logs. This can't be undone."""
+    """Delete a server with its deployments, secrets and logs. This can't be undone."""
+    await call.services.versions.server(call.tenant, call.server)
+    # First: if this is cut off here, a server stays that has to be deleted again; in the other order secrets would stay
+    # that the next server of this name gets.
+    await call.services.secrets.drop(call.tenant, call.server)
     await call.services.versions.delete(call.tenant, call.server)
     call.changed(events.ServerDeleted, server=call.server)
     await call.services.stop_server(call.tenant, call.server)

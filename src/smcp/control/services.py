@@ -9,6 +9,8 @@ import msgspec
 from smcp.access import policy
 from smcp.audit.trail import Trail
 from smcp.deploy.deployer import Deployer
+from smcp.deploy.secrets import Secrets
+from smcp.deploy.uploads import Uploads
 from smcp.deploy.versions import Versions
 from smcp.identity.authenticator import Authenticator
 from smcp.identity.authn.api_key import ApiKeys
@@ -56,6 +58,9 @@ class ReadLogs(Protocol):
 StopServer = Callable[[ids.TenantId, ids.ServerName], Awaitable[None]]
 """Ends every running instance of a server; returns when none is left."""
 
+RenewServer = Callable[[ids.TenantId, ids.ServerName], None]
+"""Lets every running instance of a server end with its last call: something that they get at their start changed."""
+
 StopTenant = Callable[[ids.TenantId], Awaitable[None]]
 """Ends every running instance of a tenant; returns when none is left."""
 
@@ -88,10 +93,13 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     tenants: Tenants
     keys: ApiKeys
     versions: Versions
+    uploads: Uploads
     deployer: Deployer
+    secrets: Secrets
     invoke: Invoke
     read_logs: ReadLogs
     stop_server: StopServer
+    renew_server: RenewServer
     stop_tenant: StopTenant
     drop_logs: DropLogs
     instances: Instances

@@ -100,6 +100,13 @@ class NewKey(msgspec.Struct, frozen=True):
         return f"NewKey(key={self.key!r}, secret=…)"
 
 
+class Upload(msgspec.Struct, frozen=True):
+    """What was sent, and how to name it in a deployment."""
+
+    source: Annotated[str, Meta(description="`upload:sha256:…`: the `source` of a deployment of this tenant.")]
+    bytes: int
+
+
 class Step(msgspec.Struct, frozen=True):
     """One line of an operation's story."""
 
@@ -177,6 +184,16 @@ class LogLine(msgspec.Struct, frozen=True):
     position: int
     time: Time
     text: str
+
+
+class Secret(msgspec.Struct, frozen=True):
+    """A server's secret, without its value."""
+
+    name: str
+    version: int
+    kind: Annotated[str, Meta(description="`env` or `file`.")]
+    created: Annotated[float, Meta(description="When this version was set; seconds since the Unix epoch, UTC.")]
+    by: Annotated[str, Meta(description="Id of the principal who set it.")]
 
 
 class Tools(msgspec.Struct, frozen=True):

@@ -46,6 +46,14 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Meta(max_length=64),
         _d("Environment of the server, literal text: `${HOME}` stays `${HOME}`. Not for secrets: members can read it."),
     ] = {}
+    secrets: Annotated[
+        dict[Annotated[str, Meta(pattern=_VARIABLE)], Literal["env", "file"]],
+        Meta(max_length=32),
+        _d(
+            "Secrets without which it does not start, and how it gets each: `env`, a variable of that name, or `file`,"
+            " the file `/run/secrets/NAME`. Names only; `smcp secret set` takes the values."
+        ),
+    ] = {}
     egress: Annotated[
         tuple[Annotated[str, Meta(max_length=300)], ...],
         Meta(max_length=rules.MOST_RULES),

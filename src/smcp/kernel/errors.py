@@ -296,6 +296,15 @@ class ServerStopped(SmcpError):
     text = "This server is stopped. 'smcp server start' starts it."
 
 
+class SecretMissing(SmcpError):
+    """The server's manifest names a secret that is not set, or whose value can't be handed over in that way."""
+
+    code = "secret_missing"
+    http_status = 503
+    rpc_code = -32000
+    text = "The server needs a secret that is not set. 'smcp secret set' sets it."
+
+
 class DeployFailed(SmcpError):
     """A deployment could not be made; nothing of it is live."""
 

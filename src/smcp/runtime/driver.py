@@ -6,12 +6,13 @@ tokens are remapped by the instance, params and results pass through as they cam
 
 import abc
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
 from smcp.kernel import ids
 from smcp.runtime import calls
+from smcp.sandbox import walls
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +38,11 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     """Directory of the unpacked, read-only artefact on this node; mounted at /app."""
     argv: tuple[str, ...]
     """Command as seen inside the sandbox."""
+    runtime: Literal["python", "node"] = "python"
     env: tuple[tuple[str, str], ...] = ()
+    files: tuple[walls.File, ...] = ()
+    secrets: tuple[tuple[str, str], ...] = ()
+    """Secrets that it can't do without, by name: `env` or `file`. Their values are found when a copy starts."""
 
     def __repr__(self) -> str:
         # The environment is the tenant's; a repr ends up in logs.
@@ -65,6 +70,8 @@ class Instance(abc.ABC):
 
     owner: Owner | None = None
     calls: calls.Calls
+    hide: Callable[[str], str] = staticmethod(str)
+    """Takes the values of its secrets out of a text of its own that is kept or shown to others than its callers."""
 
     @property
     @abc.abstractmethod

@@ -9,6 +9,7 @@ quickly makes no more processes than the cap.
 
 import asyncio
 import collections
+import itertools
 import time
 from collections.abc import Callable, Coroutine
 from typing import Final
@@ -46,6 +47,8 @@ class _Launch:
         self.spec = spec
         self.unwanted = False
         """Its server was stopped meanwhile."""
+        self.outdated = False
+        """What it gets at its start changed meanwhile."""
         self.over = asyncio.Event()
 
 
@@ -69,6 +72,9 @@ class Pool:
         self._shared: dict[_Key, _Shared] = {}
         self._private: dict[driver.Instance, driver.Spec] = {}
         self._launching: set[_Launch] = set()
+        self._outdated: set[driver.Instance] = set()
+        """Private copies that end with their last call."""
+        self._renewals = itertools.count()
         self._starting: collections.Counter[ids.TenantId] = collections.Counter()
         self._ending: collections.Counter[ids.TenantId] = collections.Counter()
         """Shared copies that are being stopped."""
@@ -120,6 +126,8 @@ class Pool:
         try:
             instance = await self._start(spec, modern=modern)
             self._private[instance] = spec
+            if launch.outdated:
+                self._outdated.add(instance)
             if launch.unwanted:
                 await self.release(instance, "its server was stopped while it started")
                 raise errors.Unavailable("The server was stopped or changed while it was starting. Retry.")
@@ -151,6 +159,25 @@ class Pool:
             if key[:2] == (tenant, server) and key[2] != live:
                 found.retired = True
                 self._hush(found)
+
+    def renew(self, tenant: ids.TenantId, server: ids.ServerName) -> None:
+        """Something that copies of a server get at their start has changed: no new request reaches one that runs.
+
+        Each ends with its last call; who listens is told. A copy that carries a session ends too, and its session.
+        """
+        for key, found in list(self._shared.items()):
+            if key[:2] == (tenant, server) and not found.retired:
+                # Out of the way of the next request, which starts a copy; the sweeper ends this one.
+                del self._shared[key]
+                found.key = (*key[:3], f"{key[3]}\0{next(self._renewals)}")
+                self._shared[found.key] = found
+                found.retired = True
+                self._hush(found)
+        self._outdated |= {one for one, spec in self._private.items() if (spec.tenant, spec.server) == (tenant, server)}
+        for launch in self._launching:
+            if (launch.spec.tenant, launch.spec.server) == (tenant, server):
+                launch.outdated = True
+        self._end_retired()
 
     def suspect(self, instance: driver.Instance) -> None:
         """A shared copy was silent for a whole call: ask it something, and replace it if it is silent again."""
@@ -249,6 +276,7 @@ class Pool:
             await instance.stop(reason)
         finally:
             self._private.pop(instance, None)
+            self._outdated.discard(instance)
 
     def _background(self, tenant: ids.TenantId, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(work)
@@ -261,6 +289,16 @@ class Pool:
         instance = found.instance()
         if instance is not None:
             instance.calls.end_listening(errors.Unavailable("A new version of the server is live. Listen again."))
+
+    def _end_retired(self) -> None:
+        """Let go of what no request reaches any more and no call waits for."""
+        for found in list(self._shared.values()):
+            instance = found.instance()
+            if found.retired and instance is not None and not len(instance.calls):
+                self._drop(found, "retired")
+        for one in [one for one in self._outdated if not len(one.calls)]:
+            self._outdated.discard(one)
+            self._release(one, "its secrets changed")
 
     async def _sweep(self) -> None:
         while True:
@@ -277,5 +315,6 @@ class Pool:
                 idle = (found.retired or found.used < limit) and not len(instance.calls)
                 if idle or not instance.alive:
                     self._drop(found, "retired" if found.retired else "idle")
+            self._end_retired()
             for instance in [one for one in self._private if not one.alive]:
                 self._release(instance, "it has ended")

@@ -31,7 +31,7 @@ COLUMNS: Final[tuple[tuple[str, str | None, str], ...]] = (
 
 async def _ask(world: worlds.World, one: endpoint.Endpoint, who: str | None, tenant: str) -> int:
     key = await world.fresh_key(ids.TenantId(tenant))
-    parts = {"tenant": tenant, "server": "time", "key": key, "operation": world.operation}
+    parts = {"tenant": tenant, "server": "time", "key": key, "operation": world.operation, "secret": worlds.SECRET}
     answer = await world.send(one.method, paths.filled(one, parts), who, **paths.options(one))
     if answer.is_success and one.method != "GET":
         await world.restore()

@@ -82,6 +82,7 @@ async def test_every_successful_answer_is_as_the_document_says(world: worlds.Wor
             "server": "time",
             "key": await world.fresh_key(worlds.OWN),
             "operation": world.operation,
+            "secret": worlds.SECRET,
         }
         answer = await world.send(one.method, paths.filled(one, parts), who, **paths.options(one))
         if one.method != "GET":
@@ -100,7 +101,13 @@ async def test_every_refusal_is_as_the_document_says(world: worlds.World) -> Non
     schema = _validator({"$ref": "#/components/schemas/Error"}, document)
     for one in routes.ENDPOINTS:
         codes = {error.code for error in openapi.raised(one)}
-        parts = {"tenant": worlds.OWN, "server": "none", "key": "key-000000000000", "operation": "op-none"}
+        parts = {
+            "tenant": worlds.OWN,
+            "server": "none",
+            "key": "key-000000000000",
+            "operation": "op-none",
+            "secret": "NONE",
+        }
         for who in (None, "globex/admin", "acme/read_only", "acme/admin"):
             for sent in ({"content": b"{", "headers": {"Content-Type": "application/json"}}, paths.options(one)):
                 answer = await world.send(one.method, paths.filled(one, parts), who, **sent)

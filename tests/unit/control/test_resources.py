@@ -15,7 +15,12 @@ HERE = f"/api/v1/tenants/{worlds.OWN}"
 @pytest.mark.parametrize("one", [one for one in paths.WRITING if not one.path.endswith("/call")], ids=paths.name)
 async def test_every_change_is_in_the_trail_when_its_answer_comes(one: endpoint.Endpoint, world: worlds.World) -> None:
     who = "operator" if one.path.endswith(("/tenants", "/suspend", "/resume")) else ADMIN
-    parts = {"tenant": worlds.OWN, "server": "time", "key": await world.fresh_key(worlds.OWN)}
+    parts = {
+        "tenant": worlds.OWN,
+        "server": "time",
+        "key": await world.fresh_key(worlds.OWN),
+        "secret": worlds.SECRET,
+    }
     body = paths.options(one)
     tenant = ids.TenantId(body["json"]["id"]) if one.path == "/api/v1/tenants" else worlds.OWN
     answer = await world.send(one.method, paths.filled(one, parts), who, **body)

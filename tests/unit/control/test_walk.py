@@ -15,7 +15,13 @@ from smcp.kernel import errors, ids, settings
 from unit.control import paths
 from unit.control import world as worlds
 
-PARTS = {"tenant": worlds.OWN, "server": "time", "key": "key-000000000000", "operation": "op-none"}
+PARTS = {
+    "tenant": worlds.OWN,
+    "server": "time",
+    "key": "key-000000000000",
+    "operation": "op-none",
+    "secret": worlds.SECRET,
+}
 
 
 @pytest.mark.requirement("control:access:credential")

@@ -16,6 +16,7 @@ import msgspec
 from smcp.access import policy
 from smcp.audit import trail
 from smcp.control import app, services
+from smcp.deploy import secrets
 from smcp.identity import authenticator
 from smcp.identity.authn import api_key
 from smcp.kernel import clock, hosts, ids, observe, settings
@@ -26,6 +27,8 @@ from unit.control import hosted
 
 OWN: Final = ids.TenantId("acme")
 OTHER: Final = ids.TenantId("globex")
+SECRET: Final = "API_KEY"
+"""A secret that the server `time` of both tenants has."""
 BASE: Final = "http://127.0.0.1:8080"
 ROLES: Final = tuple(role for role in policy.Role if role is not policy.Role.OPERATOR)
 
@@ -76,6 +79,7 @@ class World:
         await self.parts.tenants.resume(OWN)
         for _ in range(2):
             await self.publish(OWN, "time")
+        await self.parts.secrets.set(OWN, ids.ServerName("time"), SECRET, b"a value", by="key-1")
 
 
 @contextlib.asynccontextmanager
@@ -108,9 +112,11 @@ async def opened(directory: pathlib.Path, **limit: int) -> AsyncGenerator[World]
             keys=keys,
             versions=made.versions,
             deployer=made.deployer,
+            secrets=secrets.Secrets(store, now),
             invoke=runtime.invoke,
             read_logs=runtime.read_logs,
             stop_server=runtime.stop_server,
+            renew_server=runtime.renew_server,
             stop_tenant=runtime.stop_tenant,
             drop_logs=runtime.drop_logs,
             instances=runtime.instances,
@@ -139,6 +145,7 @@ async def _populate(world: World) -> None:
             world.keys[f"{tenant}/{role}"] = issued.text
         for _ in range(2):
             await world.publish(tenant, "time")
+        await world.parts.secrets.set(tenant, ids.ServerName("time"), SECRET, b"a value", by="key-1")
     ordered = await world.ok(
         "POST", f"/api/v1/tenants/{OWN}/deployments", f"{OWN}/admin", json={"source": "pypi:some-package"}
     )

@@ -58,8 +58,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         tuple[Annotated[str, Meta(max_length=300)], ...],
         Meta(max_length=rules.MOST_RULES),
         _d(
-            "What the server may reach: `api.github.com` (port 443), `db.example.com:5432`, `*.example.com` (names below"
-            " it, not itself), `192.0.2.7:8443`. Empty: no network at all."
+            "What the server may reach: `api.github.com` (port 443), `db.example.com:5432`, `*.example.com` (names"
+            " below it, not itself), `192.0.2.7:8443`. Empty: no network at all."
         ),
     ] = ()
     share: Annotated[

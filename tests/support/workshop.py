@@ -6,10 +6,13 @@ import pathlib
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 
+import msgspec
+
+from smcp.app import machine
 from smcp.audit import events
-from smcp.deploy import artefacts, builders, deployer, index, pypi_builder, versions, workbench
+from smcp.deploy import artefacts, builders, deployer, index, pypi_builder, uploads, versions, workbench
 from smcp.kernel import clock, errors, ids, settings
-from smcp.sandbox import cells, interpreter, probe, spawn, walls
+from smcp.sandbox import cells, interpreter, launch, spawn
 from smcp.stores import local
 from smcp.stores import tenant as stores
 
@@ -21,13 +24,18 @@ class Workshop:
     """Everything that a deployment needs, without gateway and control plane."""
 
     def __init__(
-        self, data: pathlib.Path, config: settings.Settings, environ: Mapping[str, str], pip_cache: pathlib.Path
+        self,
+        data: pathlib.Path,
+        config: settings.Settings,
+        launcher: launch.Launcher,
+        environ: Mapping[str, str],
+        pip_cache: pathlib.Path,
     ) -> None:
         self.data = data
         self.config = config
         self.clock = clock.SystemClock()
         self.store: stores.Store = local.open_local(data, config, self.clock)
-        self.host: walls.Host = probe.host(config.sandbox.require)
+        self.launcher = launcher
         self.python = interpreter.current()
         self.probing = asyncio.Event()
         self.events: list[events.Event] = []
@@ -35,16 +43,18 @@ class Workshop:
         self.versions = versions.Versions(self.store, self.clock, self.artefacts)
         # Only what the test says: what this machine's pip.conf names is another machine's absence.
         files = None if environ is os.environ else ()
-        self.bench = workbench.Workbench(self.host, self.python, config.sandbox, config.deploy)
+        self.bench = workbench.Workbench(launcher, self.python, config.sandbox, config.deploy)
         self.builder = builders.Builders(
             pypi=pypi_builder.PypiBuilder(self.bench, index.read(environ, files), pip_cache),
         )
+        self.uploads = uploads.Uploads(self.store, config.deploy.max_upload_bytes)
         self.deployer = deployer.Deployer(
             self.store,
             self.versions,
             self.artefacts,
             self.probe,
             self.builder,
+            self.uploads,
             self.clock,
             work=data / "work",
             record=self.record,
@@ -66,8 +76,8 @@ class Workshop:
         """Runs a deployment's command to its end."""
         path = await self.artefacts.path(ACME, deployment.digest)
         env = tuple(deployment.manifest.env.items())
-        cell = cells.hosted(self.config.sandbox, self.python, str(path), (*deployment.argv, *more), env)
-        return await spawn.run(cell, self.host, timeout_s=60)
+        cell = cells.hosted(self.config.sandbox, self.python, ACME, str(path), (*deployment.argv, *more), env)
+        return await spawn.run(cell, self.launcher, timeout_s=60)
 
     async def deploy(self, source: str, name: str | None = None, manifest: str | None = None) -> deployer.Operation:
         """Submits and waits for the end."""
@@ -96,7 +106,12 @@ async def opened(
     """A workshop in `data`, closed in the end. `deploy` are fields of settings.Deploy."""
     wheels = (str(wheel_dir),) if wheel_dir is not None else ()
     config = settings.Settings(deploy=settings.Deploy(wheel_dirs=wheels, **deploy))  # pyright: ignore[reportArgumentType] - a test's own fields
-    shop = Workshop(data, config, environ, pip_cache or data / "cache/pip")
+    config = msgspec.structs.replace(config, platform=settings.Platform(data_dir=str(data)))
+    found = machine.Machine.find(config, environ)
+    cache = pip_cache or data / machine.PIP_CACHE
+    cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    launcher = await launch.Launcher.start(msgspec.structs.replace(found.house(config), caches=(str(cache),)))
+    shop = Workshop(data, config, launcher, environ, cache)
     await shop.store.start()
     await shop.store.provision(ACME)
     await shop.deployer.start()
@@ -105,3 +120,4 @@ async def opened(
     finally:
         await shop.deployer.close()
         await shop.store.close()
+        await launcher.close()

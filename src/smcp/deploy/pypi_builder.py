@@ -29,6 +29,14 @@ _MISSING: Final = re.compile(r"No matching distribution found for (\S+)")
 _SAVED: Final = re.compile(r"^(?:Collecting|Downloading|Using cached) (\S+)")
 
 
+def pip() -> str:
+    """Where pip is on this host. Raises `errors.DeployFailed`."""
+    found = importlib.util.find_spec("pip")
+    if found is None or found.origin is None:
+        raise errors.DeployFailed("pip is not installed beside the platform.", detail="it is a dependency of smcp")
+    return str(pathlib.Path(found.origin).resolve().parent)
+
+
 class PypiBuilder:
     """Makes directories from packages of the index. Holds no state between builds but pip's cache of downloads."""
 
@@ -38,10 +46,7 @@ class PypiBuilder:
         self._deploy = bench.deploy
         self._index = index
         self._cache = pip_cache
-        found = importlib.util.find_spec("pip")
-        if found is None or found.origin is None:
-            raise errors.DeployFailed("pip is not installed beside the platform.", detail="it is a dependency of smcp")
-        self._pip = walls.Bind(str(pathlib.Path(found.origin).resolve().parent), _PIP)
+        self._pip = walls.Bind(pip(), _PIP)
 
     async def build(
         self, source: pypi.Pypi, asked: manifest.Manifest, directory: pathlib.Path, tell: builds.Tell

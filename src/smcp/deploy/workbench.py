@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Final
 
 from smcp.kernel import errors, settings
-from smcp.sandbox import cells, interpreter, spawn, walls
+from smcp.sandbox import cells, interpreter, launch, spawn, walls
 
 _MEMORY: Final = 2_147_483_648
 _OPEN_FILES: Final = 1024
+_CPUS: Final = 2.0
 _WATCH_S: Final = 0.5
 
 
@@ -20,14 +21,14 @@ class Workbench:
 
     def __init__(
         self,
-        host: walls.Host,
+        launcher: launch.Launcher,
         python: interpreter.Interpreter,
         limits: settings.Sandbox,
         deploy: settings.Deploy,
     ) -> None:
         self.python = python
         self.deploy = deploy
-        self._host = host
+        self._launcher = launcher
         self._limits = limits
 
     def cell(
@@ -53,6 +54,7 @@ class Workbench:
             env=(*cells.base_env(base), *env),
             network=network,
             memory_bytes=max(self._limits.memory_bytes, _MEMORY),
+            cpus=max(self._limits.cpus, _CPUS),
             tmp_bytes=self._limits.tmp_bytes,
             open_files=_OPEN_FILES,
             processes=self._limits.processes,
@@ -62,7 +64,7 @@ class Workbench:
     async def run(self, cell: walls.Cell, heard: Callable[[str], None] | None) -> spawn.Outcome:
         """Run a step to its end. Raises `errors.DeployFailed` when it takes longer than deploy.timeout_s."""
         try:
-            return await spawn.run(cell, self._host, timeout_s=self.deploy.timeout_s, on_line=heard)
+            return await spawn.run(cell, self._launcher, timeout_s=self.deploy.timeout_s, on_line=heard)
         except TimeoutError:
             raise errors.DeployFailed(f"It took longer than deploy.timeout_s ({self.deploy.timeout_s:g} s).") from None
 

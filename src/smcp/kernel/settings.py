@@ -117,9 +117,19 @@ class Sandbox(_Group, frozen=True):
 
     require: Annotated[
         tuple[str, ...],
-        _d("Layers without which the platform refuses to start: user, pid, net, ipc, uts, cgroup (namespaces)."),
-    ] = ("user", "pid", "net", "ipc", "uts")
-    memory_bytes: Annotated[_Bytes, _d("Address space limit of one hosted process's data, in bytes.")] = 1_073_741_824
+        _d(
+            "Layers without which the platform refuses to start. Namespaces: user, pid, net, ipc, uts, cgroup; others:"
+            " nesting, tmp_size, proc, limits, seccomp, uid, cgroup_memory, cgroup_pids, cgroup_cpu."
+        ),
+    ] = ("user", "pid", "net", "ipc", "uts", "seccomp")
+    uid_first: Annotated[
+        int,
+        Meta(ge=1000, le=2**31),
+        _d("Started as root: the first of the uids that are SMCP's (the platform's own; tenants' follow)."),
+    ] = 1_900_000_000
+    uid_count: Annotated[int, Meta(ge=32, le=2**24), _d("How many uids there are, one for each tenant.")] = 65_536
+    memory_bytes: Annotated[_Bytes, _d("Memory of one hosted copy, its /tmp included, in bytes.")] = 1_073_741_824
+    cpus: Annotated[float, Meta(ge=0.01, le=1024), _d("Cores' worth of processor time for one hosted copy.")] = 1.0
     tmp_bytes: Annotated[_Bytes, _d("Size of a hosted server's private /tmp, in bytes.")] = 67_108_864
     open_files: Annotated[_Count, _d("Open files of one hosted process.")] = 256
     processes: Annotated[_Count, _d("Processes and threads in one sandbox.")] = 256
@@ -157,6 +167,20 @@ class Runtime(_Group, frozen=True):
     stream_buffer: Annotated[_Count, _d("Messages held for a slow reader of one stream before it is dropped.")] = 1024
 
 
+class Volumes(_Group, frozen=True):
+    """What hosted servers keep."""
+
+    max_bytes: Annotated[int, Meta(ge=65536), _d("Largest volume that a manifest may ask for, in bytes.")] = 268_435_456
+    tenant_bytes: Annotated[
+        int, Meta(ge=65536), _d("Memory for the volumes of one tenant's running servers together, in bytes.")
+    ] = 1_073_741_824
+    snapshot_s: Annotated[_Seconds, _d("Time between snapshots of a volume that is in use, in seconds.")] = 60.0
+    freeze_s: Annotated[
+        _Seconds, _d("Longest time that a server is held still for a snapshot, which goes on without that after it.")
+    ] = 2.0
+    keep: Annotated[int, Meta(ge=2, le=1000), _d("Snapshots kept of each volume.")] = 10
+
+
 class Deploy(_Group, frozen=True):
     """How packages become deployments."""
 
@@ -165,6 +189,9 @@ class Deploy(_Group, frozen=True):
     ] = ()
     timeout_s: Annotated[_Seconds, _d("Time for one deployment's fetch and build, each.")] = 600.0
     max_bytes: Annotated[_Bytes, _d("Largest artefact, unpacked.")] = 1_073_741_824
+    max_upload_bytes: Annotated[_Bytes, _d("Largest folder or bundle that a tenant may send, packed, in bytes.")] = (
+        268_435_456
+    )
 
 
 class Log(_Group, frozen=True):
@@ -186,6 +213,7 @@ class Settings(_Group, frozen=True):
     sandbox: Sandbox = Sandbox()
     egress: Egress = Egress()
     runtime: Runtime = Runtime()
+    volumes: Volumes = Volumes()
     deploy: Deploy = Deploy()
     log: Log = Log()
 

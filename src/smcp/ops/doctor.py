@@ -69,7 +69,7 @@ def _system(_: settings.Settings) -> Iterable[Check]:
 
 def _sandbox(wanted: settings.Settings) -> Iterable[Check]:
     required = set(wanted.sandbox.require)
-    layers = probe.layers()
+    layers = probe.layers(wanted.sandbox)
     for layer in layers:
         if layer.present:
             yield Check(f"sandbox: {layer.name}", Status.OK, layer.why)

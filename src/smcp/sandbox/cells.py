@@ -17,12 +17,16 @@ Runs = interpreter.Interpreter | node.Node
 def hosted(
     limits: settings.Sandbox,
     runs: Runs,
+    tenant: str,
     artefact: str,
     argv: tuple[str, ...],
     env: tuple[tuple[str, str], ...] = (),
     files: tuple[walls.File, ...] = (),
+    volume: walls.Volume | None = None,
+    egress: tuple[int, ...] = (),
 ) -> walls.Cell:
-    """The cell of one hosted server: no network, nothing to see but /usr, its interpreter and its artefact.
+    """The cell of one hosted server: nothing to see but /usr, its interpreter, its artefact and its volume, and no
+    network but the way to the egress guard, on the ports `egress`.
 
     `env` is the tenant's, taken literally; it comes last, so it may replace PATH or HOME: that only concerns itself.
     """
@@ -30,9 +34,13 @@ def hosted(
         argv=argv,
         binds=(*runs.binds, walls.Bind(artefact, APP)),
         env=(*base_env(runs), *_heap(runs, limits), *env),
+        tenant=tenant,
         files=files,
+        volume=volume,
+        egress=egress,
         hidden=runs.hidden,
         memory_bytes=limits.memory_bytes,
+        cpus=limits.cpus,
         tmp_bytes=limits.tmp_bytes,
         open_files=limits.open_files,
         processes=limits.processes,

@@ -3,14 +3,16 @@
 Nothing here is remembered: `host` is asked once at start by `app.wire`, and again by `smcp doctor`.
 """
 
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Collection
+import tempfile
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from smcp.kernel import errors
-from smcp.sandbox import walls
+from smcp.kernel import errors, settings
+from smcp.sandbox import cgroups, seccomp, walls
 
 _PLACES: Final = "/usr/bin:/bin:/usr/local/bin:/usr/sbin:/sbin"
 _TIMEOUT_S: Final = 10.0
@@ -18,6 +20,7 @@ _APPARMOR: Final = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
 _CLONE: Final = "/proc/sys/kernel/unprivileged_userns_clone"
 _MOST: Final = "/proc/sys/user/max_user_namespaces"
 
+_BWRAP: Final = (walls.NESTING, walls.TMP_SIZE, walls.PROC, walls.SECCOMP)
 _MEANING: Final = {
     walls.USER: "a user namespace: no identity of the host inside",
     walls.PID: "a pid namespace: no process of the host visible, and all die together",
@@ -29,6 +32,11 @@ _MEANING: Final = {
     walls.TMP_SIZE: "a /tmp of limited size",
     walls.PROC: "a /proc of its own",
     walls.LIMITS: "limits for memory, files and processes",
+    walls.SECCOMP: "only listed system calls; every other is answered EPERM",
+    walls.UID: "a uid of the host for each tenant, another for fetching, another for the platform",
+    walls.MEMORY: "one memory limit over all that a cell holds, without swap (cgroup)",
+    walls.PIDS: "one limit of processes and threads over a cell (cgroup)",
+    walls.CPU: "one share of processor time for a cell (cgroup)",
 }
 
 
@@ -41,37 +49,41 @@ class Layer(NamedTuple):
     fix: str
 
 
-def layers() -> list[Layer]:
-    """Every layer, tried on this machine (a few dozen milliseconds each; blocking)."""
+def layers(limits: settings.Sandbox) -> list[Layer]:
+    """Every layer, tried on this machine (a few milliseconds each; blocking)."""
     bwrap = shutil.which("bwrap", path=_PLACES)
     prlimit = shutil.which("prlimit", path=_PLACES)
+    others = [_uid(limits), *_groups()]
     if bwrap is None:
         why = "bubblewrap is not installed"
         fix = "sudo apt-get install bubblewrap"
-        found = [Layer(name, False, why, fix) for name in walls.LAYERS if name != walls.LIMITS]
-        return [*found, _limits(prlimit)]
-    options = _output([bwrap, "--help"])
-    # Everything but `cgroup` and `limits` needs a user namespace when the platform is not root.
-    base = ["--unshare-user"] if _works(bwrap, ["--unshare-user"]) is None else []
-    found = [_try(name, bwrap, [*base, f"--unshare-{name}"]) for name in walls.NAMESPACES]
+        found = [Layer(name, False, why, fix) for name in (*walls.NAMESPACES, *_BWRAP)]
+        return [*found, _limits(prlimit), *others]
+    trial = _Trial(bwrap, limits.uid_first if others[0].present else None)
+    options = trial.help()
+    # Everything but `cgroup` and `limits` needs a user namespace when who asks is not root.
+    base = ["--unshare-user"] if trial.works(["--unshare-user"]) is None else []
+    found = [_try(name, trial, [*base, f"--unshare-{name}"]) for name in walls.NAMESPACES]
     return [
         *found,
-        _option(walls.NESTING, "--disable-userns", options, lambda: _works(bwrap, [*base, "--disable-userns"])),
-        _option(walls.TMP_SIZE, "--size", options, lambda: _works(bwrap, base, ("--size", "65536", "--tmpfs", "/mnt"))),
-        _try(walls.PROC, bwrap, [*base, "--unshare-pid"], ("--proc", "/proc")),
+        _option(walls.NESTING, "--disable-userns", options, lambda: trial.works([*base, "--disable-userns"])),
+        _option(walls.TMP_SIZE, "--size", options, lambda: trial.works(base, ("--size", "65536", "--tmpfs", "/mnt"))),
+        _try(walls.PROC, trial, [*base, "--unshare-pid"], ("--proc", "/proc")),
+        _seccomp(trial, base),
         _limits(prlimit),
+        *others,
     ]
 
 
-def host(require: Collection[str], found: list[Layer] | None = None) -> walls.Host:
-    """What `walls.command` may use here. Raises `errors.SandboxMissing` when a layer in `require` is not there."""
-    tried = layers() if found is None else found
-    unknown = sorted(set(require) - set(walls.LAYERS))
+def host(limits: settings.Sandbox, found: list[Layer] | None = None) -> walls.Host:
+    """What the walls may use here. Raises `errors.SandboxMissing` when a layer of `sandbox.require` is not there."""
+    tried = layers(limits) if found is None else found
+    unknown = sorted(set(limits.require) - set(walls.LAYERS))
     if unknown:
         raise errors.BadSettings(
             f"sandbox.require names {', '.join(unknown)}; the layers are {', '.join(walls.LAYERS)}."
         )
-    missing = [layer for layer in tried if not layer.present and layer.name in require]
+    missing = [layer for layer in tried if not layer.present and layer.name in limits.require]
     if missing:
         told = "; ".join(f"{layer.name} ({layer.why}; fix: {layer.fix})" for layer in missing)
         raise errors.SandboxMissing(f"The sandbox lacks what sandbox.require asks for: {told}.")
@@ -115,8 +127,46 @@ def explain(name: str, said: str, read: Callable[[str], str] | None = None) -> t
     return f"bubblewrap says: {said}", "see 'smcp doctor' and docs/how-to for sandboxes in containers"
 
 
-def _try(name: str, bwrap: str, words: list[str], mounts: tuple[str, ...] = ()) -> Layer:
-    said = _works(bwrap, words, mounts)
+class _Trial:
+    """bubblewrap, tried as the user that cells will run as."""
+
+    def __init__(self, bwrap: str, uid: int | None) -> None:
+        self._bwrap = bwrap
+        self._uid = uid
+
+    def help(self) -> str:
+        """What it says of its options."""
+        return self._ran([self._bwrap, "--help"]).stdout.decode("utf-8", "replace")
+
+    def works(self, words: list[str], mounts: tuple[str, ...] = (), fds: tuple[int, ...] = ()) -> str | None:
+        """None when it can do it, else the last line that it said."""
+        try:
+            done = self._ran([self._bwrap, *words, "--ro-bind", "/", "/", *mounts, "--", "/bin/true"], fds)
+        except (OSError, subprocess.SubprocessError) as error:
+            return str(error)
+        if done.returncode == 0:
+            return None
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        return (said or [f"exit code {done.returncode}"])[-1][:300]
+
+    def _ran(self, command: list[str], fds: tuple[int, ...] = ()) -> "subprocess.CompletedProcess[bytes]":
+        return subprocess.run(
+            command,
+            env={},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_TIMEOUT_S,
+            check=False,
+            cwd="/",
+            user=self._uid,
+            group=self._uid,
+            extra_groups=None if self._uid is None else [],
+            pass_fds=fds,
+        )
+
+
+def _try(name: str, trial: _Trial, words: list[str], mounts: tuple[str, ...] = ()) -> Layer:
+    said = trial.works(words, mounts)
     if said is None:
         return Layer(name, True, _MEANING[name], "")
     return Layer(name, False, *explain(name, said))
@@ -137,32 +187,47 @@ def _limits(prlimit: str | None) -> Layer:
     return Layer(walls.LIMITS, True, _MEANING[walls.LIMITS], "")
 
 
-def _works(bwrap: str, words: list[str], mounts: tuple[str, ...] = ()) -> str | None:
-    """None when bwrap can do it, else the last line that it said."""
+def _seccomp(trial: _Trial, base: list[str]) -> Layer:
     try:
-        done = subprocess.run(
-            [bwrap, *words, "--ro-bind", "/", "/", *mounts, "--", "/bin/true"],
-            env={},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            timeout=_TIMEOUT_S,
-            check=False,
+        program = seccomp.program()
+    except errors.SandboxMissing as error:
+        return Layer(walls.SECCOMP, False, error.public, "run SMCP on x86-64 or ARM64")
+    with tempfile.TemporaryFile() as file:
+        file.write(program)
+        file.seek(0)
+        said = trial.works([*base, "--seccomp", str(file.fileno())], fds=(file.fileno(),))
+    if said is None:
+        return Layer(walls.SECCOMP, True, _MEANING[walls.SECCOMP], "")
+    return Layer(walls.SECCOMP, False, f"bubblewrap says: {said}", "use a kernel with CONFIG_SECCOMP_FILTER")
+
+
+def _uid(limits: settings.Sandbox) -> Layer:
+    if os.geteuid() != 0:
+        return Layer(
+            walls.UID,
+            False,
+            "all tenants' servers run as this user, apart from each other by namespaces only",
+            "start 'smcp up' as root: it drops to uids of its own (sandbox.uid_first)",
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    if done.returncode == 0:
-        return None
-    return (done.stderr.decode("utf-8", "replace").strip().splitlines() or [f"exit code {done.returncode}"])[-1][:300]
+    last = limits.uid_first + limits.uid_count
+    for line in (_switch("/proc/self/uid_map") or "0 0 4294967295").splitlines():
+        first, _, count = (int(word) for word in line.split())
+        if first <= limits.uid_first and last <= first + count:
+            return Layer(walls.UID, True, _MEANING[walls.UID], "")
+    return Layer(
+        walls.UID,
+        False,
+        f"the uids {limits.uid_first} to {last} are not mapped in this container",
+        "set sandbox.uid_first and sandbox.uid_count to a range of /proc/self/uid_map",
+    )
 
 
-def _output(command: list[str]) -> str:
-    try:
-        return subprocess.run(
-            command, env={}, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT_S, check=False
-        ).stdout.decode("utf-8", "replace")
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
+def _groups() -> list[Layer]:
+    found = cgroups.look(f"probe{os.getpid()}")
+    if found.groups is not None:
+        found.groups.close()
+    missing = found.why
+    return [Layer(name, name not in missing, *missing.get(name, (_MEANING[name], ""))) for name in walls.GROUPS]
 
 
 def _switch(path: str) -> str:

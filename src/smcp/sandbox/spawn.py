@@ -1,34 +1,18 @@
-"""Starting what `walls` describes: the one place that spawns, and `run` for build steps.
-
-bwrap's own arguments go through a memory file (`--args`), so that neither the host's process list nor pid 1 inside
-shows the environment and the host's paths. bwrap itself starts with an empty environment (see `walls`).
-"""
+"""Build steps: run a cell to its end and hear what it says."""
 
 import asyncio
 import contextlib
 import os
-import signal
-import time
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, Callable
 from typing import Final, NamedTuple
 
-from smcp.kernel import errors
-from smcp.sandbox import walls
+from smcp.sandbox import launch, walls
 from smcp.stores import decided
 
 _CHUNK: Final = 65536
 _LINE: Final = 2000
 _TOTAL: Final = 2_097_152
 _TAIL: Final = 40
-_STOP_S: Final = 0.2
-_DEATH_S: Final = 10.0
-
-
-class Prepared(NamedTuple):
-    """How to start a cell: `argv` with an empty environment, `fds` passed on, nothing else inherited."""
-
-    argv: list[str]
-    fds: tuple[int, ...]
 
 
 class Outcome(NamedTuple):
@@ -37,114 +21,65 @@ class Outcome(NamedTuple):
     code: int
     tail: tuple[str, ...]
     """The last lines that it wrote."""
-
-
-@contextlib.contextmanager
-def prepared(cell: walls.Cell, host: walls.Host) -> Generator[Prepared]:
-    """The command for `cell`; spawn inside the `with`: `exec(*argv, env={}, pass_fds=fds, start_new_session=True)`."""
-    parts = walls.parts(cell, host)
-    descriptor = os.memfd_create("walls")
-    try:
-        data = b"".join(os.fsencode(word) + b"\0" for word in parts.options)
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(data)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        yield Prepared([*parts.before, "--args", str(descriptor), "--", *cell.argv], (descriptor,))
-    finally:
-        os.close(descriptor)
-
-
-def kill(pid: int) -> None:
-    """End the sandbox whose command has the process id `pid` (a child of ours that was not waited for), at any moment.
-
-    The first process of the pid namespace is killed itself, and the kernel then ends all others. To kill bwrap alone is
-    not enough: in the first milliseconds its child has not asked yet to die with it, and would live on, an orphan.
-    """
-    with contextlib.suppress(ProcessLookupError):
-        # Stopped first, so that it can't start that child just behind our look.
-        os.kill(pid, signal.SIGSTOP)
-        deadline = time.monotonic() + _STOP_S
-        while _stat(str(pid))[0] not in "TZX" and time.monotonic() < deadline:
-            os.sched_yield()
-        for child in _children(pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-        os.kill(pid, signal.SIGKILL)
-
-
-def _stat(name: str) -> tuple[str, int]:
-    """State and parent of a process (proc(5), /proc/pid/stat); `X` when it is gone."""
-    try:
-        with open(f"/proc/{name}/stat", "rb") as file:
-            state, parent = file.read().rpartition(b") ")[2].split()[:2]
-    except (FileNotFoundError, ProcessLookupError):
-        return "X", 0
-    return state.decode(), int(parent)
-
-
-def _children(pid: int) -> list[int]:
-    # /proc/pid/task/tid/children would be quicker, and many kernels lack it (CONFIG_PROC_CHILDREN).
-    return [int(name) for name in os.listdir("/proc") if name.isdigit() and _stat(name)[1] == pid]
+    out_of_memory: bool = False
 
 
 async def run(
-    cell: walls.Cell, host: walls.Host, *, timeout_s: float, on_line: Callable[[str], None] | None = None
+    cell: walls.Cell, launcher: launch.Launcher, *, timeout_s: float, on_line: Callable[[str], None] | None = None
 ) -> Outcome:
     """Run a build step to its end and return how it ended; output is cut, `on_line` hears each line.
 
-    Raises `TimeoutError` after `timeout_s`. In any case (timeout, cancel, an error of `on_line`) no process of it is
-    left when this returns: the pipe's end, which the last of them holds, is waited for.
+    What it may write belongs to its uid meanwhile, and to the platform again afterwards.
+
+    Raises `TimeoutError` after `timeout_s`, `errors.SandboxMissing` when it does not start. In any case (timeout,
+    cancel, an error of `on_line`) no process of it is left when this returns.
     """
-    with prepared(cell, host) as how:
-        process = await _start(how)
-    assert process.stdout is not None
     output = _Output(on_line)
+    own = [bind.source for bind in cell.binds if bind.writable]
+    for path in own:
+        await launcher.own(path, cell.tenant)
     try:
-        async with asyncio.timeout(timeout_s):
-            await output.read(process.stdout)
-            code = await process.wait()
+        return await _ran(cell, launcher, output, timeout_s)
     finally:
-        # Also when it has ended already: the pipe must have been read to its end.
-        if process.returncode is None or not process.stdout.at_eof():
-            await decided.decided(_end(process, process.stdout))
-    return Outcome(code, output.tail)
+        for path in own:
+            await decided.decided(launcher.own(path, None))
 
 
-async def _start(how: Prepared) -> asyncio.subprocess.Process:
-    starting = asyncio.ensure_future(
-        asyncio.create_subprocess_exec(
-            *how.argv,
-            env={},
-            pass_fds=how.fds,
-            start_new_session=True,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
+async def _ran(cell: walls.Cell, launcher: launch.Launcher, output: "_Output", timeout_s: float) -> Outcome:
+    async with _pipe() as (reader, write):
+        child = await _spawned(cell, launcher, write)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await output.read(reader)
+                await child.wait()
+        finally:
+            child.kill()
+            await decided.decided(child.wait())
+    ended = child.exited.result()
+    return Outcome(ended.code, output.tail, ended.out_of_memory)
+
+
+async def _spawned(cell: walls.Cell, launcher: launch.Launcher, write: int) -> launch.Child:
+    nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return await launcher.spawn(cell, stdin=nothing, stdout=write, stderr=write)
+    finally:
+        os.close(nothing)
+        os.close(write)
+
+
+@contextlib.asynccontextmanager
+async def _pipe() -> AsyncGenerator[tuple[asyncio.StreamReader, int]]:
+    """A reader, and the other end, which whoever gets it closes."""
+    read, write = os.pipe2(os.O_CLOEXEC)
+    reader = asyncio.StreamReader(limit=_CHUNK)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read, "rb", 0)
     )
     try:
-        return await asyncio.shield(starting)
-    except asyncio.CancelledError:
-        # asyncio loses a half-made process when it is cancelled just then; so it is made whole and ended.
-        await asyncio.wait([starting])
-        if starting.exception() is None:
-            process = starting.result()
-            assert process.stdout is not None
-            await decided.decided(_end(process, process.stdout))
-        raise
-    except OSError as error:
-        raise errors.SandboxMissing(detail=f"{how.argv[0]}: {error.strerror}") from error
-
-
-async def _end(process: asyncio.subprocess.Process, stdout: asyncio.StreamReader) -> None:
-    if process.returncode is None:
-        kill(process.pid)
-    await process.wait()
-    # A process that the kernel can't end (a hung disk) must not hang the platform as well.
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_DEATH_S):
-            while await stdout.read(_CHUNK):
-                pass
+        yield reader, write
+    finally:
+        transport.close()
 
 
 class _Output:

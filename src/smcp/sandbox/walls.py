@@ -1,21 +1,19 @@
-"""The walls: one function that turns a `Cell` into the command line that builds them.
+"""The walls: what a `Cell` may see and take, and the options of bubblewrap that make it so.
 
-Order of the command: `prlimit` sets the limits that every process inside inherits, then `bwrap` makes the namespaces
-and the view of the file system, then, behind `--`, the tenant's command. What a tenant chose (argv, environment) is
-only ever an operand, never a flag; a bind comes from the platform and is checked all the same.
+The launcher (`sandbox.launcher`) has joined the cell's cgroups, set its limits, staged its binds and dropped to its
+uid; then `bwrap` makes the namespaces and the view of the file system, puts the seccomp filter on, and runs, behind
+`--`, the tenant's command. What a tenant chose (argv, environment) is only ever an operand, never a flag; a bind comes
+from the platform and is checked all the same.
 
-Who starts the command must give it an empty environment: `--clearenv` does not reach pid 1 of the sandbox, whose
-`/proc/1/environ` shows what bwrap itself was started with. `sandbox.spawn` does so; start nothing without it.
-
-Kept by the walls: no network, no host files but `/usr` (read-only) and the binds, no host processes, no capability, no
-way to a new user namespace, a read-only root, a private /tmp of a fixed size, an empty environment.
-Not yet (part 2 of the work): a cgroup (memory and processes are limited per process, not per server), seccomp,
-a uid of its own per tenant. bwrap runs as the platform's user.
+Kept by the walls: no network (or one that ends at the egress guard), no host files but `/usr` (read-only) and the
+binds, no host processes, no capability, no way to a new user namespace, a read-only root, a private /tmp of a fixed
+size, an empty environment.
 """
 
 import os
 import posixpath
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
@@ -34,11 +32,17 @@ NESTING: Final = "nesting"
 TMP_SIZE: Final = "tmp_size"
 PROC: Final = "proc"
 LIMITS: Final = "limits"
+SECCOMP: Final = "seccomp"
+UID: Final = "uid"
+MEMORY: Final = "cgroup_memory"
+PIDS: Final = "cgroup_pids"
+CPU: Final = "cgroup_cpu"
 
 NAMESPACES: Final = (USER, PID, NET, IPC, UTS, CGROUP)
-LAYERS: Final = (*NAMESPACES, NESTING, TMP_SIZE, PROC, LIMITS)
-"""Every layer that `command` can take: the namespaces; no user namespace inside; a /tmp of fixed size; a /proc of its
-own; rlimits."""
+GROUPS: Final = (MEMORY, PIDS, CPU)
+LAYERS: Final = (*NAMESPACES, NESTING, TMP_SIZE, PROC, LIMITS, SECCOMP, UID, *GROUPS)
+"""Every layer: the namespaces; no user namespace inside; a /tmp of fixed size; a /proc of its own; rlimits; a filter of
+system calls; a uid of the host for each tenant; cgroups for memory, processes and processor time."""
 
 _SHM_MOST: Final = 16_777_216
 _TINY: Final = "65536"
@@ -78,7 +82,7 @@ class Volume(msgspec.Struct, frozen=True):
     writable: bool = True
 
 
-class Cell(msgspec.Struct, frozen=True, kw_only=True):
+class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What one sandboxed process may see and take."""
 
     argv: tuple[str, ...]
@@ -96,7 +100,9 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     hidden: tuple[str, ...] = ()
     """Directories inside a bind that appear empty (an interpreter's own site-packages)."""
     memory_bytes: int
-    """Data segment of each process (RLIMIT_DATA), not their sum."""
+    """All that the cell holds, its /tmp included (cgroup), and the data segment of each process (RLIMIT_DATA)."""
+    cpus: float = 1.0
+    """Cores' worth of processor time (cgroup)."""
     tmp_bytes: int
     open_files: int
     processes: int
@@ -116,58 +122,53 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     layers: frozenset[str] = frozenset(LAYERS)
 
 
-class Parts(NamedTuple):
-    """A command in two: what runs before the walls, and the walls as options of bwrap."""
-
-    before: list[str]
-    options: list[str]
-
-
 def command(cell: Cell, host: Host | None = None) -> list[str]:
-    """The argv that runs `cell`. Start it with an empty environment; `spawn.prepared` also hides it from `ps`.
+    """The argv that runs `cell`, without what its files and its volume need: for people, and for tests of the walls.
 
     `host` says which layers exist (default: all of them, so that a missing one fails instead of being left out).
-    Raises `errors.SandboxMissing` for a cell that no wall can hold: a bad bind, an empty argv, a NUL.
+    Raises as `check`.
     """
-    made = parts(cell, host or Host())
-    return [*made.before, *made.options, "--", *cell.argv]
+    machine = host or Host()
+    check(cell)
+    bare = msgspec.structs.replace(cell, files=(), volume=None)
+    words = options(bare, machine, binds=[bind.source for bind in cell.binds], files=(), volume="")
+    return [machine.bwrap, *words, "--", *inside(cell, machine, limit_processes=False)]
 
 
-def parts(cell: Cell, host: Host) -> Parts:
-    """As `command`, for who hands the options to bwrap in another way."""
-    _check(cell)
-    options = [*_namespaces(cell, host.layers)]
-    options += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
+def inside(cell: Cell, host: Host, *, limit_processes: bool) -> list[str]:
+    """The command that runs behind the walls.
+
+    Where no cgroup counts processes, an rlimit does, set inside: RLIMIT_NPROC counts per user namespace (Linux 5.14),
+    and set outside it would count everything that the same user runs anywhere on the host.
+    """
+    if limit_processes and LIMITS in host.layers:
+        return [host.prlimit, f"--nproc={cell.processes}", "--", *cell.argv]
+    return list(cell.argv)
+
+
+def options(cell: Cell, host: Host, *, binds: Sequence[str], files: Sequence[int], volume: str) -> list[str]:
+    """The walls as options of bwrap: `binds` are the places that the binds' sources are staged at, `files` the open
+    descriptors of the files' contents, `volume` where the volume is staged."""
+    words = [*_namespaces(cell, host.layers)]
+    words += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
     for name, value in cell.env:
-        options += ["--setenv", name, value]
-    options += [*_system(), *_private(cell, host.layers)]
-    for bind in cell.binds:
-        options += ["--bind" if bind.writable else "--ro-bind", bind.source, bind.target]
+        words += ["--setenv", name, value]
+    words += [*_system(), *_private(cell, host.layers)]
+    for bind, source in zip(cell.binds, binds, strict=True):
+        words += ["--bind" if bind.writable else "--ro-bind", source, bind.target]
+    if cell.volume is not None:
+        words += ["--bind" if cell.volume.writable else "--ro-bind", volume, cell.volume.target]
     for directory in cell.hidden:
-        options += [*_sized(_TINY, host.layers), "--tmpfs", directory, "--remount-ro", directory]
-    options += ["--remount-ro", "/", "--chdir", cell.cwd]
-    return Parts([*_limits(cell, host), host.bwrap], options)
-
-
-def _limits(cell: Cell, host: Host) -> list[str]:
-    if LIMITS not in host.layers:
-        return []
-    return [
-        host.prlimit,
-        "--core=0",
-        f"--nofile={cell.open_files}",
-        f"--fsize={cell.file_bytes or cell.tmp_bytes}",
-        # RLIMIT_AS would stop runtimes that reserve address space they never touch (V8, Go, WebAssembly).
-        f"--data={cell.memory_bytes}",
-        f"--nproc={cell.processes}",
-        "--memlock=65536",
-        "--msgqueue=0",
-        "--",
-    ]
+        words += [*_sized(_TINY, host.layers), "--tmpfs", directory, "--remount-ro", directory]
+    for file, descriptor in zip(cell.files, files, strict=True):
+        words += ["--perms", f"{file.mode:04o}", "--ro-bind-data", str(descriptor), file.path]
+    return [*words, "--remount-ro", "/", "--chdir", cell.cwd]
 
 
 def _namespaces(cell: Cell, layers: frozenset[str]) -> list[str]:
-    words = [f"--unshare-{name}" for name in NAMESPACES if name in layers and not (name == NET and cell.network)]
+    # With egress it is in a network namespace of its own already, which the launcher made.
+    outside = cell.network or cell.egress
+    words = [f"--unshare-{name}" for name in NAMESPACES if name in layers and not (name == NET and outside)]
     if USER in layers:
         words += ["--uid", str(INSIDE_UID), "--gid", str(INSIDE_UID)]
         if NESTING in layers:
@@ -205,7 +206,8 @@ def _sized(amount: str, layers: frozenset[str]) -> list[str]:
     return ["--size", amount] if TMP_SIZE in layers else []
 
 
-def _check(cell: Cell) -> None:
+def check(cell: Cell) -> None:
+    """Raises `errors.SandboxMissing` for a cell that no wall can hold: a bad bind, an empty argv, a NUL."""
     if not cell.argv or not cell.argv[0]:
         raise errors.SandboxMissing("A sandbox needs a command to run.")
     words = (*cell.argv, cell.cwd, *(part for pair in cell.env for part in pair))
@@ -214,12 +216,16 @@ def _check(cell: Cell) -> None:
     for name, _ in cell.env:
         if not name or "=" in name:
             raise errors.SandboxMissing("A variable name is not empty and holds no '='.")
-    for path in (cell.cwd, *cell.hidden, *(path for bind in cell.binds for path in (bind.source, bind.target))):
+    places = [*(bind.target for bind in cell.binds), *(file.path for file in cell.files)]
+    places += [cell.volume.target] if cell.volume else []
+    for path in (cell.cwd, *cell.hidden, *places, *(bind.source for bind in cell.binds)):
         if not _plain(path):
             raise errors.SandboxMissing(f"A path in a sandbox is absolute and normal; {path!r} is not.")
-    for bind in cell.binds:
-        if bind.target in _OWN or any(bind.target.startswith(f"{own}/") for own in _OWN if own != "/"):
-            raise errors.SandboxMissing(f"Nothing may be mounted over {bind.target!r}.")
+    for place in places:
+        if place in _OWN or any(place.startswith(f"{own}/") for own in _OWN if own != "/"):
+            raise errors.SandboxMissing(f"Nothing may be mounted over {place!r}.")
+    if cell.network and (cell.tenant or cell.egress):
+        raise errors.SandboxMissing("The host's network is only for fetching packages, never for a tenant's code.")
 
 
 def _plain(path: str) -> bool:

@@ -6,15 +6,17 @@ together. The child, and whatever it started, dies as a whole: bubblewrap's pid 
 """
 
 import asyncio
+import functools
+import os
 import time
 import weakref
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Final
 
 from smcp.kernel import errors, ids
 from smcp.runtime import calls, driver
-from smcp.sandbox import spawn, walls
-from smcp.stores import decided
+from smcp.sandbox import launch, walls
+from smcp.sandbox.launcher import messages
 
 _WRITE_LIMIT: Final = 8 * 1024 * 1024
 """Bytes that may wait for a child that does not read; then calls are refused, so that our memory stays bounded."""
@@ -29,10 +31,12 @@ share this loop. A server that prints by mistake stays far below."""
 class StdioDriver(driver.Driver):
     """Starts children in the sandbox."""
 
-    def __init__(self, cell: Callable[[driver.Spec], walls.Cell], host: walls.Host, limits: driver.Limits) -> None:
+    def __init__(
+        self, cell: Callable[[driver.Spec], walls.Cell], launcher: launch.Launcher, limits: driver.Limits
+    ) -> None:
         """`cell` says what a child may see and take; it comes from `app/wire.py`, which knows the settings."""
         self._cell = cell
-        self._host = host
+        self._launcher = launcher
         self._limits = limits
         self._children: set[StdioInstance] = set()
         self._budgets: weakref.WeakValueDictionary[ids.TenantId, calls.Budget] = weakref.WeakValueDictionary()
@@ -45,15 +49,7 @@ class StdioDriver(driver.Driver):
         if budget is None:
             budget = self._budgets[spec.tenant] = calls.Budget(self._limits.tenant_buffer_bytes)
         child = StdioInstance(self._limits, lines, self._children.discard, modern=modern, budget=budget)
-        with spawn.prepared(self._cell(spec), self._host) as how:
-            try:
-                # Decided before a cancel is heard: asyncio loses a half-made process.
-                await decided.decided(_exec(child, how))
-            except OSError as error:
-                raise errors.SandboxMissing(detail=f"{how.argv[0]}: {error.strerror}") from error
-            except asyncio.CancelledError:
-                child.kill()
-                raise
+        await child.begin(self._launcher, self._cell(spec))
         self._children.add(child)
         if self._closed:
             await child.stop("the platform stops")
@@ -63,13 +59,6 @@ class StdioDriver(driver.Driver):
     async def close(self) -> None:
         self._closed = True
         await asyncio.gather(*(child.stop("the platform stops") for child in list(self._children)))
-
-
-async def _exec(child: "StdioInstance", how: spawn.Prepared) -> None:
-    # An empty environment for bubblewrap itself: /proc/1/environ inside would show it.
-    await asyncio.get_running_loop().subprocess_exec(
-        lambda: _Pipes(child), *how.argv, env={}, pass_fds=how.fds, start_new_session=True
-    )
 
 
 class StdioInstance(driver.Instance):
@@ -94,7 +83,7 @@ class StdioInstance(driver.Instance):
         self.silenced = False
         """Killed for what it wrote: nothing more of it is looked at."""
         self._exited = asyncio.Event()
-        self._process: asyncio.SubprocessTransport | None = None
+        self._process: launch.Child | None = None
         self._stdin: asyncio.WriteTransport | None = None
         self._out: list[bytes] = []
         self._loop = asyncio.get_running_loop()
@@ -107,6 +96,22 @@ class StdioInstance(driver.Instance):
             limit_bytes=limits.max_message_bytes,
             budget=budget,
         )
+
+    async def begin(self, launcher: launch.Launcher, cell: walls.Cell) -> None:
+        """Start the child. Raises `errors.SandboxMissing`; then, and when cancelled, nothing of it is left."""
+        pipes = _Pipes(self)
+        theirs = await pipes.open(self._loop)
+        try:
+            self._process = await launcher.spawn(cell, stdin=theirs[0], stdout=theirs[1], stderr=theirs[2])
+        except BaseException:
+            pipes.abort()
+            raise
+        finally:
+            for descriptor in theirs:
+                os.close(descriptor)
+        self._stdin = pipes.stdin
+        self._lines(f"[smcp] started, process {self._process.pid}")
+        self._process.exited.add_done_callback(pipes.exited)
 
     @property
     def alive(self) -> bool:
@@ -129,9 +134,8 @@ class StdioInstance(driver.Instance):
 
     def kill(self) -> None:
         """End it at once, and every process in its sandbox."""
-        process = self._process
-        if process is not None and process.get_returncode() is None:
-            spawn.kill(process.get_pid())
+        if self._process is not None:
+            self._process.kill()
 
     def _write(self, message: bytes) -> None:
         stdin = self._stdin
@@ -154,11 +158,6 @@ class StdioInstance(driver.Instance):
             self.owner.stray(data, method)
 
     # --- from the pipes ---
-
-    def attached(self, process: asyncio.SubprocessTransport) -> None:
-        self._process = process
-        self._stdin = cast("asyncio.WriteTransport", process.get_pipe_transport(0))
-        self._lines(f"[smcp] started, process {process.get_pid()}")
 
     def line(self, data: bytes) -> None:
         try:
@@ -186,8 +185,9 @@ class StdioInstance(driver.Instance):
         self.silenced = True
         self.kill()
 
-    def exited(self, code: int | None) -> None:
-        reason = self._stopping or f"it ended by itself (exit code {code})"
+    def exited(self, ended: messages.Exited) -> None:
+        how = "it took more memory than sandbox.memory_bytes" if ended.out_of_memory else f"exit code {ended.code}"
+        reason = self._stopping or f"it ended by itself ({how})"
         self._lines(f"[smcp] ended after {time.monotonic() - self._started:.1f} s: {reason}")
         self._exited.set()
         self._gone(self)
@@ -201,7 +201,7 @@ class StdioInstance(driver.Instance):
         return self._limits.max_message_bytes
 
 
-class _Pipes(asyncio.SubprocessProtocol):
+class _Pipes:
     """Splits what the pipes bring into lines, without copying more than the unfinished rest."""
 
     def __init__(self, child: StdioInstance) -> None:
@@ -210,27 +210,55 @@ class _Pipes(asyncio.SubprocessProtocol):
         self._parts: list[bytes] = []
         self._held = 0
         self._errors = b""
+        self._open = 2
+        self._ended: messages.Exited | None = None
+        self._readers: list[asyncio.BaseTransport] = []
+        self.stdin: asyncio.WriteTransport | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._child.attached(cast("asyncio.SubprocessTransport", transport))
+    async def open(self, loop: asyncio.AbstractEventLoop) -> tuple[int, int, int]:
+        """Make the pipes; returns the child's ends, which the caller closes."""
+        theirs: list[int] = []
+        try:
+            read, write = os.pipe2(os.O_CLOEXEC)
+            theirs.append(read)
+            self.stdin, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(write, "wb", 0))
+            for take in (self._stdout, self._stderr):
+                read, write = os.pipe2(os.O_CLOEXEC)
+                theirs.append(write)
+                reader, _ = await loop.connect_read_pipe(
+                    functools.partial(_Reader, take, self._lost), os.fdopen(read, "rb", 0)
+                )
+                self._readers.append(reader)
+        except BaseException:
+            for descriptor in theirs:
+                os.close(descriptor)
+            self.abort()
+            raise
+        return theirs[0], theirs[1], theirs[2]
 
-    def pipe_data_received(self, fd: int, data: bytes) -> None:
-        if fd == 1:
-            self._stdout(data)
-        else:
-            self._stderr(data)
+    def abort(self) -> None:
+        """Close this side, when there is no child."""
+        for transport in (self.stdin, *self._readers):
+            if transport is not None:
+                transport.close()
 
-    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
-        if fd == 2 and self._errors:
+    def exited(self, ended: "asyncio.Future[messages.Exited]") -> None:
+        """Every process is gone; the pipes may still hold data, and end behind it."""
+        self._ended = ended.result()
+        self._finish()
+
+    def _lost(self) -> None:
+        self._open -= 1
+        self._finish()
+
+    def _finish(self) -> None:
+        if self._open or self._ended is None:
+            return
+        if self._errors:
             self._stderr(b"\n")
-
-    def process_exited(self) -> None:
-        """The pipes may still hold data; `connection_lost` comes after them."""
-
-    def connection_lost(self, exc: Exception | None) -> None:
         self._drop()
-        process = self._child._process  # pyright: ignore[reportPrivateUsage] - one pair of classes, one file
-        self._child.exited(process.get_returncode() if process else None)
+        self.abort()
+        self._child.exited(self._ended)
 
     def _stdout(self, data: bytes) -> None:
         if self._child.silenced:
@@ -277,3 +305,17 @@ class _Pipes(asyncio.SubprocessProtocol):
         for line in lines:
             if line:
                 self._child.stderr(line[:_STDERR_LINE].decode("utf-8", "replace"))
+
+
+class _Reader(asyncio.Protocol):
+    """The end of one pipe."""
+
+    def __init__(self, take: Callable[[bytes], None], lost: Callable[[], None]) -> None:
+        self._take = take
+        self._lost = lost
+
+    def data_received(self, data: bytes) -> None:
+        self._take(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost()

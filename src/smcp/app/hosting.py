@@ -1,0 +1,137 @@
+"""Composition of what builds and runs hosted servers: the launcher, the driver, the pool, deployments."""
+
+import dataclasses
+import functools
+import socket
+
+from smcp.app import foundation, machine, probing
+from smcp.app import secrets as giving
+from smcp.audit import events
+from smcp.deploy import artefacts, builders, deployer, pypi_builder, secrets, uploads, versions, workbench
+from smcp.kernel import errors, ids, settings
+from smcp.runtime import driver, hiding, journal, pool
+from smcp.runtime.drivers import stdio
+from smcp.sandbox import cells, interpreter, launch, node, walls
+
+
+@dataclasses.dataclass(frozen=True)
+class Hosting:
+    """What turns deployments into running copies."""
+
+    versions: versions.Versions
+    uploads: uploads.Uploads
+    secrets: secrets.Secrets
+    specs: "Specs"
+    deployer: deployer.Deployer
+    journal: journal.Journal
+    pool: pool.Pool
+
+
+async def open(
+    base: foundation.Foundation, common: foundation.Common, found: machine.Machine, peer: socket.socket | None
+) -> Hosting:
+    """Connect to the launcher (`peer`; without one, start it), and compose what runs and builds.
+
+    Raises `errors.SandboxMissing`.
+    """
+    config = base.settings
+    started = await (launch.Launcher.start(found.house(config)) if peer is None else launch.Launcher.adopt(peer))
+    base.undo.push_async_callback(started.close)
+    child_limits = driver.Limits(
+        stop_grace_s=config.runtime.stop_grace_s,
+        max_message_bytes=config.runtime.max_message_bytes,
+        stream_buffer=config.runtime.stream_buffer,
+        tenant_buffer_bytes=config.runtime.tenant_buffer_bytes,
+    )
+    kept_secrets = secrets.Secrets(common.store, base.clock)
+    children = hiding.Hiding(
+        stdio.StdioDriver(functools.partial(_cell, config.sandbox, found), started, child_limits),
+        giving.Giver(kept_secrets),
+    )
+    lines = journal.Journal(common.store, base.log, days=config.stores.log_days)
+    base.undo.push_async_callback(lines.close)
+    await lines.start()
+    copies = pool.Pool(
+        children,
+        lines.lines,
+        base.metrics,
+        idle_stop_s=config.runtime.idle_stop_s,
+        tenant_instances=config.limits.tenant_instances,
+    )
+    base.undo.push_async_callback(copies.close)
+    await copies.start()
+
+    directory = config.platform.directory()
+    kept = artefacts.Artefacts(common.store, directory / machine.ARTEFACTS, config.deploy.max_bytes)
+    made = versions.Versions(common.store, base.clock, kept)
+    specs = Specs(kept, found.python, found.node)
+    prober = probing.Prober(children, specs, timeout_s=config.runtime.start_timeout_s)
+    bench = workbench.Workbench(started, found.python, config.sandbox, config.deploy)
+    makers = builders.Builders(
+        pypi=pypi_builder.PypiBuilder(bench, found.index, directory / machine.PIP_CACHE),
+    )
+
+    async def record(event: events.Event) -> None:
+        if isinstance(event, events.DeploySucceeded):
+            copies.retire(ids.TenantId(event.tenant), ids.ServerName(event.server), event.deployment)
+        await common.trail.write(event)
+
+    sent = uploads.Uploads(common.store, config.deploy.max_upload_bytes)
+    base.undo.push_async_callback(sent.close)
+    await sent.start()
+    maker = deployer.Deployer(
+        common.store,
+        made,
+        kept,
+        prober,
+        makers,
+        sent,
+        base.clock,
+        work=directory / machine.WORK,
+        record=record,
+        metrics=base.metrics,
+    )
+    base.undo.push_async_callback(maker.close)
+    await maker.start()
+    return Hosting(made, sent, kept_secrets, specs, maker, lines, copies)
+
+
+class Specs:
+    """How a deployment is run: its artefact, unpacked on this node, and its command."""
+
+    def __init__(self, kept: artefacts.Artefacts, python: interpreter.Interpreter, js: node.Node | None = None) -> None:
+        self._artefacts = kept
+        self._python = python
+        self._node = js
+
+    async def __call__(
+        self, tenant: ids.TenantId, server: ids.ServerName, deployment: versions.Deployment
+    ) -> driver.Spec:
+        """Raises `errors.ServerStopped` when it was built for another Python or Node.js than the platform's now,
+        `errors.NotFound` when the artefact is gone, `errors.TamperedData` when it is not what it was."""
+        if deployment.runtime == "node":
+            fits, now = self._node is not None and node.serves(self._node, deployment.interpreter), self._node
+        else:
+            fits, now = interpreter.serves(self._python, deployment.interpreter), self._python
+        if not fits:
+            raise errors.ServerStopped(
+                f"This server was built for {deployment.interpreter.partition(' ')[0]}, and the platform now runs on "
+                f"{now.label.partition(' ')[0] if now else 'a machine without Node.js'}. Deploy it again."
+            )
+        return driver.Spec(
+            tenant=tenant,
+            server=server,
+            deployment=deployment.id,
+            artefact=str(await self._artefacts.path(tenant, deployment.digest)),
+            argv=deployment.argv,
+            runtime=deployment.runtime,
+            env=tuple(deployment.manifest.env.items()),
+            secrets=tuple(deployment.manifest.secrets.items()),
+        )
+
+
+def _cell(limits: settings.Sandbox, found: machine.Machine, spec: driver.Spec) -> walls.Cell:
+    runs = found.python if spec.runtime == "python" else found.node
+    if runs is None:
+        raise node.missing()
+    return cells.hosted(limits, runs, spec.tenant, spec.artefact, spec.argv, spec.env, spec.files)

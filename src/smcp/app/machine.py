@@ -1,0 +1,90 @@
+"""What this machine has, found once at the start by whoever may look, and handed to the platform as data.
+
+Started as root, the foreground looks (it can read root's pip configuration and reach every directory), and the
+platform, which runs without privilege, gets the result. The launcher gets its part, the house, from the foreground
+too: the platform can't widen it.
+"""
+
+import hashlib
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from smcp.deploy import guard, index, pypi_builder
+from smcp.kernel import settings
+from smcp.sandbox import interpreter, node, probe, walls
+from smcp.sandbox.launcher import messages
+
+WORK: Final = "work"
+ARTEFACTS: Final = "cache/artefacts"
+PIP_CACHE: Final = "cache/pip"
+VOLUMES: Final = "run/volumes"
+_ID: Final = 10
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found."""
+
+    host: walls.Host
+    python: interpreter.Interpreter
+    node: node.Node | None
+    index: index.Index
+    uid: int
+    """The platform's uid."""
+
+    @classmethod
+    def find(cls, config: settings.Settings, environ: Mapping[str, str], *, uid: int | None = None) -> "Machine":
+        """Look at this machine (blocking, about 100 ms); `uid` is the platform's, where it isn't this process's.
+
+        Raises `errors.SandboxMissing`, `errors.BadSettings`.
+        """
+        return cls(
+            host=probe.host(config.sandbox),
+            python=interpreter.current(),
+            node=node.current(environ),
+            index=index.read(environ),
+            uid=os.geteuid() if uid is None else uid,
+        )
+
+    @property
+    def drops(self) -> bool:
+        """Whether cells get uids of their own."""
+        return walls.UID in self.host.layers
+
+    def house(self, config: settings.Settings, more: Sequence[str] = ()) -> messages.House:
+        """The launcher's part; makes the directories that it names. `more` are further sources of packages."""
+        data = pathlib.Path(os.path.realpath(config.platform.directory()))
+        for name in (WORK, ARTEFACTS, PIP_CACHE, VOLUMES):
+            make(data, name, self.uid)
+        js = (*self.node.binds, *self.node.npm_binds) if self.node else ()
+        tools = [bind.source for bind in (*self.python.binds, *js, *self.index.binds)]
+        tools += [pypi_builder.pip(), str(pathlib.Path(guard.__file__).resolve())]
+        tools += [os.path.realpath(one) for one in config.deploy.wheel_dirs]
+        return messages.House(
+            platform=hashlib.sha256(os.fsencode(data)).hexdigest()[:_ID],
+            host=self.host,
+            uid=self.uid,
+            uid_first=config.sandbox.uid_first if self.drops else 0,
+            uid_count=config.sandbox.uid_count if self.drops else 0,
+            fixed=tuple(dict.fromkeys([*tools, *more])),
+            artefacts=str(data / ARTEFACTS),
+            work=str(data / WORK),
+            caches=(str(data / PIP_CACHE),),
+            volumes=str(data / VOLUMES),
+        )
+
+
+def make(data: pathlib.Path, name: str, uid: int) -> None:
+    """Make `name` below `data`, each new directory closed to others and the property of `uid`."""
+    place = data
+    for part in pathlib.PurePosixPath(name).parts:
+        place /= part
+        try:
+            place.mkdir(mode=0o700)
+        except FileExistsError:
+            continue
+        if uid != os.geteuid():
+            os.chown(place, uid, uid)

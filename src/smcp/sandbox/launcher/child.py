@@ -1,0 +1,161 @@
+"""What a forked child of the launcher does until it is bubblewrap: each step takes something away from it.
+
+It runs between fork(2) and execve(2), in a copy of the launcher, with the launcher's rights, and no code of a tenant's
+has run yet. Whatever fails is said on the status socket, and the child ends.
+"""
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+import stat
+from collections.abc import Sequence
+from typing import Final, NamedTuple, NoReturn
+
+from smcp.sandbox import network, walls
+from smcp.sandbox.launcher import linux, messages
+
+STAGE: Final = "/tmp"  # noqa: S108 - covered by a file system of the child's own
+"""Where binds are staged, in a view that only this cell has: a directory that every uid may pass through."""
+ARGV0: Final = "smcp-cell:"
+"""bubblewrap's argv[0] begins so, followed by the platform's id: a sweep knows whose cell it is."""
+_FAILED: Final = 127
+_OOM_SCORE: Final = b"500"
+
+
+class Role(NamedTuple):
+    """Who a cell is on this host."""
+
+    uid: int | None
+    """None: the launcher's own user, where it may not change it."""
+    groups: tuple[int, ...]
+    """Open files of its cgroups; who writes 0 into one joins it (cgroups(7))."""
+    limit_processes: bool
+    """No cgroup counts its processes, so that an rlimit has to."""
+
+
+class Ends(NamedTuple):
+    """Descriptors: the cell's three streams, where bubblewrap tells the pid of its first process, and the status."""
+
+    streams: tuple[int, int, int]
+    info: int
+    status: socket.socket
+
+
+def run(cell: walls.Cell, house: messages.House, role: Role, ends: Ends, volume: str, seccomp: bytes) -> NoReturn:
+    """Become bubblewrap. `volume` is where the cell's volume is mounted, or empty. Never returns, never raises."""
+    try:
+        _begin(role)
+        # A view of its own first: what is opened in another view can't be mounted in this one.
+        linux.unshare(linux.CLONE_NEWNS)
+        linux.mount("none", "/", flags=linux.MS_REC | linux.MS_PRIVATE)
+        sources = [_opened(bind, house) for bind in cell.binds]
+        if volume:
+            sources.append(linux.open_plain(volume, os.O_PATH | os.O_DIRECTORY))
+        staged = _stage(sources)
+        sockets = _network(cell)
+        _limits(cell)
+        _drop(role)
+        options = walls.options(
+            cell,
+            house.host,
+            binds=staged[: len(cell.binds)],
+            files=[_memory(file.content) for file in cell.files],
+            volume=staged[-1] if volume else "",
+        )
+        options += ["--info-fd", str(ends.info)]
+        os.set_inheritable(ends.info, True)
+        if seccomp:
+            options += ["--seccomp", str(_memory(seccomp))]
+        argv = walls.inside(cell, house.host, limit_processes=role.limit_processes)
+        arguments = _memory(b"".join(os.fsencode(word) + b"\0" for word in options))
+        for number, stream in enumerate(ends.streams):
+            os.dup2(stream, number)
+        # The sockets of its network leave before anything else of the cell can touch them.
+        socket.send_fds(ends.status, [b"."], [one.fileno() for one in sockets])
+        # Options in a memory file: neither `ps` nor /proc/1 inside shows them. An empty environment: /proc/1/environ.
+        os.execve(house.host.bwrap, [ARGV0 + house.platform, "--args", str(arguments), "--", *argv], {})
+    except BaseException as error:  # noqa: BLE001 - whatever it was, this copy of the launcher must not go on
+        with contextlib.suppress(OSError):
+            ends.status.send(f"!{error}".encode()[:1000])
+    os._exit(_FAILED)
+
+
+def _begin(role: Role) -> None:
+    os.setsid()
+    os.umask(0o022)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    linux.die_with_parent(signal.SIGKILL)
+    for group in role.groups:
+        os.write(group, b"0")
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
+        # When the machine is short of memory, hosted code goes before anything of the platform.
+        file.write(_OOM_SCORE)
+
+
+def _opened(bind: walls.Bind, house: messages.House) -> int:
+    """The source of a bind, opened with the launcher's rights: the uid of the cell may not reach it by its path."""
+    if bind.source in house.fixed and not bind.writable:
+        return os.open(bind.source, os.O_PATH | os.O_CLOEXEC)
+    # What lies below these is the platform's; so no component may be a link by the time it is opened.
+    return linux.open_plain(bind.source, os.O_PATH)
+
+
+def _stage(sources: Sequence[int]) -> list[str]:
+    """Bind what is open to plain places in a small file system that covers STAGE, in this cell's view only."""
+    linux.mount("stage", STAGE, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=0755,size=1m")
+    places: list[str] = []
+    for number, source in enumerate(sources):
+        place = f"{STAGE}/{number}"
+        if stat.S_ISDIR(os.fstat(source).st_mode):
+            os.mkdir(place, 0o755)
+        else:
+            os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+        linux.mount(f"/proc/self/fd/{source}", place, flags=linux.MS_BIND | linux.MS_REC)
+        places.append(place)
+    return places
+
+
+def _network(cell: walls.Cell) -> list[socket.socket]:
+    if not cell.egress:
+        return []
+    linux.unshare(linux.CLONE_NEWNET)
+    return network.enter(cell.egress)
+
+
+def _limits(cell: walls.Cell) -> None:
+    # RLIMIT_AS would stop runtimes that reserve address space they never touch (V8, Go, WebAssembly).
+    for what, amount in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NOFILE, cell.open_files),
+        (resource.RLIMIT_FSIZE, cell.file_bytes or cell.tmp_bytes),
+        (resource.RLIMIT_DATA, cell.memory_bytes),
+        (resource.RLIMIT_MEMLOCK, 65536),
+        (resource.RLIMIT_MSGQUEUE, 0),
+    ):
+        hard = resource.getrlimit(what)[1]
+        amount = amount if hard == resource.RLIM_INFINITY else min(amount, hard)
+        resource.setrlimit(what, (amount, amount))
+
+
+def _drop(role: Role) -> None:
+    if role.uid is not None:
+        os.setgroups([])
+        os.setresgid(role.uid, role.uid, role.uid)
+        os.setresuid(role.uid, role.uid, role.uid)
+    linux.no_new_privileges()
+    # Once more: a change of uid takes it away. If the launcher went in between, nobody would ever end this.
+    linux.die_with_parent(signal.SIGKILL)
+    if os.getppid() == 1:
+        raise ProcessLookupError("the launcher is gone")
+
+
+def _memory(content: bytes) -> int:
+    """A memory file that bubblewrap inherits."""
+    descriptor = os.memfd_create("smcp", 0)
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor

@@ -1,0 +1,91 @@
+"""System calls that Python 3.11 lacks, thinly: unshare(2), mount(2), umount2(2), openat2(2), prctl(2).
+
+Each raises OSError with errno, as the functions of `os` do.
+"""
+
+import ctypes
+import os
+import struct
+from typing import Final
+
+CLONE_NEWNS: Final = 0x00020000
+CLONE_NEWUSER: Final = 0x10000000
+CLONE_NEWNET: Final = 0x40000000
+
+MS_RDONLY: Final = 0x1
+MS_NOSUID: Final = 0x2
+MS_NODEV: Final = 0x4
+MS_NOEXEC: Final = 0x8
+MS_REMOUNT: Final = 0x20
+MS_BIND: Final = 0x1000
+MS_REC: Final = 0x4000
+MS_PRIVATE: Final = 1 << 18
+MS_SLAVE: Final = 1 << 19
+
+MNT_DETACH: Final = 2
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_DUMPABLE: Final = 4
+_PR_SET_NO_NEW_PRIVS: Final = 38
+
+_OPENAT2: Final = 437
+"""The number is the same on every architecture (Linux 5.6)."""
+_RESOLVE_NO_MAGICLINKS: Final = 0x02
+_RESOLVE_NO_SYMLINKS: Final = 0x04
+_AT_FDCWD: Final = -100
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+def _checked(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def unshare(flags: int) -> None:
+    """unshare(2)."""
+    _checked(_libc.unshare(ctypes.c_int(flags)), "unshare")
+
+
+def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
+    """mount(2)."""
+    words = (os.fsencode(source), os.fsencode(target), os.fsencode(kind))
+    _checked(_libc.mount(*words, ctypes.c_ulong(flags), os.fsencode(data) if data else None), f"mount {target}")
+
+
+def umount(target: str) -> None:
+    """umount2(2) with MNT_DETACH: gone from view at once, and for good when its last user has ended."""
+    _checked(_libc.umount2(os.fsencode(target), MNT_DETACH), f"umount {target}")
+
+
+def open_plain(path: str, flags: int) -> int:
+    """openat2(2) of an absolute path none of whose components may be a symbolic link. The result is close-on-exec.
+
+    Raises OSError ELOOP for a link: what was checked as a string can't be swapped for another place afterwards.
+    """
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS)
+    words = (ctypes.c_long(_OPENAT2), ctypes.c_int(_AT_FDCWD), os.fsencode(path), how, ctypes.c_size_t(len(how)))
+    return _checked(_libc.syscall(*words), f"open {path}")
+
+
+def _prctl(option: int, value: int) -> None:
+    zero = ctypes.c_ulong(0)
+    _checked(_libc.prctl(ctypes.c_int(option), ctypes.c_ulong(value), zero, zero, zero), f"prctl {option}")
+
+
+def die_with_parent(signal: int) -> None:
+    """PR_SET_PDEATHSIG: the kernel sends `signal` to this process when its parent is gone. Lost when the uid changes."""
+    _prctl(_PR_SET_PDEATHSIG, signal)
+
+
+def no_new_privileges() -> None:
+    """PR_SET_NO_NEW_PRIVS: no setuid file and no file capability counts any more, for this process and its children."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def not_dumpable() -> None:
+    """PR_SET_DUMPABLE 0: no core file, and nobody of the same uid may look into this process."""
+    _prctl(_PR_SET_DUMPABLE, 0)

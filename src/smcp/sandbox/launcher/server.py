@@ -1,0 +1,361 @@
+"""The launcher's loop: one socket, the cells, their ends. No thread, no asyncio: nothing happens that is not below."""
+
+import contextlib
+import os
+import re
+import select
+import signal
+import socket
+import sys
+import time
+from typing import Final
+
+import msgspec
+
+from smcp.kernel import errors
+from smcp.sandbox import cgroups, walls
+from smcp.sandbox.launcher import child, linux, messages, tidy
+
+_TENANTS: Final = 16
+"""The first tenant's place in the range of uids; below it: the platform, the fetcher, room for more."""
+_FETCHER: Final = 1
+_RETRY_MS: Final = 20
+_DEATH_S: Final = 10.0
+_INODE: Final = 4096
+_CHILD: Final = re.compile(rb'"child-pid": ([0-9]+)[^0-9]')
+
+
+class Cell:
+    """A cell that was asked for, until every process of it is gone."""
+
+    def __init__(self, number: int, pid: int, group: cgroups.Group | None, info: int, status: socket.socket) -> None:
+        self.id = number
+        self.pid = pid
+        self.group = group
+        self.info = info
+        self.status: socket.socket | None = status
+        self.pidfd = os.pidfd_open(pid)
+        self.first: int | None = None
+        """A pidfd of the first process inside: when it ends, the kernel has ended all others (pid_namespaces(7))."""
+        self.sockets: list[int] = []
+        self.told = b""
+        self.begun = False
+        self.unwanted = False
+        self.code: int | None = None
+        self.ended_at = 0.0
+        self.failed = ""
+
+    def kill(self) -> None:
+        """End every process of it."""
+        self.unwanted = True
+        if self.group is not None:
+            self.group.kill()
+        if self.first is not None:
+            _signal(self.first)
+        # Without that pidfd bubblewrap is still starting; it is ended when it has told its child (see `Server._info`).
+
+    def close(self) -> None:
+        """Give back every descriptor."""
+        for descriptor in (self.info, self.pidfd, -1 if self.first is None else self.first, *self.sockets):
+            if descriptor >= 0:
+                os.close(descriptor)
+        if self.status is not None:
+            self.status.close()
+
+
+class Server:
+    """Answers one platform until it is gone."""
+
+    def __init__(
+        self, house: messages.House, peer: socket.socket, groups: cgroups.Groups | None, seccomp: bytes
+    ) -> None:
+        self._house = house
+        self._peer = peer
+        self._groups = groups
+        self._seccomp = seccomp
+        self._uids: dict[str, int] = {}
+        self._cells: dict[int, Cell] = {}
+        self._volumes: dict[tuple[str, str], str] = {}
+        self._volume_number = 0
+        self._removals: list[cgroups.Group] = []
+        self._questions = msgspec.json.Decoder(messages.Question)
+        self._cell = msgspec.msgpack.Decoder(walls.Cell)
+        self._poll = select.epoll()
+        self._sources: dict[int, tuple[str, Cell | None]] = {}
+        self._stopping = False
+        peer.settimeout(_DEATH_S)
+
+    def serve(self) -> None:
+        """Until the platform is gone, then until every cell is."""
+        self._watch(self._peer.fileno(), "peer", None)
+        while not self._stopping:
+            self._turn()
+        for cell in list(self._cells.values()):
+            cell.kill()
+        deadline = time.monotonic() + _DEATH_S
+        while (self._cells or self._removals) and time.monotonic() < deadline:
+            self._turn()
+
+    def _watch(self, descriptor: int, what: str, cell: Cell | None) -> None:
+        self._sources[descriptor] = (what, cell)
+        self._poll.register(descriptor, select.EPOLLIN)
+
+    def _unwatch(self, descriptor: int) -> None:
+        if self._sources.pop(descriptor, None) is not None:
+            self._poll.unregister(descriptor)
+
+    def _turn(self) -> None:
+        waiting = bool(self._removals) or any(cell.code is not None for cell in self._cells.values())
+        for descriptor, _ in self._poll.poll(_RETRY_MS / 1000 if waiting else None):
+            what, cell = self._sources.get(descriptor, ("", None))
+            if what == "peer":
+                self._read()
+            elif cell is not None and what == "info":
+                self._info(cell)
+            elif cell is not None and what == "status":
+                self._status(cell)
+            elif cell is not None and what == "exit":
+                self._exit(cell)
+        for cell in [one for one in self._cells.values() if one.code is not None]:
+            self._bury(cell)
+        self._removals = [group for group in self._removals if not group.remove()]
+
+    def _send(self, answer: messages.Answer, descriptors: list[int] | None = None) -> None:
+        # A platform that does not read is a platform that hangs; it has _DEATH_S, then everything ends.
+        try:
+            socket.send_fds(self._peer, [msgspec.json.encode(answer)], descriptors or [])
+        except OSError:
+            self._stopping = True
+
+    # --- questions ---
+
+    def _read(self) -> None:
+        descriptors: list[int] = []
+        try:
+            data, descriptors, flags, _ = socket.recv_fds(self._peer, messages.LARGEST, 8, socket.MSG_CMSG_CLOEXEC)
+            if not data or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+                self._stopping = True
+                return
+            self._answer(self._questions.decode(data), descriptors)
+        except (OSError, msgspec.DecodeError) as error:
+            sys.stderr.write(f"launcher: the platform broke off: {error}\n")
+            self._stopping = True
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _answer(self, question: messages.Question, descriptors: list[int]) -> None:
+        match question:
+            case messages.Start():
+                try:
+                    self._start(question.id, descriptors)
+                except (OSError, errors.SmcpError, msgspec.DecodeError, ValueError) as error:
+                    self._send(messages.Failed(question.id, _told(error)))
+            case messages.Kill():
+                if question.id in self._cells:
+                    self._cells[question.id].kill()
+            case messages.Freeze():
+                cell = self._cells.get(question.id)
+                held = cell is not None and cell.group is not None and cell.group.freeze(question.frozen)
+                self._send(messages.Done(question.question, held, "" if held else "no freezer here"))
+            case _:
+                try:
+                    self._do(question)
+                except (OSError, errors.SmcpError) as error:
+                    self._send(messages.Done(question.question, False, _told(error)))
+                else:
+                    self._send(messages.Done(question.question))
+
+    def _do(self, question: messages.OpenVolume | messages.CloseVolume | messages.Own) -> None:
+        match question:
+            case messages.OpenVolume():
+                self._open_volume(question)
+            case messages.CloseVolume():
+                place = self._volumes.pop((question.tenant, question.server), None)
+                if place is not None:
+                    linux.umount(place)
+                    os.rmdir(place)
+            case messages.Own():
+                if self._house.uid_first and question.path not in self._house.caches:
+                    owners = {self._house.uid, *self._uids.values(), self._house.uid_first + _FETCHER}
+                    new = self._house.uid if question.tenant is None else self._uid(question.tenant)
+                    tidy.own(self._house.work, question.path, owners, new)
+
+    def _open_volume(self, question: messages.OpenVolume) -> None:
+        key = (question.tenant, question.server)
+        if key in self._volumes:
+            raise errors.Conflict("This volume is open already.")
+        self._volume_number += 1
+        place = f"{self._house.volumes}/{self._volume_number}"
+        uid = self._uid(question.tenant) if self._house.uid_first else os.geteuid()
+        data = f"size={question.bytes},nr_inodes={question.bytes // _INODE + 64},mode=0700,uid={uid},gid={uid}"
+        if not self._house.uid_first:
+            data = data.rpartition(",gid=")[0] + f",gid={os.getegid()}"
+        os.mkdir(place, 0o700)
+        flags = linux.MS_NOSUID | linux.MS_NODEV
+        try:
+            # Pages that are never swapped out: no plain byte reaches a disk (tmpfs(5), Linux 6.4, init namespace only).
+            linux.mount("volume", place, "tmpfs", flags, f"{data},noswap")
+        except OSError:
+            linux.mount("volume", place, "tmpfs", flags, data)
+        self._volumes[key] = place
+
+    def _uid(self, tenant: str) -> int:
+        if not tenant:
+            return self._house.uid_first + _FETCHER
+        if tenant not in self._uids:
+            place = _TENANTS + len(self._uids)
+            if place >= self._house.uid_count:
+                raise errors.SandboxMissing("There are more tenants than uids: raise sandbox.uid_count and restart.")
+            self._uids[tenant] = self._house.uid_first + place
+        return self._uids[tenant]
+
+    # --- a cell's life ---
+
+    def _start(self, number: int, descriptors: list[int]) -> None:
+        if len(descriptors) != 4 or number in self._cells:
+            raise ValueError("a start comes with four descriptors and a new number")
+        with open(os.dup(descriptors[3]), "rb") as file:
+            cell = self._cell.decode(file.read(messages.LARGEST_CELL))
+        walls.check(cell)
+        self._check(cell)
+        volume = self._volumes.get((cell.tenant, cell.volume.server), "") if cell.volume else ""
+        if cell.volume and not volume:
+            raise ValueError("the volume is not open")
+        group = None
+        if self._groups is not None:
+            limits = cgroups.Limits(cell.memory_bytes, cell.processes, cell.cpus)
+            group = self._groups.make(f"cell-{number}", limits)
+        try:
+            self._fork(number, cell, group, (descriptors[0], descriptors[1], descriptors[2]), volume)
+        except BaseException:
+            if group is not None:
+                self._removals.append(group)
+            raise
+
+    def _fork(
+        self, number: int, cell: walls.Cell, group: cgroups.Group | None, streams: tuple[int, int, int], volume: str
+    ) -> None:
+        counted = self._groups is not None and cgroups.PIDS in self._groups.layers
+        opened = group.opened() if group is not None else []
+        read, write = os.pipe2(os.O_CLOEXEC)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            role = child.Role(self._uid(cell.tenant) if self._house.uid_first else None, tuple(opened), not counted)
+            pid = os.fork()
+            if pid == 0:
+                child.run(cell, self._house, role, child.Ends(streams, write, theirs), volume, self._seccomp)
+        except BaseException:
+            os.close(read)
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            for descriptor in (write, *opened):
+                os.close(descriptor)
+        made = self._cells[number] = Cell(number, pid, group, read, ours)
+        self._watch(ours.fileno(), "status", made)
+        self._watch(read, "info", made)
+        self._watch(made.pidfd, "exit", made)
+
+    def _check(self, cell: walls.Cell) -> None:
+        """Only what this house lets into a cell of that kind."""
+        house = self._house
+        for bind in cell.binds:
+            if bind.source in house.fixed and not bind.writable:
+                continue
+            writable = bind.source.startswith(f"{house.work}/") or (not cell.tenant and bind.source in house.caches)
+            own = cell.tenant and bind.source.startswith(f"{house.artefacts}/{cell.tenant}/") and not bind.writable
+            if not own and not writable:
+                raise errors.SandboxMissing(f"No cell of this kind may see {bind.source}.")
+
+    def _status(self, cell: Cell) -> None:
+        assert cell.status is not None
+        data, descriptors, _, _ = socket.recv_fds(cell.status, 1024, 32, socket.MSG_CMSG_CLOEXEC)
+        cell.sockets += descriptors
+        if data.startswith(b"!"):
+            cell.failed = data[1:].decode("utf-8", "replace")
+        if not data:
+            self._unwatch(cell.status.fileno())
+            cell.status.close()
+            cell.status = None
+
+    def _info(self, cell: Cell) -> None:
+        """bubblewrap tells the pid of its child: from now on the whole cell can be ended by one signal."""
+        data = os.read(cell.info, 4096)
+        if not data:
+            self._unwatch(cell.info)
+            os.close(cell.info)
+            cell.info = -1
+            return
+        cell.told += data
+        # It writes its object piece by piece; the pid is complete when something follows it.
+        found = _CHILD.search(cell.told)
+        if found is None or cell.begun:
+            return
+        cell.begun = True
+        with contextlib.suppress(ProcessLookupError):
+            pid = int(found[1])
+            first = os.pidfd_open(pid)
+            if tidy.parent(pid) == cell.pid:
+                cell.first = first
+            else:
+                os.close(first)  # it has ended already, and another process has its number
+        self._begun(cell)
+
+    def _begun(self, cell: Cell) -> None:
+        if cell.status is not None:
+            self._status(cell)
+        sockets, cell.sockets = cell.sockets, []
+        self._send(messages.Started(cell.id, cell.pid), sockets)
+        for descriptor in sockets:
+            os.close(descriptor)
+        if cell.unwanted and cell.first is not None:
+            _signal(cell.first)
+
+    def _exit(self, cell: Cell) -> None:
+        self._unwatch(cell.pidfd)
+        _, status = os.waitpid(cell.pid, 0)
+        cell.code = os.waitstatus_to_exitcode(status)
+        cell.ended_at = time.monotonic()
+        while cell.info >= 0:
+            self._info(cell)
+        if cell.first is not None:
+            _signal(cell.first)
+
+    def _bury(self, cell: Cell) -> None:
+        """Tell that a cell is gone, when it really is."""
+        assert cell.code is not None
+        late = time.monotonic() - cell.ended_at > _DEATH_S
+        if not late and ((cell.first is not None and not _gone(cell.first)) or (cell.group and cell.group.processes())):
+            if cell.group is not None:
+                cell.group.kill()
+            return
+        if cell.status is not None:
+            self._status(cell)
+        for descriptor in (cell.info, cell.status.fileno() if cell.status else -1):
+            self._unwatch(descriptor)
+        out_of_memory = cell.group is not None and cell.group.usage().oom_kills > 0
+        if cell.group is not None:
+            self._removals.append(cell.group)
+        del self._cells[cell.id]
+        begun = cell.begun
+        cell.close()
+        if begun:
+            self._send(messages.Exited(cell.id, cell.code, out_of_memory))
+        else:
+            why = cell.failed or f"bubblewrap ended with {cell.code}"
+            self._send(messages.Failed(cell.id, why))
+
+
+def _gone(pidfd: int) -> bool:
+    return bool(select.select([pidfd], [], [], 0)[0])
+
+
+def _signal(pidfd: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+
+def _told(error: Exception) -> str:
+    return error.public if isinstance(error, errors.SmcpError) else str(error)[:1000]

@@ -75,6 +75,10 @@ class Client:
         """POST `body` as JSON; without one, an empty body."""
         return self._call("POST", where, body=body)
 
+    def put(self, where: str, body: Json) -> Json:
+        """PUT `body` as JSON."""
+        return self._call("PUT", where, body=body)
+
     def delete(self, where: str) -> Json:
         """DELETE."""
         return self._call("DELETE", where)

@@ -35,6 +35,12 @@ def targets(ctx: click.Context, incomplete: str) -> list[str]:
     return _starting([f"{tenant}/{name}" for name in _names(tenant, _named(ctx))], incomplete)
 
 
+def secrets(ctx: click.Context, incomplete: str) -> list[str]:
+    """Names of the secrets of the server that was named before."""
+    tenant, slash, server = str(ctx.params.get("target") or "").partition("/")
+    return _starting(_secrets(tenant, server, _named(ctx)), incomplete) if slash else []
+
+
 def _tenants(profile: str | None) -> list[str]:
     from smcp.cli import client
 
@@ -59,6 +65,17 @@ def _names(tenant: str, profile: str | None) -> list[str]:
     try:
         with _client(tenant, profile) as api:
             return [str(item["name"]) for item in api.items(client.path("tenants", tenant, "servers"), limit=100)]
+    except (failures.Failure, KeyError):
+        return []
+
+
+def _secrets(tenant: str, server: str, profile: str | None) -> list[str]:
+    from smcp.cli import client
+
+    try:
+        with _client(tenant, profile) as api:
+            where = client.path("tenants", tenant, "servers", server, "secrets")
+            return [str(item["name"]) for item in api.items(where, limit=100)]
     except (failures.Failure, KeyError):
         return []
 

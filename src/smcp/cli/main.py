@@ -22,6 +22,7 @@ _COMMANDS: Final = {
     "tools": "smcp.cli.tools",
     "call": "smcp.cli.tools",
     "server": "smcp.cli.servers",
+    "secret": "smcp.cli.secrets",
     "tenant": "smcp.cli.tenants",
     "key": "smcp.cli.keys",
     "audit": "smcp.cli.audit",

@@ -134,7 +134,7 @@ def deployments(cli: session.Session, target: session.Target) -> None:
 @session.destructive
 @session.remote
 def delete(cli: session.Session, target: session.Target, *, yes: bool, dry_run: bool) -> None:
-    """Delete a server with its deployments."""
+    """Delete a server with its deployments and secrets."""
     with cli.connect(target.tenant) as api:
         found = api.get(_path(target))
         if dry_run:
@@ -143,7 +143,7 @@ def delete(cli: session.Session, target: session.Target, *, yes: bool, dry_run: 
             else:
                 cli.out.text(f"Would delete {target} with all its deployments.")
             return
-        cli.confirm(f"Delete server {target} with all its deployments? This can't be undone.", yes=yes)
+        cli.confirm(f"Delete server {target} with all its deployments and secrets? This can't be undone.", yes=yes)
         api.delete(_path(target))
     if cli.out.as_json:
         cli.out.json({"deleted": str(target)})

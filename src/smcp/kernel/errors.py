@@ -277,6 +277,10 @@ class RpcError(SmcpError):
     rpc_code = -32000
     text = "The hosted server answered with an error."
 
+    def __str__(self) -> str:
+        # This is what logs show, and those words may hold anything that the tenant's server knows.
+        return f"{self.code}: {self.text}"
+
 
 class ServerTimeout(SmcpError):
     """The hosted server did not answer before the deadline."""

@@ -71,9 +71,7 @@ class Hiding(driver.Driver):
         if budget is None:
             budget = self._budgets[spec.tenant] = Budget()
         mask = Mask(given, budget)
-        instance = await self._inner.start(
-            _with(spec, given), modern=modern, lines=lambda text: lines(mask.line(text))
-        )
+        instance = await self._inner.start(_with(spec, given), modern=modern, lines=lambda text: lines(mask.line(text)))
         instance.hide = mask.text
         return instance
 
@@ -108,8 +106,10 @@ class Budget:
             self._second, self._spent, self._own = second, 0.0, 0
         if self._spent < _BUDGET_S:
             return True
+        if not text.startswith("[smcp] ") or len(text) > _OWN_LENGTH:
+            return False
         self._own += 1
-        return text.startswith("[smcp] ") and len(text) <= _OWN_LENGTH and self._own <= _OWN_LINES
+        return self._own <= _OWN_LINES
 
     def spend(self, seconds: float) -> None:
         """Processor time that a line took."""

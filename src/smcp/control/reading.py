@@ -8,6 +8,7 @@ rule.
 import asyncio
 import re
 import urllib.parse
+from collections.abc import AsyncGenerator
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -19,6 +20,7 @@ from smcp.kernel import errors, jsonrpc, settings
 T = TypeVar("T", bound=msgspec.Struct)
 
 _JSON: Final = re.compile(r'application/json(?:\s*;\s*charset="?utf-8"?)?\s*', re.IGNORECASE)
+_BINARY: Final = "application/octet-stream"
 
 
 def path(parts: dict[str, str]) -> dict[str, str]:
@@ -60,10 +62,52 @@ async def body(request: requests.Request, into: type[T], gateway: settings.Gatew
     return _convert(tree, into, "body")  # pyright: ignore[reportUnknownArgumentType] - keys of JSON objects are text
 
 
-async def _bytes(request: requests.Request, most: int) -> bytes:
+def binary(request: requests.Request, config: settings.Settings) -> endpoint.Binary:
+    """The body as it is, at most deploy.max_upload_bytes, still unread: who asks for it has been allowed by then.
+
+    Raises `errors.UnsupportedMedia` and `errors.TooLarge`. The iterator raises `errors.TooLarge`,
+    `errors.RequestTimeout` when nothing comes for gateway.body_timeout_s or all of it takes longer than
+    deploy.timeout_s, and `errors.BadRequest` when it ends early.
+    """
+    most = config.deploy.max_upload_bytes
+    if request.headers.get("content-type", "").strip().lower() != _BINARY:
+        raise errors.UnsupportedMedia(f"Send the body as {_BINARY}.")
+    _check_length(request, most)
+    return endpoint.Binary(_chunks(request, most, config))
+
+
+async def _chunks(request: requests.Request, most: int, config: settings.Settings) -> AsyncGenerator[bytes]:
+    size = 0
+    deadline = asyncio.get_running_loop().time() + config.deploy.timeout_s
+    stream = request.stream()
+    try:
+        while True:
+            async with (
+                asyncio.timeout(config.gateway.body_timeout_s),
+                asyncio.timeout_at(deadline),
+            ):
+                chunk = await anext(stream, None)
+            if chunk is None:
+                return
+            size += len(chunk)
+            if size > most:
+                raise errors.TooLarge(f"The body has at most {most} bytes.")
+            if chunk:
+                yield chunk
+    except TimeoutError as error:
+        raise errors.RequestTimeout from error
+    except requests.ClientDisconnect as error:
+        raise errors.BadRequest("The body ended early.") from error
+
+
+def _check_length(request: requests.Request, most: int) -> None:
     declared = request.headers.get("content-length", "0")
     if not declared.isdecimal() or int(declared) > most:
         raise errors.TooLarge(f"The body has at most {most} bytes.")
+
+
+async def _bytes(request: requests.Request, most: int) -> bytes:
+    _check_length(request, most)
     data = bytearray()
     async for chunk in request.stream():
         data += chunk

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from smcp.access import policy
 from smcp.audit import events
 from smcp.control import answers, reading
-from smcp.control.endpoint import Call, Endpoint, Open
+from smcp.control.endpoint import Binary, Call, Endpoint, Open
 from smcp.control.services import Services
 from smcp.kernel import errors, ids, observe
 from smcp.tenancy import limits
@@ -95,7 +95,10 @@ def _counted(visit: Visit, limit: str) -> Generator[None]:
 async def _read(visit: Visit) -> None:
     path = reading.path(visit.request.path_params)
     query = reading.query(visit.request.scope["query_string"], visit.endpoint.query)
-    body = await reading.body(visit.request, visit.endpoint.body, visit.services.settings.gateway)
+    if visit.endpoint.body is Binary:
+        body = reading.binary(visit.request, visit.services.settings)
+    else:
+        body = await reading.body(visit.request, visit.endpoint.body, visit.services.settings.gateway)
     visit.call = Call(
         services=visit.services,
         request_id=visit.request_id,

@@ -8,11 +8,14 @@ give the same bytes: no time, host name, path of this host or hash seed gets in.
 
 import pathlib
 from collections.abc import Callable
-from typing import Literal, Protocol, TypeVar
+from typing import Final, Literal, Protocol, TypeVar
 
 import msgspec
 
 from smcp.deploy import manifest, wheels
+
+UPLOAD: Final = "upload"
+"""The file in a build's directory that holds what was uploaded, when that is the source."""
 
 Tell = Callable[[str, str], None]
 """Hears of progress: stage and text."""
@@ -42,7 +45,7 @@ class Builder(Protocol[_Source]):
     """Makes directories from one kind of source."""
 
     async def build(self, source: _Source, asked: manifest.Manifest, directory: pathlib.Path, tell: Tell) -> Built:
-        """Fetch and build `source` in `directory` (empty, on the platform's disk).
+        """Fetch and build `source` in `directory` (on the platform's disk; empty but for `UPLOAD`).
 
         Raises `errors.DeployFailed`, which says why, with nothing secret in it.
         """

@@ -17,6 +17,7 @@ import msgspec
 from smcp.audit import events
 from smcp.deploy import archive, build, builders, manifest, versions
 from smcp.deploy import artefacts as artefact_store
+from smcp.deploy import uploads as upload_store
 from smcp.deploy.sources import any as sources
 from smcp.kernel import clock as clocks
 from smcp.kernel import errors, ids, observe, redact
@@ -88,6 +89,7 @@ class Deployer:
         artefacts: artefact_store.Artefacts,
         probe: Probe,
         builder: builders.Builders,
+        uploads: upload_store.Uploads,
         clock: clocks.Clock,
         *,
         work: pathlib.Path,
@@ -100,6 +102,7 @@ class Deployer:
         self._artefacts = artefacts
         self._probe = probe
         self._builder = builder
+        self._uploads = uploads
         self._clock = clock
         self._work = work
         self._record = record
@@ -119,10 +122,13 @@ class Deployer:
         self, by: str, tenant: ids.TenantId, source: str, name: str | None, manifest_toml: str | None
     ) -> Operation:
         """Begin a deployment. Raises for what is wrong with the order itself: `errors.InvalidParams`, `errors.BadName`,
-        `errors.Conflict` when the same server is being deployed already, `errors.RateLimited` when too many wait."""
+        `errors.NotFound` for an upload that is not this tenant's, `errors.Conflict` when the same server is being
+        deployed already, `errors.RateLimited` when too many wait."""
         if self._closed:
             raise errors.Unavailable("The platform is stopping.")
         order = _order(by, tenant, source, name, manifest_toml)
+        if isinstance(order.source, sources.Upload):
+            await self._uploads.check(tenant, order.source)
         busy = self._busy.get((tenant, order.server))
         if busy is not None:
             raise errors.Conflict(f"The server {order.server} is being deployed already (operation {busy}).")
@@ -198,6 +204,9 @@ class Deployer:
         directory.mkdir(parents=True, mode=0o700)
         reserved = False
         try:
+            if isinstance(order.source, sources.Upload):
+                # Handed over as a file, so that no builder holds a store or names a tenant.
+                await self._uploads.copy(order.tenant, order.source, directory / build.UPLOAD)
             built = await self._builder.build(order.source, order.manifest, directory, self._teller(order))
             number = await self._versions.reserve(order.tenant, order.server)
             reserved = True

@@ -8,7 +8,7 @@ from typing import Any
 from smcp.access import policy
 from smcp.audit import trail
 from smcp.control import services
-from smcp.deploy import artefacts, builders, deployer, index, manifest, pypi_builder, versions, workbench
+from smcp.deploy import artefacts, builders, deployer, index, manifest, pypi_builder, uploads, versions, workbench
 from smcp.kernel import clock, errors, ids, observe, settings
 from smcp.sandbox import interpreter, walls
 from smcp.stores import tenant as stores
@@ -96,12 +96,15 @@ class Rooms:
             pypi=pypi_builder.PypiBuilder(bench, index.Index((), (), ()), directory / "cache" / "pip"),
         )
         self.versions = versions.Versions(store, now, kept)
+        self.store = store
+        self.uploads = uploads.Uploads(store, configured.deploy.max_upload_bytes)
         self.deployer = deployer.Deployer(
             store,
             self.versions,
             kept,
             _never_probed,
             builder,
+            self.uploads,
             now,
             work=directory / "work",
             record=told.write,

@@ -9,7 +9,8 @@ from smcp.control import endpoint, routes
 ALL: Final = routes.ENDPOINTS
 GUARDED: Final = tuple(one for one in ALL if not isinstance(one.access, endpoint.Open))
 TENANTS: Final = tuple(one for one in ALL if "tenant" in one.parameters)
-WRITING: Final = tuple(one for one in ALL if one.method != "GET")
+BINARY: Final = tuple(one for one in ALL if one.body is endpoint.Binary)
+WRITING: Final = tuple(one for one in ALL if one.method != "GET" and one not in BINARY)
 _FRESH: Final = itertools.count()
 
 
@@ -36,4 +37,6 @@ def body(one: endpoint.Endpoint) -> dict[str, Any]:
 
 def options(one: endpoint.Endpoint) -> dict[str, Any]:
     """What a client needs beside method and path."""
+    if one in BINARY:
+        return {"content": f"bytes {next(_FRESH)}".encode(), "headers": {"Content-Type": "application/octet-stream"}}
     return {"json": body(one)} if one.body_example else {}

@@ -52,7 +52,10 @@ def test_every_operation_has_words_an_action_its_errors_and_examples() -> None:
         assert told["description"]
         assert len({"x-smcp-action", "x-smcp-open", "x-smcp-any-credential"} & set(told)) == 1
         assert set(told["x-smcp-errors"]) == {error.code for error in openapi.raised(one)}
-        if one.body is not endpoint.Nothing:
+        if one.body is endpoint.Binary:
+            schema = told["requestBody"]["content"]["application/octet-stream"]["schema"]
+            assert schema == {"type": "string", "format": "binary"}
+        elif one.body is not endpoint.Nothing:
             example = told["requestBody"]["content"]["application/json"]["example"]
             schema = told["requestBody"]["content"]["application/json"]["schema"]
             _validator(schema, document).validate(example)

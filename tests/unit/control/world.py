@@ -83,10 +83,18 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def opened(directory: pathlib.Path, **limit: int) -> AsyncGenerator[World]:
+async def opened(
+    directory: pathlib.Path,
+    *,
+    deploy: settings.Deploy | None = None,
+    gateway: settings.Gateway | None = None,
+    **limit: int,
+) -> AsyncGenerator[World]:
     """A world with the tenants `acme` and `globex`, a key for each role, and a live server `time` in both."""
     configured = settings.Settings(
         platform=settings.Platform(data_dir=str(directory)),
+        deploy=deploy or settings.Deploy(),
+        gateway=gateway or settings.Gateway(),
         limits=settings.Limits(**{"unauthenticated_per_minute": 100_000, "principal_per_minute": 100_000, **limit}),
     )
     now = clock.SystemClock()
@@ -111,6 +119,7 @@ async def opened(directory: pathlib.Path, **limit: int) -> AsyncGenerator[World]
             tenants=found,
             keys=keys,
             versions=made.versions,
+            uploads=made.uploads,
             deployer=made.deployer,
             secrets=secrets.Secrets(store, now),
             invoke=runtime.invoke,

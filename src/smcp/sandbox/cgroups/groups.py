@@ -123,14 +123,14 @@ class Groups:
 
         Waits for the kernel up to a few seconds; what can't die by then is left for the next sweep.
         """
+        own = places.named(self._platform)
+        folders = [folder for top in self._tops for folder in places.left(top, own)]
         left: dict[str, list[nodes.Node]] = {}
-        for top in self._tops:
-            for folder in places.left(top, places.named(self._platform)):
-                second = os.path.exists(f"{folder}/cgroup.type")
-                for name in places.listed(folder):
-                    if name != places.HOST and name not in self._made:
-                        kind = nodes.V2 if second else nodes.V1
-                        left.setdefault(name, []).append(kind(f"{folder}/{name}", frozenset()))
+        for folder in folders:
+            tree = trees.Tree(2 if os.path.exists(f"{folder}/cgroup.type") else 1, folder, frozenset())
+            for name in places.listed(folder):
+                if name != places.HOST and name not in self._made:
+                    left.setdefault(name, []).append(tree.node(name))
         waiting = [Group(name, sorted(parts, key=_version, reverse=True)) for name, parts in left.items()]
         total = len(waiting)
         deadline = time.monotonic() + _SWEEP_S
@@ -142,6 +142,10 @@ class Groups:
                 break
             if waiting:
                 time.sleep(_SWEEP_STEP_S)
+        here = {tree.path for tree in self._trees}
+        for folder in folders:
+            if folder not in here:
+                trees.Tree(0, folder, frozenset()).remove()
         return total - len(waiting)
 
     def close(self) -> None:

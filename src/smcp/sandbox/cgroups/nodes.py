@@ -133,8 +133,12 @@ class V1(Node):
         yield Setting("cpu", "cpu.cfs_quota_us", str(_quota(limits)))
 
     def make(self) -> None:
-        """As all are made; where `cpuset` is mounted together with it, a group that has no processors yet gets them."""
+        """As all are made; and where `cpuset` is mounted together with it, one that may be entered."""
         super().make()
+        self.inherit()
+
+    def inherit(self) -> None:
+        """Give a group without processors and memory nodes those of the group above (cgroup-v1/cpusets.rst)."""
         for file in ("cpuset.cpus", "cpuset.mems"):
             if os.path.exists(f"{self.path}/{file}") and not read(f"{self.path}/{file}").strip():
                 write(f"{self.path}/{file}", read(f"{os.path.dirname(self.path)}/{file}").strip())

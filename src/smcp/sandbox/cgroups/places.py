@@ -69,7 +69,7 @@ def own(cgroup: str) -> dict[str, str]:
 def directory(mount: Mount, path: str) -> str:
     """Where the group `path` is below `mount`; the top of what is seen there when the group is not."""
     inside = os.path.relpath(path, mount.root) if path.startswith("/") else ".."
-    if inside == ".." or inside.startswith("../") or "/.." in path:
+    if inside == ".." or inside.startswith("../") or "/.." in path + mount.root:
         return mount.point
     return os.path.normpath(os.path.join(mount.point, inside))
 

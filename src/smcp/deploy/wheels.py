@@ -34,6 +34,8 @@ class Locked(msgspec.Struct, frozen=True):
     name: str
     version: str
     sha256: str
+    integrity: str = ""
+    """Of an npm package: Subresource Integrity (`sha512-…`) as the registry and lock files name it."""
 
 
 def lock(directory: pathlib.Path, max_bytes: int) -> tuple[Locked, ...]:

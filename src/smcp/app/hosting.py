@@ -18,6 +18,7 @@ from smcp.sandbox import cells, interpreter, launch, node, walls
 class Hosting:
     """What turns deployments into running copies."""
 
+    launcher: launch.Launcher
     versions: versions.Versions
     uploads: uploads.Uploads
     secrets: secrets.Secrets
@@ -93,7 +94,7 @@ async def open(
     )
     base.undo.push_async_callback(maker.close)
     await maker.start()
-    return Hosting(made, sent, kept_secrets, specs, maker, lines, copies)
+    return Hosting(started, made, sent, kept_secrets, specs, maker, lines, copies)
 
 
 class Specs:

@@ -8,11 +8,13 @@ too: the platform can't widen it.
 import hashlib
 import os
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
 
+import smcp
 from smcp.deploy import guard, index, pypi_builder
 from smcp.kernel import settings
 from smcp.sandbox import interpreter, node, probe, walls
@@ -36,18 +38,26 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """The platform's uid."""
 
     @classmethod
-    def find(cls, config: settings.Settings, environ: Mapping[str, str], *, uid: int | None = None) -> "Machine":
-        """Look at this machine (blocking, about 100 ms); `uid` is the platform's, where it isn't this process's.
+    def find(cls, config: settings.Settings, environ: Mapping[str, str], *, apart: bool = False) -> "Machine":
+        """Look at this machine (blocking, about 100 ms). `apart`: the platform will be a process of its own, with a uid
+        of its own where this machine has one for it.
 
         Raises `errors.SandboxMissing`, `errors.BadSettings`.
         """
+        host = probe.host(config.sandbox)
         return cls(
-            host=probe.host(config.sandbox),
+            host=host,
             python=interpreter.current(),
             node=node.current(environ),
             index=index.read(environ),
-            uid=os.geteuid() if uid is None else uid,
+            uid=config.sandbox.uid_first if apart and walls.UID in host.layers else os.geteuid(),
         )
+
+    def needed(self, config: settings.Settings) -> tuple[str, ...]:
+        """What the platform's process must be able to reach: its code, its data."""
+        own = (sys.base_prefix, sys.prefix, os.path.dirname(smcp.__file__), sys.executable)
+        data = (str(config.platform.directory()), os.path.dirname(config.platform.root_key()))
+        return tuple(path for path in (*own, *data) if os.path.exists(path))
 
     @property
     def drops(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Final
 import uvicorn
 
 from smcp.access import policy
-from smcp.app import http, wire
+from smcp.app import http, machine, wire
 from smcp.audit import events
 from smcp.kernel import ids, observe, settings
 
@@ -45,16 +45,28 @@ class Platform:
         self._server = server
         self._serving = serving
         self.base_url = base_url
+        self.lost = wired.lost
+        """Set when the launcher has ended, and with it every hosted server: the platform can't go on."""
 
     @classmethod
-    async def start(cls, config: settings.Settings) -> "Platform":
-        """Listen and serve. Raises OSError for an address that can't be had, and what `wire.Platform.open` raises."""
+    async def start(
+        cls,
+        config: settings.Settings,
+        listener: socket.socket | None = None,
+        found: machine.Machine | None = None,
+        launcher: socket.socket | None = None,
+    ) -> "Platform":
+        """Listen and serve; the three come from `app.process`, else they are made here.
+
+        Raises OSError for an address that can't be had, and what `wire.Platform.open` raises.
+        """
         observe.configure(config.log)
         version = importlib.metadata.version("smcp")
-        listener = _listen(config.gateway.host, config.gateway.port)
+        listener = listener or listen(config.gateway.host, config.gateway.port)
+        listener.setblocking(False)
         try:
             port = int(listener.getsockname()[1])
-            wired = await wire.Platform.open(config, port=port, version=version)
+            wired = await wire.Platform.open(config, port=port, version=version, found=found, launcher=launcher)
         except BaseException:
             listener.close()
             raise
@@ -116,7 +128,8 @@ class Platform:
         await self._wired.close()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises OSError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -48,13 +48,20 @@ class Platform:
     """A platform that is put together and at work, without a socket."""
 
     def __init__(
-        self, base: foundation.Foundation, gateway: asgi.App, app: Front, keys: api_key.ApiKeys, audit: trail.Trail
+        self,
+        base: foundation.Foundation,
+        gateway: asgi.App,
+        app: Front,
+        keys: api_key.ApiKeys,
+        audit: trail.Trail,
+        lost: asyncio.Event,
     ) -> None:
         self._base = base
         self._gateway = gateway
         self.app = app
         self.keys = keys
         self.trail = audit
+        self.lost = lost
 
     @classmethod
     async def open(
@@ -125,7 +132,7 @@ async def _compose(
     parts = await _gateway(base, common, hosted)
     admin = control.build(_services(base, common, hosted, parts, port), docs.pages())
     gateway = asgi.App(parts)
-    return Platform(base, gateway, Front(gateway, admin), keys, audit)
+    return Platform(base, gateway, Front(gateway, admin), keys, audit, hosted.launcher.ended)
 
 
 async def _gateway(base: foundation.Foundation, common: foundation.Common, hosted: hosting.Hosting) -> exchange.Parts:

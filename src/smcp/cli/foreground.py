@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from smcp.app import serve
+from smcp.app import process
 from smcp.cli import datadir, demo, doctor, failures, profiles, session, welcome
 from smcp.kernel import settings
 from smcp.ops import doctor as machine
@@ -86,10 +86,10 @@ class Foreground:
             )
         self._say(f"this machine is fit: {len(checks)} checks")
 
-    async def _start(self) -> serve.Platform:
+    async def _start(self) -> process.Process:
         gateway = self._settings.gateway
         try:
-            platform = await serve.Platform.start(self._settings)
+            platform = await process.Process.start(self._settings)
         except OSError as error:
             if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
                 raise
@@ -101,14 +101,26 @@ class Foreground:
         self._say(f"listening on {platform.base_url}, data in {self._place.path}")
         return platform
 
-    async def _serve(self, platform: serve.Platform) -> None:
+    async def _serve(self, platform: process.Process) -> None:
         await self._operator(platform)
         made = await self._demo(platform.base_url) if self._wants_demo else _NO_DEMO
         if not self._stop.is_set():
             self._ready(platform.base_url, made)
-            await self._stop.wait()
+            await self._until_the_end(platform)
 
-    async def _operator(self, platform: serve.Platform) -> None:
+    async def _until_the_end(self, platform: process.Process) -> None:
+        waiting = [asyncio.create_task(event.wait()) for event in (self._stop, platform.ended)]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for one in waiting:
+            one.cancel()
+        if not self._stop.is_set():
+            raise failures.Failure(
+                "ended",
+                "The platform's process ended by itself; what it wrote above says why.",
+                hint="Start it again: what was acknowledged is kept.",
+            )
+
+    async def _operator(self, platform: process.Process) -> None:
         """The operator's key goes from the platform into the profile, and nowhere else."""
         text = await platform.ensure_operator(another=self._new_operator)
         if text is None:

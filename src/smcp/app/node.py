@@ -1,0 +1,110 @@
+"""`python -m smcp.app.node CONTROL LAUNCHER LISTENER`: the platform's own process, which faces the network.
+
+Started as root, it gives that up before it has read anything from anybody. It is told what to run on standard input,
+by the foreground, and ends when the foreground does (the control socket's end).
+"""
+
+import asyncio
+import os
+import socket
+import sys
+from typing import Final
+
+import msgspec
+import uvloop
+
+from smcp.app import machine, serve
+from smcp.kernel import errors, settings
+from smcp.sandbox import demote
+
+LARGEST: Final = 65_536
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node is started with. It may hold credentials of package sources: never in argv or the environment."""
+
+    settings: settings.Settings
+    machine: machine.Machine
+
+    def __repr__(self) -> str:
+        return "Plan(…)"
+
+
+class Operator(msgspec.Struct, tag="operator", frozen=True):
+    """Asked by the foreground: an operator's key, if there is none (or `another`)."""
+
+    another: bool
+
+
+class Ready(msgspec.Struct, tag="ready", frozen=True):
+    """It listens."""
+
+    url: str
+
+
+class Key(msgspec.Struct, tag="key", frozen=True):
+    """The text of a new operator's key, or None."""
+
+    text: str | None
+
+    def __repr__(self) -> str:
+        return "Key(…)"
+
+
+class Refused(msgspec.Struct, tag="refused", frozen=True):
+    """It can't start, or can't do what was asked: an error of `smcp.kernel.errors`, by its class's name."""
+
+    kind: str
+    public: str
+    detail: str
+
+
+Said = Ready | Key | Refused
+
+
+async def _main(plan: Plan, control: socket.socket, launcher: socket.socket, listener: socket.socket) -> int:
+    control.setblocking(False)
+    loop = asyncio.get_running_loop()
+
+    async def say(message: Said) -> None:
+        await loop.sock_sendall(control, msgspec.json.encode(message))
+
+    try:
+        platform = await serve.Platform.start(plan.settings, listener, plan.machine, launcher)
+    except errors.SmcpError as error:
+        await say(Refused(type(error).__name__, error.public, error.detail or ""))
+        return 1
+    try:
+        await say(Ready(platform.base_url))
+        lost = asyncio.create_task(platform.lost.wait())
+        while not lost.done():
+            heard = asyncio.create_task(loop.sock_recv(control, LARGEST))
+            await asyncio.wait((heard, lost), return_when=asyncio.FIRST_COMPLETED)
+            if not heard.done() or not heard.result():
+                heard.cancel()
+                break
+            question = msgspec.json.decode(heard.result(), type=Operator)
+            try:
+                await say(Key(await platform.ensure_operator(another=question.another)))
+            except errors.SmcpError as error:
+                await say(Refused(type(error).__name__, error.public, error.detail or ""))
+        ended = lost.done()
+        lost.cancel()
+    finally:
+        await platform.stop()
+    return 1 if ended else 0
+
+
+def main() -> int:
+    """Run one node."""
+    plan = msgspec.json.decode(sys.stdin.buffer.read(), type=Plan)
+    control, launcher, listener = (socket.socket(fileno=int(word)) for word in sys.argv[1:4])
+    for one in (control, launcher, listener):
+        os.set_inheritable(one.fileno(), False)
+    if plan.machine.uid != os.geteuid():
+        demote.drop(plan.machine.uid, plan.machine.needed(plan.settings))
+    return uvloop.run(_main(plan, control, launcher, listener))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

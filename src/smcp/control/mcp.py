@@ -10,7 +10,13 @@ from smcp.control import views
 from smcp.control.endpoint import Call, Nothing, endpoint
 from smcp.kernel import errors
 
-_HOSTED: Final = (errors.ServerFailed, errors.ServerTimeout, errors.ServerStopped, errors.SandboxMissing)
+_HOSTED: Final = (
+    errors.ServerFailed,
+    errors.ServerTimeout,
+    errors.ServerStopped,
+    errors.SecretMissing,
+    errors.SandboxMissing,
+)
 
 
 class ToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import functools
 import ipaddress
+import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent import futures
@@ -262,7 +263,10 @@ def _why(reason: Reason, error: OSError | UnicodeError) -> str:
     told = "the name was not found" if reason is Reason.UNKNOWN else "no connection"
     if isinstance(error, TimeoutError):
         return f"{told}: no answer in time"
-    return f"{told}: {error.strerror}" if isinstance(error, OSError) and error.strerror else told
+    if isinstance(error, socket.gaierror):
+        return f"{told}: {error.strerror}"
+    # Not `strerror`: event loops write the address there.
+    return f"{told}: {os.strerror(error.errno)}" if isinstance(error, OSError) and error.errno else told
 
 
 def _pins(texts: Sequence[str]) -> dict[str, list[str]]:

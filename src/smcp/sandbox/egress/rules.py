@@ -96,6 +96,8 @@ def _split(text: str) -> tuple[str, int]:
     """Host in lower case, and port."""
     if not text.isascii():
         raise _wrong(text, "write a name that is not ASCII in its xn-- form")
+    if any(one in text for one in "/@?#"):
+        raise _wrong(text, "write only a host, without scheme, path or user")
     if text.startswith("[") or text.count(":") > 1:
         raise _wrong(text, "a cell has no IPv6; name the host instead (the platform may reach it by IPv6)")
     host, colon, digits = text.lower().partition(":")
@@ -110,7 +112,7 @@ def _name(entry: str, host: str) -> str:
     name = host.removesuffix(".")
     last = name.rpartition(".")[2]
     if not canonical(name):
-        raise _wrong(entry, "write a host name, name:port or *.name, without scheme, path or user")
+        raise _wrong(entry, "write a host name, name:port or *.name")
     if _NUMERIC.fullmatch(last):
         raise _wrong(entry, "it looks like an address, but is not written as one (four decimal numbers)")
     if last == "localhost":

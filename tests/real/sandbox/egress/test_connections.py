@@ -1,0 +1,205 @@
+"""What a cell's connections are like: bounded, ended in the right way, and closed with the cell."""
+
+import asyncio
+import socket
+from collections.abc import Iterator, Sequence
+
+import msgspec
+import pytest
+
+from smcp.kernel import settings
+from support import netcell
+
+pytestmark = pytest.mark.real
+
+_LOOPBACK = ("127.0.0.0/8",)
+
+
+@pytest.fixture
+def site() -> Iterator[int]:
+    """The port of a website on this machine's loopback."""
+    with netcell.website() as port:
+        yield port
+
+
+def _pinned(*names: str, **changes: float) -> netcell.World:
+    config = settings.Egress(hosts=tuple(f"{name}=127.0.0.1" for name in names), allowed_networks=_LOOPBACK)
+    return netcell.World(msgspec.structs.replace(config, **changes))
+
+
+_CONNECT = """
+import json, socket
+try:
+    with socket.create_connection(({host!r}, {port}), 5) as made:
+        print(json.dumps(repr(made.recv(1))))
+except OSError as error:
+    print(json.dumps(type(error).__name__))
+"""
+
+
+@pytest.mark.requirement("sandbox:egress:bounded")
+async def test_a_cell_has_so_many_connections_and_silent_ones_end(site: int) -> None:
+    world = _pinned("allowed.example", connections=3, idle_timeout_s=1.0)
+    async with world.cell(f"allowed.example:{site}") as (cell, _):
+        found = await cell.ask(
+            f"""
+            import json, socket, time
+            def ended(one=None):
+                # A refusal may come while connect() still waits.
+                try:
+                    one = one or socket.create_connection(("allowed.example", {site}), 5)
+                    one.settimeout(10)
+                    return repr(one.recv(1))
+                except OSError as error:
+                    return type(error).__name__
+            made = [socket.create_connection(("allowed.example", {site}), 5) for _ in range(3)]
+            began = time.monotonic()
+            over = [ended() for _ in range(2)]
+            at_once = time.monotonic() - began < 0.9
+            print(json.dumps([over, at_once, [ended(one) for one in made]]))
+            """
+        )
+    assert found == [["ConnectionResetError"] * 2, True, ["ConnectionResetError"] * 3]
+    assert any("3 connections are open" in line for line in world.lines)
+
+
+@pytest.mark.requirement("sandbox:egress:relay")
+async def test_a_side_that_has_ended_still_receives_and_a_slow_reader_stops_the_sender() -> None:
+    much = 8_000_000
+    server = socket.create_server(("127.0.0.1", 0))
+    port = server.getsockname()[1]
+
+    async def serve() -> bytes:
+        loop = asyncio.get_running_loop()
+        server.setblocking(False)
+        made, _ = await loop.sock_accept(server)
+        got = bytearray()
+        while data := await loop.sock_recv(made, 65536):
+            got += data
+        # The client has ended its side; the answer goes the other way all the same.
+        await loop.sock_sendall(made, b"y" * much)
+        made.close()
+        return bytes(got)
+
+    world = _pinned("allowed.example")
+    serving = asyncio.create_task(serve())
+    async with world.cell(f"allowed.example:{port}") as (cell, attachment):
+        found = await cell.ask(
+            f"""
+            import json, socket
+            made = socket.create_connection(("allowed.example", {port}), 5)
+            made.sendall(b"x" * {much})
+            made.shutdown(socket.SHUT_WR)
+            total = 0
+            while data := made.recv(1000):
+                total += len(data)
+            print(json.dumps(total))
+            """
+        )
+        assert found == much
+        assert (attachment.sent, attachment.received) == (much, much)
+    assert await serving == b"x" * much
+    server.close()
+
+
+@pytest.mark.requirement("sandbox:egress:relay")
+async def test_a_connection_that_breaks_outside_breaks_inside_and_does_not_end_as_if_whole() -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+    port = server.getsockname()[1]
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        server.setblocking(False)
+        made, _ = await loop.sock_accept(server)
+        await loop.sock_sendall(made, b"half")
+        await loop.sock_recv(made, 2)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        made.close()
+
+    world = _pinned("allowed.example")
+    serving = asyncio.create_task(serve())
+    async with world.cell(f"allowed.example:{port}") as (cell, _):
+        found = await cell.ask(
+            f"""
+            import json, socket
+            made = socket.create_connection(("allowed.example", {port}), 5)
+            got = made.recv(4).decode()
+            made.sendall(b"go")
+            try:
+                print(json.dumps([got, repr(made.recv(1))]))
+            except OSError as error:
+                print(json.dumps([got, type(error).__name__]))
+            """
+        )
+    await serving
+    server.close()
+    assert found == ["half", "ConnectionResetError"]
+
+
+@pytest.mark.requirement("sandbox:egress:closed")
+async def test_closing_ends_every_connection_and_no_descriptor_stays(site: int) -> None:
+    world = _pinned("allowed.example")
+    async with world.cell(f"allowed.example:{site}") as (cell, attachment):
+        asking = asyncio.create_task(cell.ask(_CONNECT.format(host="allowed.example", port=site)))
+        await world.told.wait()
+        attachment.close()
+        attachment.close()
+        assert await asking == "ConnectionResetError"
+        assert all(one.fileno() == -1 for one in cell.sockets)
+
+
+@pytest.mark.requirement("sandbox:egress:bounded")
+async def test_a_loop_that_only_asks_and_connects_is_slowed_down(site: int) -> None:
+    world = _pinned("allowed.example")
+    async with world.cell(f"allowed.example:{site}") as (cell, _):
+        count = await cell.ask(
+            """
+            import json, socket, time
+            count, ends = 0, time.monotonic() + 3
+            while time.monotonic() < ends:
+                try:
+                    with socket.create_connection(("1.2.3.4", 443), 1) as made:
+                        made.settimeout(1)
+                        made.recv(1)
+                except ConnectionError:
+                    count += 1
+                except OSError:
+                    pass
+            print(json.dumps(count))
+            """
+        )
+    # 128 at once and 64 a second; without a bound it is thousands.
+    assert 128 <= count < 450
+    assert len(world.lines) == 1
+
+
+@pytest.mark.requirement("sandbox:egress:relay")
+async def test_an_address_that_does_not_answer_holds_up_the_next_only_shortly(site: int) -> None:
+    # One whose queue is full: it takes no more connections, and says nothing about it.
+    full = socket.socket()
+    full.bind(("127.0.0.77", site))
+    full.listen(0)
+    waiting = [socket.socket() for _ in range(4)]
+    for one in waiting:
+        one.setblocking(False)
+        one.connect_ex(full.getsockname())
+
+    async def resolve(_: str, __: int) -> Sequence[str]:
+        return ["127.0.0.77", "127.0.0.1"]
+
+    world = netcell.World(settings.Egress(allowed_networks=_LOOPBACK), resolve)
+    try:
+        async with world.cell(f"two.example:{site}") as (cell, _):
+            found = await cell.ask(
+                f"""
+                import json, time, urllib.request
+                began = time.monotonic()
+                text = urllib.request.urlopen("http://two.example:{site}/", timeout=9).read().decode()
+                print(json.dumps([text, time.monotonic() - began < 5]))
+                """
+            )
+    finally:
+        for one in (full, *waiting):
+            one.close()
+    assert found == ["hello", True]
+    assert world.lines == [f"[smcp] egress allowed: two.example:{site} → 127.0.0.1"]

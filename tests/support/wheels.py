@@ -35,6 +35,8 @@ def build_wheel(
     records = [f"{path},sha256={_digest(data)},{len(data)}" for path, data in files.items()]
     files[f"{info}/RECORD"] = "\n".join([*records, f"{info}/RECORD,,", ""]).encode()
     directory.mkdir(parents=True, exist_ok=True)
+    # As an operator does: what fetches packages has a uid of its own.
+    directory.chmod(directory.stat().st_mode | 0o005)
     target = directory / f"{plain}-{version}-{tag}.whl"
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for path, data in files.items():

@@ -16,7 +16,7 @@ import msgspec
 
 import smcp
 from smcp.deploy import guard, index, pypi_builder
-from smcp.kernel import settings
+from smcp.kernel import errors, settings
 from smcp.sandbox import interpreter, node, probe, walls
 from smcp.sandbox.launcher import messages
 
@@ -64,6 +64,14 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
         """Whether cells get uids of their own."""
         return walls.UID in self.host.layers
 
+    def _readable(self, directory: str) -> str:
+        """`directory`, which cells of another uid have to read. Raises `errors.BadSettings` with the command to run."""
+        if self.drops and os.path.isdir(directory) and os.stat(directory).st_mode & 0o005 != 0o005:
+            raise errors.BadSettings(
+                f"deploy.wheel_dirs: {directory} is closed to the uid that fetches packages. Run: chmod o+rx {directory}"
+            )
+        return directory
+
     def house(self, config: settings.Settings, more: Sequence[str] = ()) -> messages.House:
         """The launcher's part; makes the directories that it names. `more` are further sources of packages."""
         data = pathlib.Path(os.path.realpath(config.platform.directory()))
@@ -72,7 +80,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
         js = (*self.node.binds, *self.node.npm_binds) if self.node else ()
         tools = [bind.source for bind in (*self.python.binds, *js, *self.index.binds)]
         tools += [pypi_builder.pip(), str(pathlib.Path(guard.__file__).resolve())]
-        tools += [os.path.realpath(one) for one in config.deploy.wheel_dirs]
+        tools += [self._readable(os.path.realpath(one)) for one in config.deploy.wheel_dirs]
         return messages.House(
             platform=hashlib.sha256(os.fsencode(data)).hexdigest()[:_ID],
             host=self.host,

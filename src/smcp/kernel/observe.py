@@ -161,6 +161,8 @@ class Metric(enum.Enum):
     INSTANCES = "smcp_instances_live"
     INSTANCE_START = "smcp_instance_start_duration_seconds"
     DEPLOYS = "smcp_deploy_duration_seconds"
+    VOLUMES = "smcp_volumes_open"
+    VOLUME_SNAPSHOTS = "smcp_volume_snapshots_total"
     STORE_OPS = "smcp_store_operations_total"
     EGRESS = "smcp_egress_verdicts_total"
     AUDIT_QUEUE = "smcp_audit_queue_entries"
@@ -220,6 +222,13 @@ DEFINITIONS: Final[Mapping[Metric, Definition]] = {
         "Time of a deployment, from its request to live or failed.",
         (("outcome", _OUTCOME),),
         _DEPLOY,
+    ),
+    Metric.VOLUMES: Definition(Kind.GAUGE, "volumes", "Volumes that are in memory, because a server uses them."),
+    Metric.VOLUME_SNAPSHOTS: Definition(
+        Kind.COUNTER,
+        "snapshots",
+        "Snapshots of volumes: stored, left out because nothing had changed, or failed and tried again.",
+        (("outcome", ("stored", "unchanged", "failed")),),
     ),
     Metric.STORE_OPS: Definition(
         Kind.COUNTER,

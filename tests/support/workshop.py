@@ -10,9 +10,21 @@ import msgspec
 
 from smcp.app import machine
 from smcp.audit import events
-from smcp.deploy import artefacts, builders, deployer, index, pypi_builder, uploads, versions, workbench
+from smcp.deploy import (
+    artefacts,
+    builders,
+    deployer,
+    index,
+    npm_builder,
+    npm_config,
+    npm_modules,
+    pypi_builder,
+    uploads,
+    versions,
+    workbench,
+)
 from smcp.kernel import clock, errors, ids, settings
-from smcp.sandbox import cells, interpreter, launch, spawn
+from smcp.sandbox import cells, interpreter, launch, node, spawn
 from smcp.stores import local
 from smcp.stores import tenant as stores
 
@@ -37,6 +49,7 @@ class Workshop:
         self.store: stores.Store = local.open_local(data, config, self.clock)
         self.launcher = launcher
         self.python = interpreter.current()
+        self.node = node.current(os.environ)
         self.probing = asyncio.Event()
         self.events: list[events.Event] = []
         self.artefacts = artefacts.Artefacts(self.store, data / "cache/artefacts", config.deploy.max_bytes)
@@ -46,6 +59,7 @@ class Workshop:
         self.bench = workbench.Workbench(launcher, self.python, config.sandbox, config.deploy)
         self.builder = builders.Builders(
             pypi=pypi_builder.PypiBuilder(self.bench, index.read(environ, files), pip_cache),
+            npm=npm_builder.NpmBuilder(npm_modules.Modules(self.bench, self.node, npm_config.read(environ, files))),
         )
         self.uploads = uploads.Uploads(self.store, config.deploy.max_upload_bytes)
         self.deployer = deployer.Deployer(
@@ -76,7 +90,9 @@ class Workshop:
         """Runs a deployment's command to its end."""
         path = await self.artefacts.path(ACME, deployment.digest)
         env = tuple(deployment.manifest.env.items())
-        cell = cells.hosted(self.config.sandbox, self.python, ACME, str(path), (*deployment.argv, *more), env)
+        runs = self.python if deployment.runtime == "python" else self.node
+        assert runs is not None, "there is no Node.js"
+        cell = cells.hosted(self.config.sandbox, runs, ACME, str(path), (*deployment.argv, *more), env)
         return await spawn.run(cell, self.launcher, timeout_s=60)
 
     async def deploy(self, source: str, name: str | None = None, manifest: str | None = None) -> deployer.Operation:
@@ -107,7 +123,7 @@ async def opened(
     wheels = (str(wheel_dir),) if wheel_dir is not None else ()
     config = settings.Settings(deploy=settings.Deploy(wheel_dirs=wheels, **deploy))  # pyright: ignore[reportArgumentType] - a test's own fields
     config = msgspec.structs.replace(config, platform=settings.Platform(data_dir=str(data)))
-    found = machine.Machine.find(config, environ)
+    found = machine.Machine.find(config, {**environ, "PATH": os.environ["PATH"]})
     cache = pip_cache or data / machine.PIP_CACHE
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     launcher = await launch.Launcher.start(msgspec.structs.replace(found.house(config), caches=(str(cache),)))

@@ -7,7 +7,18 @@ import socket
 from smcp.app import foundation, machine, probing
 from smcp.app import secrets as giving
 from smcp.audit import events
-from smcp.deploy import artefacts, builders, deployer, pypi_builder, secrets, uploads, versions, workbench
+from smcp.deploy import (
+    artefacts,
+    builders,
+    deployer,
+    npm_builder,
+    npm_modules,
+    pypi_builder,
+    secrets,
+    uploads,
+    versions,
+    workbench,
+)
 from smcp.kernel import errors, ids, settings
 from smcp.runtime import driver, hiding, journal, pool
 from smcp.runtime.drivers import stdio
@@ -70,6 +81,7 @@ async def open(
     bench = workbench.Workbench(started, found.python, config.sandbox, config.deploy)
     makers = builders.Builders(
         pypi=pypi_builder.PypiBuilder(bench, found.index, directory / machine.PIP_CACHE),
+        npm=npm_builder.NpmBuilder(npm_modules.Modules(bench, found.node, found.registry)),
     )
 
     async def record(event: events.Event) -> None:

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 import smcp
-from smcp.deploy import guard, index, pypi_builder
+from smcp.deploy import guard, index, npm_config, npm_modules, pypi_builder
 from smcp.kernel import errors, settings
 from smcp.sandbox import interpreter, node, probe, walls
 from smcp.sandbox.launcher import messages
@@ -34,6 +34,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     python: interpreter.Interpreter
     node: node.Node | None
     index: index.Index
+    registry: npm_config.Registry
     uid: int
     """The platform's uid."""
 
@@ -50,6 +51,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
             python=interpreter.current(),
             node=node.current(environ),
             index=index.read(environ),
+            registry=npm_config.read(environ),
             uid=config.sandbox.uid_first if apart and walls.UID in host.layers else os.geteuid(),
         )
 
@@ -78,8 +80,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
         for name in (WORK, ARTEFACTS, PIP_CACHE, VOLUMES):
             make(data, name, self.uid)
         js = (*self.node.binds, *self.node.npm_binds) if self.node else ()
-        tools = [bind.source for bind in (*self.python.binds, *js, *self.index.binds)]
-        tools += [pypi_builder.pip(), str(pathlib.Path(guard.__file__).resolve())]
+        tools = [bind.source for bind in (*self.python.binds, *js, *self.index.binds, *self.registry.binds)]
+        tools += [pypi_builder.pip(), str(pathlib.Path(guard.__file__).resolve()), *npm_modules.tools()]
         tools += [self._readable(os.path.realpath(one)) for one in config.deploy.wheel_dirs]
         return messages.House(
             platform=hashlib.sha256(os.fsencode(data)).hexdigest()[:_ID],

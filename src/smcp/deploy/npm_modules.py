@@ -18,13 +18,14 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from smcp.deploy import build, npm_config, npm_lock, tarballs, workbench
+from smcp.deploy import build, npm_config, npm_lock, workbench
 from smcp.deploy.sources import npm
 from smcp.kernel import errors
 from smcp.sandbox import node, spawn, walls
 
 _PROJECT: Final = "/work/project"
 _CACHE: Final = "/cache"
+_CACHED: Final = "npm-cache"
 _GUARD: Final = "/opt/npm_guard.cjs"
 _SCRIPT: Final = "/opt/tarballs.py"
 _ROOT: Final = "/app"
@@ -65,21 +66,29 @@ class _Refused(msgspec.Struct, frozen=True):
     refused: str
 
 
+def tools() -> tuple[str, ...]:
+    """The files of this module's own that its cells see. Blocking."""
+    return str(_beside("npm_guard.cjs")), str(_beside("tarballs.py"))
+
+
+def _beside(name: str) -> pathlib.Path:
+    return pathlib.Path(__file__).with_name(name).resolve()
+
+
 class Modules:
-    """Fetches and unpacks npm packages. Holds no state between builds but npm's cache of downloads."""
+    """Fetches and unpacks npm packages. Nothing is kept between builds, npm's cache neither: what one deployment's
+    fetch may have been talked into reaches no other one."""
 
     def __init__(
         self,
         bench: workbench.Workbench,
         runs: node.Node | None,
         registry: npm_config.Registry,
-        cache: pathlib.Path,
     ) -> None:
         """`runs` is the Node.js that fetches; without one, or without npm, every order is refused."""
         self._bench = bench
         self._node = runs
         self._registry = registry
-        self._cache = cache
         self._hosts: tuple[str, ...] | None = None
 
     def node(self) -> node.Node:
@@ -109,7 +118,7 @@ class Modules:
         Raises `errors.DeployFailed`, which says what to do.
         """
         project = directory / "project"
-        project.mkdir()
+        project.mkdir(exist_ok=True)
         wish = {source.name: source.version or "latest"}
         order = {"name": "deployment", "version": "0.0.0", "private": True, "dependencies": wish}
         (project / "package.json").write_text(json.dumps(order), "utf-8")
@@ -135,7 +144,7 @@ class Modules:
 
         `directory` is the deployment's own. Raises `errors.DeployFailed`.
         """
-        missing = sorted({one.operand for one in packages if not self._file(one).is_file()})
+        missing = sorted({one.operand for one in packages})
 
         def heard(line: str) -> None:
             match = _FETCHED.match(line)
@@ -149,12 +158,7 @@ class Modules:
             )
             if outcome.code != 0:
                 raise errors.DeployFailed(_why(None, tail))
-        for one in packages:
-            if not self._file(one).is_file():
-                raise errors.DeployFailed(
-                    f"The registry's file of {one.operand} is not the one that the lock names by its SHA-512."
-                )
-        size = sum(self._file(one).stat().st_size for one in packages)
+        size = await asyncio.to_thread(_sizes, packages, directory / _CACHED)
         tell("download", f"{len(packages)} packages, {size / 1e6:.1f} MB")
         return await self._unpack(packages, directory, into, tell)
 
@@ -164,7 +168,8 @@ class Modules:
         self, directory: pathlib.Path, arguments: tuple[str, ...], heard: Callable[[str], None]
     ) -> tuple[list[str], spawn.Outcome]:
         """Run npm; its last words about errors, clean, and how it ended."""
-        self._cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for name in ("project", _CACHED):
+            (directory / name).mkdir(exist_ok=True)
         tail: list[str] = []
 
         def listening(line: str) -> None:
@@ -175,23 +180,21 @@ class Modules:
 
         cell = self._npm(directory, arguments, await self.hosts())
         # npm unpacks nothing here but packages with bundled ones, to look into them, and that into its cache.
-        outcome = await self._bench.within(cell, self._cache, listening)
+        outcome = await self._bench.within(cell, directory / _CACHED, listening)
         return tail, outcome
 
     def _npm(self, directory: pathlib.Path | None, arguments: tuple[str, ...], hosts: tuple[str, ...]) -> walls.Cell:
         """`directory` is the deployment's own; without one there is no network either."""
         runs = self.node()
-        guard = pathlib.Path(__file__).with_name("npm_guard.cjs").resolve()
         work: tuple[walls.Bind, ...] = ()
         if directory is not None:
             work = (
                 walls.Bind(str(directory / "project"), _PROJECT, writable=True),
-                walls.Bind(str(self._cache), _CACHE, writable=True),
+                walls.Bind(str(directory / _CACHED), _CACHE, writable=True),
             )
-            (directory / "project").mkdir(exist_ok=True)
         return self._bench.cell(
             argv=(runs.executable, "--require", _GUARD, runs.npm, *arguments),
-            binds=(*runs.npm_binds, walls.Bind(str(guard), _GUARD), *work, *self._registry.binds),
+            binds=(*runs.npm_binds, walls.Bind(str(_beside("npm_guard.cjs")), _GUARD), *work, *self._registry.binds),
             files=(self._registry.file(),),
             env=(
                 *self._registry.env,
@@ -204,19 +207,15 @@ class Modules:
             runs=runs,
         )
 
-    def _file(self, package: npm_lock.Package) -> pathlib.Path:
-        return self._cache / _content(package)
-
     # --- unpack: no network, no credential, no package code ---
 
     def _unpack_cell(self, directory: pathlib.Path, into: pathlib.Path) -> walls.Cell:
-        script = pathlib.Path(tarballs.__file__).resolve()
         return self._bench.cell(
             argv=(self._bench.python.executable, "-I", _SCRIPT, "/plan.json", _ROOT),
             binds=(
-                walls.Bind(str(script), _SCRIPT),
+                walls.Bind(str(_beside("tarballs.py")), _SCRIPT),
                 walls.Bind(str(directory / "plan.json"), "/plan.json"),
-                walls.Bind(str(self._cache), _CACHE),
+                walls.Bind(str(directory / _CACHED), _CACHE),
                 walls.Bind(str(into), _ROOT, writable=True),
             ),
             env=(),
@@ -261,6 +260,18 @@ def _lock(packages: Sequence[npm_lock.Package], done: Sequence[_Done], tell: bui
         listed = ", ".join(sorted(hooks))
         tell("build", f"install scripts were not run: {listed[:300]} (what they would compile or download is missing)")
     return tuple(build.Locked(*one) for one in sorted(found))
+
+
+def _sizes(packages: Sequence[npm_lock.Package], cache: pathlib.Path) -> int:
+    total = 0
+    for one in packages:
+        try:
+            total += (cache / _content(one)).lstat().st_size
+        except FileNotFoundError:
+            raise errors.DeployFailed(
+                f"The registry's file of {one.operand} is not the one that the lock names by its SHA-512."
+            ) from None
+    return total
 
 
 def _content(package: npm_lock.Package) -> str:

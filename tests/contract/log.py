@@ -87,6 +87,23 @@ class LogContract:
         assert await log.streams(()) == [("s",)]
         assert await log.append(("t",), [b"next"]) == 2
 
+    @pytest.mark.requirement("stores:log:shrink")
+    async def test_shrinking_removes_the_oldest_of_one_stream_until_the_rest_fits(self, log: base.Log) -> None:
+        assert await log.shrink(("s",), most=10) == 0
+        for start in range(0, 5000, 1000):
+            await log.append(("s",), [b"%04d" % n for n in range(start, start + 1000)])
+        await log.append(("other",), [b"1234"] * 3)
+        whole = await log.shrink(("s",), most=10**9)
+        assert whole % 5000 == 0
+        size = whole // 5000
+        assert await log.shrink(("s",), most=10 * size + size - 1) == 10 * size
+        assert [r.data for r in await log.read(("s",))] == [b"%04d" % n for n in range(4990, 5000)]
+        assert len(await log.read(("other",))) == 3
+        assert await log.append(("s",), [b"next"]) == 5001
+        assert await log.shrink(("s",), most=0) == 0
+        assert await log.read(("s",)) == []
+        assert await log.append(("s",), [b"again"]) == 5002
+
     async def test_streams_are_listed_by_prefix_in_order(self, log: base.Log) -> None:
         for stream in [("b",), ("a", "x"), ("a",), ("ab",), ("a", "\0")]:
             await log.append(stream, [b""])

@@ -217,6 +217,16 @@ class LogMachine(Machine):
         assert self.run(self.log.trim(now=now)) == removed
         self.model = kept
 
+    @precondition(lambda self: not self.sealed)  # sealed records are longer than the model's
+    @rule(stream=names, most=st.integers(0, 9))
+    def shrink(self, stream: log_base.Stream, most: int) -> None:
+        kept = self.model.get(stream, [])
+        while sum(len(record.data) for record, _ in kept) > most:
+            kept = kept[1:]
+        assert self.run(self.log.shrink(stream, most=most)) == sum(len(record.data) for record, _ in kept)
+        if stream in self.model:
+            self.model[stream] = kept
+
     @rule(prefix=names)
     def drop(self, prefix: log_base.Stream) -> None:
         self.run(self.log.drop(prefix))

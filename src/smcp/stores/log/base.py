@@ -1,7 +1,7 @@
 """The log interface: append-only streams of records, each with a position that grows by one.
 
 A *stream* is a key tuple like a KV key. Its *class* decides how long records stay: `trim` runs with a time per class,
-a keyword of `append`. Positions start at 1 and are never used again, also after trimming.
+a keyword of `append`; `shrink` is for streams that are bounded in size too. Positions start at 1 and are never used again, also after trimming.
 """
 
 import abc
@@ -55,6 +55,13 @@ class Log(abc.ABC):
     @abc.abstractmethod
     async def trim(self, *, now: float) -> int:
         """Remove records whose time to live has passed at `now`; returns how many."""
+
+    @abc.abstractmethod
+    async def shrink(self, stream: Stream, *, most: int) -> int:
+        """Remove the oldest records until the others hold at most `most` bytes; returns how many they hold.
+
+        Bytes are counted as they are stored: a wrapper that seals makes records longer.
+        """
 
     @abc.abstractmethod
     async def drop(self, prefix: Stream) -> None:

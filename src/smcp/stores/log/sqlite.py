@@ -160,6 +160,33 @@ class SqliteLog(base.Log):
             if removed < _TRIM_ROWS:
                 return total
 
+    async def shrink(self, stream: base.Stream, *, most: int) -> int:
+        name = keys.encode(stream)
+
+        def look(connection: sqlite3.Connection) -> tuple[int, int]:
+            # One statement with one row: it adds up from the newest record on, and tells the newest that is too much.
+            row = connection.execute(
+                "SELECT COALESCE(MAX(position) FILTER (WHERE total > ?), 0),"
+                " COALESCE(MAX(total) FILTER (WHERE total <= ?), 0) FROM ("
+                "SELECT position, SUM(LENGTH(data)) OVER (ORDER BY position DESC) AS total FROM records"
+                " WHERE stream = (SELECT id FROM streams WHERE name = ?))",
+                (most, most, name),
+            ).fetchone()
+            return row[0], row[1]
+
+        last, left = await self._database.read(look)
+
+        def cut(connection: sqlite3.Connection) -> int:
+            return connection.execute(
+                "DELETE FROM records WHERE (stream, position) IN (SELECT stream, position FROM records WHERE"
+                " stream = (SELECT id FROM streams WHERE name = ?) AND position <= ? ORDER BY position LIMIT ?)",
+                (name, last, _TRIM_ROWS),
+            ).rowcount
+
+        while last and await self._database.write(cut) == _TRIM_ROWS:
+            pass  # in pieces, so that appends wait for none of them long
+        return left
+
     async def drop(self, prefix: base.Stream) -> None:
         low, high = keys.span(prefix)
 

@@ -132,6 +132,9 @@ class MeteredLog(log.Log):
     async def trim(self, *, now: float) -> int:
         return await self._inner.trim(now=now)
 
+    async def shrink(self, stream: log.Stream, *, most: int) -> int:
+        return await self._inner.shrink(stream, most=most)
+
     async def drop(self, prefix: log.Stream) -> None:
         await self._inner.drop(prefix)
 

@@ -182,6 +182,9 @@ class SealedLog(log.Log):
         """Trimming is the platform's, over all tenants: a tenant's handle can't name it."""
         raise errors.Forbidden(detail="trim on a tenant's handle")
 
+    async def shrink(self, stream: log.Stream, *, most: int) -> int:
+        return await self._inner.shrink((self._tenant, *_checked(stream)), most=most)
+
     async def drop(self, prefix: log.Stream) -> None:
         await self._inner.drop((self._tenant, *prefix))
         for stream in [stream for stream in self._last if stream[: len(prefix)] == prefix]:

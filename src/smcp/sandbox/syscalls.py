@@ -114,6 +114,7 @@ _IOCTL: Final = (
     *(0x5421, 0x5450, 0x5451, 0x5452),  # FIONBIO, FIONCLEX, FIOCLEX, FIOASYNC
     *(0x8910, 0x8912, 0x8913, 0x8915),  # SIOCGIFNAME, SIOCGIFCONF, SIOCGIFFLAGS, SIOCGIFADDR
     *(0x8919, 0x891B, 0x8921, 0x8927, 0x8933),  # SIOCGIFBRDADDR, -NETMASK, -MTU, -HWADDR, -INDEX
+    0x8946,  # SIOCETHTOOL: psutil.net_if_stats; a cell's own network has a loopback device only
     *(0x40049409, 0x4020940D),  # FICLONE, FICLONERANGE
 )
 """asm-generic/ioctls.h, linux/sockios.h, linux/fs.h. Not TIOCSTI, TIOCLINUX, TIOCSETD, TIOCCONS, nor any device's."""

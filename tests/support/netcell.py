@@ -14,6 +14,8 @@ import threading
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from smcp.kernel import observe, settings
 from smcp.sandbox import egress, interpreter
 from smcp.sandbox.egress import rules
@@ -21,6 +23,16 @@ from smcp.sandbox.egress import rules
 _CHILD: Final = pathlib.Path(__file__).with_name("netcell_child.py")
 _WAIT_S: Final = 30.0
 NOBODY: Final = 65534
+LOOPBACK: Final = ("127.0.0.0/8",)
+CONNECT: Final = """
+import json, socket
+try:
+    with socket.create_connection(({host!r}, {port}), 5) as made:
+        print(json.dumps(repr(made.recv(1))))
+except OSError as error:
+    print(json.dumps(type(error).__name__))
+"""
+"""What a connection to `host` and `port` that the guard refuses ends with."""
 
 
 class Said(NamedTuple):
@@ -115,12 +127,24 @@ class World:
                 attachment.close()
 
 
+def pinned(*names: str, **changes: float) -> World:
+    """A world in which `names` are on this machine; `changes` are settings."""
+    config = settings.Egress(hosts=tuple(f"{name}=127.0.0.1" for name in names), allowed_networks=LOOPBACK)
+    return World(msgspec.structs.replace(config, **changes))
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Silent: tests break connections on purpose."""
+
+
 @contextlib.contextmanager
 def website(text: str = "hello") -> Generator[int]:
     """An HTTP server on 127.0.0.1 that answers `text` to everything; its port."""
 
     class Answer(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
             body = text.encode()
@@ -132,7 +156,7 @@ def website(text: str = "hello") -> Generator[int]:
         def log_message(self, format: str, *args: Any) -> None:
             """Silent."""
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    server = _Server(("127.0.0.1", 0), Answer)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:

@@ -66,3 +66,17 @@ def test_a_name_may_be_pinned_to_several_addresses() -> None:
     )
     assert made.pins == {"a.example": ["10.0.0.1", "fd12::1"], "b.example": ["10.0.0.2"]}
     made.close()
+
+
+@pytest.mark.requirement("sandbox:egress:bounded")
+def test_a_bucket_says_how_long_an_overdraft_takes() -> None:
+    time = clock.FrozenClock()
+    bucket = verdicts.Bucket(10, 2.0, time.monotonic)
+    assert [bucket.take() for _ in range(10)] == [0.0] * 10
+    assert not bucket.ready()
+    assert bucket.take(4) == 2.0
+    time.advance(2.5)
+    assert bucket.ready()
+    time.advance(1000)
+    assert bucket.take(10) == 0.0
+    assert bucket.take(1) == 0.5

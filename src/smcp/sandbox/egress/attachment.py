@@ -28,6 +28,9 @@ _NOT_LISTED: Final = "not in the manifest's egress"
 _CONNECTS: Final = (128, 64.0)
 _QUESTIONS: Final = (256, 128.0)
 _PAUSE_S: Final = 0.25
+_BYTES: Final = (8_388_608, 33_554_432.0)
+_LEAST_CHUNK: Final = 8192
+"""What a chunk counts at least: many small ones cost as much as a large one."""
 
 
 class Egress:
@@ -100,6 +103,7 @@ class Attachment:
         self._names = names.Names()
         self._connects = verdicts.Bucket(*_CONNECTS)
         self._questions = verdicts.Bucket(*_QUESTIONS)
+        self._bytes = verdicts.Bucket(*_BYTES)
         self._lookups = asyncio.Semaphore(_LOOKUPS)
         self._open: set[asyncio.Task[None]] = set()
         self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
@@ -252,11 +256,13 @@ class Attachment:
             found = await self._egress.resolve(target.host, target.port)
         return list(dict.fromkeys(found))[:_ADDRESSES]
 
-    def _count_sent(self, amount: int) -> None:
+    def _count_sent(self, amount: int) -> float:
         self.sent += amount
+        return self._bytes.take(max(amount, _LEAST_CHUNK))
 
-    def _count_received(self, amount: int) -> None:
+    def _count_received(self, amount: int) -> float:
         self.received += amount
+        return self._bytes.take(max(amount, _LEAST_CHUNK))
 
 
 def _why(reason: Reason, error: OSError | UnicodeError) -> str:

@@ -47,24 +47,26 @@ async def relay(
     client: socket.socket,
     upstream: socket.socket,
     idle_s: float,
-    sent: Callable[[int], None],
-    received: Callable[[int], None],
+    sent: Callable[[int], float],
+    received: Callable[[int], float],
 ) -> bool:
     """Move bytes until both sides have ended, one fails, or nothing moved for `idle_s`; True for an orderly end.
 
+    `sent` and `received` are told of each chunk's bytes and say how many seconds to wait before the next one.
     A side that has ended can still be written to (half-close). Each direction holds one chunk at most: a slow
     reader stops the reading. Both sockets stay open, for the caller to close or reset.
     """
     loop = asyncio.get_running_loop()
     moved = loop.time()
 
-    async def pump(source: socket.socket, sink: socket.socket, count: Callable[[int], None]) -> None:
+    async def pump(source: socket.socket, sink: socket.socket, count: Callable[[int], float]) -> None:
         nonlocal moved
         while data := await loop.sock_recv(source, _CHUNK):
             moved = loop.time()
             await loop.sock_sendall(sink, data)
             moved = loop.time()
-            count(len(data))
+            if wait := count(len(data)):
+                await asyncio.sleep(wait)
         sink.shutdown(socket.SHUT_WR)
 
     both = {asyncio.create_task(pump(client, upstream, sent)), asyncio.create_task(pump(upstream, client, received))}

@@ -56,9 +56,11 @@ class Bucket:
         self._at = now
         return self._left >= 1
 
-    def take(self) -> None:
-        """Take one."""
-        self._left -= 1
+    def take(self, amount: float = 1.0) -> float:
+        """Take `amount`, also more than there is; how long, in seconds, until that is made up for."""
+        self.ready()
+        self._left -= amount
+        return max(0.0, -self._left / self._rate)
 
 
 class Verdicts:

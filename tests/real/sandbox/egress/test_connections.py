@@ -2,9 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import msgspec
 import pytest
 
 from smcp.kernel import settings
@@ -12,34 +11,10 @@ from support import netcell
 
 pytestmark = pytest.mark.real
 
-_LOOPBACK = ("127.0.0.0/8",)
-
-
-@pytest.fixture
-def site() -> Iterator[int]:
-    """The port of a website on this machine's loopback."""
-    with netcell.website() as port:
-        yield port
-
-
-def _pinned(*names: str, **changes: float) -> netcell.World:
-    config = settings.Egress(hosts=tuple(f"{name}=127.0.0.1" for name in names), allowed_networks=_LOOPBACK)
-    return netcell.World(msgspec.structs.replace(config, **changes))
-
-
-_CONNECT = """
-import json, socket
-try:
-    with socket.create_connection(({host!r}, {port}), 5) as made:
-        print(json.dumps(repr(made.recv(1))))
-except OSError as error:
-    print(json.dumps(type(error).__name__))
-"""
-
 
 @pytest.mark.requirement("sandbox:egress:bounded")
 async def test_a_cell_has_so_many_connections_and_silent_ones_end(site: int) -> None:
-    world = _pinned("allowed.example", connections=3, idle_timeout_s=1.0)
+    world = netcell.pinned("allowed.example", connections=3, idle_timeout_s=1.0)
     async with world.cell(f"allowed.example:{site}") as (cell, _):
         found = await cell.ask(
             f"""
@@ -81,7 +56,7 @@ async def test_a_side_that_has_ended_still_receives_and_a_slow_reader_stops_the_
         made.close()
         return bytes(got)
 
-    world = _pinned("allowed.example")
+    world = netcell.pinned("allowed.example")
     serving = asyncio.create_task(serve())
     async with world.cell(f"allowed.example:{port}") as (cell, attachment):
         found = await cell.ask(
@@ -116,7 +91,7 @@ async def test_a_connection_that_breaks_outside_breaks_inside_and_does_not_end_a
         made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         made.close()
 
-    world = _pinned("allowed.example")
+    world = netcell.pinned("allowed.example")
     serving = asyncio.create_task(serve())
     async with world.cell(f"allowed.example:{port}") as (cell, _):
         found = await cell.ask(
@@ -138,9 +113,9 @@ async def test_a_connection_that_breaks_outside_breaks_inside_and_does_not_end_a
 
 @pytest.mark.requirement("sandbox:egress:closed")
 async def test_closing_ends_every_connection_and_no_descriptor_stays(site: int) -> None:
-    world = _pinned("allowed.example")
+    world = netcell.pinned("allowed.example")
     async with world.cell(f"allowed.example:{site}") as (cell, attachment):
-        asking = asyncio.create_task(cell.ask(_CONNECT.format(host="allowed.example", port=site)))
+        asking = asyncio.create_task(cell.ask(netcell.CONNECT.format(host="allowed.example", port=site)))
         await world.told.wait()
         attachment.close()
         attachment.close()
@@ -150,7 +125,7 @@ async def test_closing_ends_every_connection_and_no_descriptor_stays(site: int) 
 
 @pytest.mark.requirement("sandbox:egress:bounded")
 async def test_a_loop_that_only_asks_and_connects_is_slowed_down(site: int) -> None:
-    world = _pinned("allowed.example")
+    world = netcell.pinned("allowed.example")
     async with world.cell(f"allowed.example:{site}") as (cell, _):
         count = await cell.ask(
             """
@@ -187,7 +162,7 @@ async def test_an_address_that_does_not_answer_holds_up_the_next_only_shortly(si
     async def resolve(_: str, __: int) -> Sequence[str]:
         return ["127.0.0.77", "127.0.0.1"]
 
-    world = netcell.World(settings.Egress(allowed_networks=_LOOPBACK), resolve)
+    world = netcell.World(settings.Egress(allowed_networks=netcell.LOOPBACK), resolve)
     try:
         async with world.cell(f"two.example:{site}") as (cell, _):
             found = await cell.ask(
@@ -203,3 +178,36 @@ async def test_an_address_that_does_not_answer_holds_up_the_next_only_shortly(si
             one.close()
     assert found == ["hello", True]
     assert world.lines == [f"[smcp] egress allowed: two.example:{site} → 127.0.0.1"]
+
+
+@pytest.mark.requirement("sandbox:egress:bounded")
+async def test_one_cells_transfer_is_paced_so_that_the_platform_has_time_for_others() -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+    port = server.getsockname()[1]
+    much = 8_388_608 + 33_554_432
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        server.setblocking(False)
+        made, _ = await loop.sock_accept(server)
+        await loop.sock_sendall(made, b"z" * much)
+        made.close()
+
+    world = netcell.pinned("allowed.example")
+    serving = asyncio.create_task(serve())
+    async with world.cell(f"allowed.example:{port}") as (cell, _):
+        found = await cell.ask(
+            f"""
+            import json, socket, time
+            made = socket.create_connection(("allowed.example", {port}), 5)
+            began, total = time.monotonic(), 0
+            while data := made.recv(1 << 18):
+                total += len(data)
+            print(json.dumps([total, time.monotonic() - began]))
+            """
+        )
+    await serving
+    server.close()
+    # 8 MiB at once and 32 MiB a second; a relay without a bound takes 50 ms for it.
+    assert found[0] == much
+    assert found[1] > 0.9

@@ -8,9 +8,8 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import msgspec
 import pytest
 
 from smcp.kernel import settings
@@ -18,24 +17,10 @@ from support import netcell, node
 
 pytestmark = pytest.mark.real
 
-_LOOPBACK = ("127.0.0.0/8",)
-
-
-@pytest.fixture
-def site() -> Iterator[int]:
-    """The port of a website on this machine's loopback."""
-    with netcell.website() as port:
-        yield port
-
-
-def _pinned(*names: str, **changes: float) -> netcell.World:
-    config = settings.Egress(hosts=tuple(f"{name}=127.0.0.1" for name in names), allowed_networks=_LOOPBACK)
-    return netcell.World(msgspec.structs.replace(config, **changes))
-
 
 @pytest.mark.requirement("sandbox:egress:any-program", "sandbox:egress:verdicts")
 async def test_python_reaches_an_allowed_host_and_no_other(site: int) -> None:
-    world = _pinned("allowed.example")
+    world = netcell.pinned("allowed.example")
     async with world.cell(f"allowed.example:{site}") as (cell, attachment):
         found = await cell.ask(
             f"""
@@ -79,7 +64,7 @@ def _nodes() -> list[str]:
 @pytest.mark.requirement("sandbox:egress:any-program")
 @pytest.mark.parametrize("program", _nodes())
 async def test_nodes_fetch_reaches_an_allowed_host_without_proxy_variables(site: int, program: str) -> None:
-    world = _pinned("allowed.example")
+    world = netcell.pinned("allowed.example")
     code = f"""
     const tried = (url) => fetch(url).then((r) => r.text(), (e) => e.cause?.code ?? String(e));
     console.log(JSON.stringify([
@@ -98,7 +83,7 @@ async def test_nodes_fetch_reaches_an_allowed_host_without_proxy_variables(site:
 @pytest.mark.parametrize("uid", [None, netcell.NOBODY], ids=["own", "rootless"])
 async def test_curl_reaches_an_allowed_host_also_without_privilege(site: int, uid: int | None) -> None:
     assert shutil.which("curl", path="/usr/bin") is not None, "curl is not installed: sudo apt-get install curl"
-    world = _pinned("api.allowed.example")
+    world = netcell.pinned("api.allowed.example")
     async with world.cell(f"*.allowed.example:{site}", uid=uid) as (cell, _):
         said = await cell.run("/usr/bin/curl", "-sS", f"http://api.allowed.example:{site}/")
     assert (said.code, said.out) == (0, "hello"), said
@@ -112,7 +97,7 @@ async def test_nothing_but_tcp_to_the_listeners_gets_anywhere(site: int) -> None
     abstract.listen()
     outside = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     outside.bind(("0.0.0.0", 0))
-    world = _pinned("allowed.example")
+    world = netcell.pinned("allowed.example")
     try:
         async with world.cell(f"allowed.example:{site}") as (cell, _):
             found = await cell.ask(
@@ -164,7 +149,7 @@ async def test_nothing_but_tcp_to_the_listeners_gets_anywhere(site: int) -> None
 
 @pytest.mark.requirement("sandbox:egress:own-loopback")
 async def test_a_servers_own_loopback_works_beside_egress(site: int) -> None:
-    world = _pinned("allowed.example")
+    world = netcell.pinned("allowed.example")
     async with world.cell(f"allowed.example:{site}") as (cell, _):
         found = await cell.ask(
             """
@@ -234,27 +219,17 @@ async def test_an_allowed_name_that_leads_inside_is_refused(site: int, answers: 
 
     world = netcell.World(settings.Egress(), inside)
     async with world.cell(f"rebound.example:{site}") as (cell, _):
-        found = await cell.ask(_CONNECT.format(host="rebound.example", port=site))
+        found = await cell.ask(netcell.CONNECT.format(host="rebound.example", port=site))
     assert found == "ConnectionResetError"
     assert len(world.lines) == 1
     assert world.lines[0].startswith(f"[smcp] egress refused: rebound.example:{site} → {answers[-1]} (")
-
-
-_CONNECT = """
-import json, socket
-try:
-    with socket.create_connection(({host!r}, {port}), 5) as made:
-        print(json.dumps(repr(made.recv(1))))
-except OSError as error:
-    print(json.dumps(type(error).__name__))
-"""
 
 
 @pytest.mark.requirement("sandbox:egress:literal")
 async def test_a_literal_address_needs_a_rule_and_the_operators_leave(site: int) -> None:
     world = netcell.World(settings.Egress(connect_timeout_s=2.0))
     async with world.cell(f"10.255.255.1:{site}") as (cell, _):
-        assert await cell.ask(_CONNECT.format(host="10.255.255.1", port=site)) == "ConnectionResetError"
+        assert await cell.ask(netcell.CONNECT.format(host="10.255.255.1", port=site)) == "ConnectionResetError"
     assert world.lines == [
         f"[smcp] egress refused: 10.255.255.1:{site} → 10.255.255.1 (not a public address)",
     ]
@@ -317,7 +292,7 @@ async def test_a_name_that_is_not_allowed_is_asked_of_nobody(site: int) -> None:
 
 @pytest.mark.requirement("sandbox:egress:apart")
 async def test_two_cells_know_nothing_of_each_others_names(site: int) -> None:
-    world = _pinned("one.example", "two.example")
+    world = netcell.pinned("one.example", "two.example")
     ask = """
     import json, socket
     address = socket.getaddrinfo({mine!r}, {port}, type=socket.SOCK_STREAM)[0][4][0]
@@ -376,7 +351,7 @@ async def test_a_name_that_is_not_found_and_a_host_that_does_not_answer_are_told
             await asyncio.Event().wait()
         return ["127.0.0.1"]
 
-    world = netcell.World(settings.Egress(allowed_networks=_LOOPBACK, connect_timeout_s=0.3), resolve)
+    world = netcell.World(settings.Egress(allowed_networks=netcell.LOOPBACK, connect_timeout_s=0.3), resolve)
     with socket.create_server(("127.0.0.1", 0)) as free:
         closed = free.getsockname()[1]
     async with world.cell(f"gone.example:{site}", f"silent.example:{site}", f"closed.example:{closed}") as (cell, _):

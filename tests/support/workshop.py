@@ -19,6 +19,7 @@ from smcp.deploy import (
     npm_config,
     npm_modules,
     pypi_builder,
+    upload_builder,
     uploads,
     versions,
     workbench,
@@ -57,9 +58,12 @@ class Workshop:
         # Only what the test says: what this machine's pip.conf names is another machine's absence.
         files = None if environ is os.environ else ()
         self.bench = workbench.Workbench(launcher, self.python, config.sandbox, config.deploy)
+        pip = pypi_builder.PypiBuilder(self.bench, index.read(environ, files), pip_cache)
+        modules = npm_modules.Modules(self.bench, self.node, npm_config.read(environ, files))
         self.builder = builders.Builders(
-            pypi=pypi_builder.PypiBuilder(self.bench, index.read(environ, files), pip_cache),
-            npm=npm_builder.NpmBuilder(npm_modules.Modules(self.bench, self.node, npm_config.read(environ, files))),
+            pypi=pip,
+            npm=npm_builder.NpmBuilder(modules),
+            upload=upload_builder.UploadBuilder(self.bench, pip, modules),
         )
         self.uploads = uploads.Uploads(self.store, config.deploy.max_upload_bytes)
         self.deployer = deployer.Deployer(

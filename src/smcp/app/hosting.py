@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import socket
 
+import msgspec
+
 from smcp.app import foundation, machine, probing
 from smcp.app import secrets as giving
 from smcp.audit import events
@@ -15,6 +17,7 @@ from smcp.deploy import (
     npm_modules,
     pypi_builder,
     secrets,
+    upload_builder,
     uploads,
     versions,
     workbench,
@@ -23,6 +26,7 @@ from smcp.kernel import errors, ids, settings
 from smcp.runtime import driver, hiding, journal, pool
 from smcp.runtime.drivers import stdio
 from smcp.sandbox import cells, interpreter, launch, node, walls
+from smcp.sandbox.volumes import keeper
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Hosting:
     versions: versions.Versions
     uploads: uploads.Uploads
     secrets: secrets.Secrets
+    volumes: keeper.Volumes
     specs: "Specs"
     deployer: deployer.Deployer
     journal: journal.Journal
@@ -55,14 +60,17 @@ async def open(
         stream_buffer=config.runtime.stream_buffer,
         tenant_buffer_bytes=config.runtime.tenant_buffer_bytes,
     )
+    volumes = keeper.Volumes(common.store, started, base.clock, config, base.metrics, base.log)
     kept_secrets = secrets.Secrets(common.store, base.clock)
     children = hiding.Hiding(
-        stdio.StdioDriver(functools.partial(_cell, config.sandbox, found), started, child_limits),
+        stdio.StdioDriver(functools.partial(_cell, config.sandbox, found), started, child_limits, volumes),
         giving.Giver(kept_secrets),
     )
     lines = journal.Journal(common.store, base.log, days=config.stores.log_days)
     base.undo.push_async_callback(lines.close)
     await lines.start()
+    # Behind the last copy's end, and before the log that it is told in.
+    base.undo.push_async_callback(volumes.close)
     copies = pool.Pool(
         children,
         lines.lines,
@@ -79,9 +87,12 @@ async def open(
     specs = Specs(kept, found.python, found.node)
     prober = probing.Prober(children, specs, timeout_s=config.runtime.start_timeout_s)
     bench = workbench.Workbench(started, found.python, config.sandbox, config.deploy)
+    pip = pypi_builder.PypiBuilder(bench, found.index, directory / machine.PIP_CACHE)
+    modules = npm_modules.Modules(bench, found.node, found.registry)
     makers = builders.Builders(
-        pypi=pypi_builder.PypiBuilder(bench, found.index, directory / machine.PIP_CACHE),
-        npm=npm_builder.NpmBuilder(npm_modules.Modules(bench, found.node, found.registry)),
+        pypi=pip,
+        npm=npm_builder.NpmBuilder(modules),
+        upload=upload_builder.UploadBuilder(bench, pip, modules),
     )
 
     async def record(event: events.Event) -> None:
@@ -106,7 +117,7 @@ async def open(
     )
     base.undo.push_async_callback(maker.close)
     await maker.start()
-    return Hosting(started, made, sent, kept_secrets, specs, maker, lines, copies)
+    return Hosting(started, made, sent, kept_secrets, volumes, specs, maker, lines, copies)
 
 
 class Specs:
@@ -131,6 +142,7 @@ class Specs:
                 f"This server was built for {deployment.interpreter.partition(' ')[0]}, and the platform now runs on "
                 f"{now.label.partition(' ')[0] if now else 'a machine without Node.js'}. Deploy it again."
             )
+        volume = deployment.manifest.volume
         return driver.Spec(
             tenant=tenant,
             server=server,
@@ -140,6 +152,7 @@ class Specs:
             runtime=deployment.runtime,
             env=tuple(deployment.manifest.env.items()),
             secrets=tuple(deployment.manifest.secrets.items()),
+            volume=keeper.VolumeSpec(volume.path, volume.size_bytes) if volume is not None else None,
         )
 
 
@@ -147,4 +160,8 @@ def _cell(limits: settings.Sandbox, found: machine.Machine, spec: driver.Spec) -
     runs = found.python if spec.runtime == "python" else found.node
     if runs is None:
         raise node.missing()
-    return cells.hosted(limits, runs, spec.tenant, spec.artefact, spec.argv, spec.env, spec.files)
+    cell = cells.hosted(limits, runs, spec.tenant, spec.artefact, spec.argv, spec.env, spec.files, spec.mount)
+    if spec.volume is None:
+        return cell
+    # One file may fill the volume.
+    return msgspec.structs.replace(cell, file_bytes=max(cell.tmp_bytes, spec.volume.size_bytes))

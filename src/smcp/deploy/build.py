@@ -39,6 +39,8 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
     interpreter: str
     """Label of what it was built for (`sandbox.interpreter`, `sandbox.node`)."""
     runtime: Runtime = "python"
+    asked: manifest.Manifest | None = None
+    """The order's manifest, with what the source itself says; None: as it was."""
 
 
 class Builder(Protocol[_Source]):

@@ -218,7 +218,7 @@ class Deployer:
                 by=order.by,
                 source=built.source,
                 digest="",
-                manifest=order.manifest,
+                manifest=built.asked or order.manifest,
                 lock=built.lock,
                 argv=built.argv,
                 interpreter=built.interpreter,

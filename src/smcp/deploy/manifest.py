@@ -4,6 +4,7 @@ It is data from a tenant: nothing in it is ever expanded, evaluated or given to 
 flag of a tool of the platform. An unknown key is refused with its path: a misspelt `share` is no silent default.
 """
 
+import re
 import tomllib
 from typing import Annotated, Any, Final, Literal
 
@@ -16,12 +17,45 @@ from smcp.sandbox.egress import rules
 MAX_BYTES: Final = 65_536
 
 _VARIABLE: Final = r"\A[A-Za-z_][A-Za-z0-9_]{0,127}\Z"
-_SCRIPT: Final = r"\A(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?\Z"
+# A command's name, or a file of the deployed folder: no part begins with a dot or a hyphen.
+_SCRIPT: Final = r"\A(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}(?:/[A-Za-z0-9_][A-Za-z0-9._-]{0,127}){0,16})?\Z"
+_OPTION: Final = r"\A[A-Za-z_][A-Za-z0-9_-]{0,127}\Z"
 _Text = Annotated[str, Meta(max_length=4096, pattern=r"\A[^\x00]*\Z")]
+
+
+_DIRECTORY: Final = re.compile(r"(?:/[A-Za-z0-9_][A-Za-z0-9._-]{0,63}){1,8}")
+# What the sandbox itself needs, and where nobody would look for a server's files.
+_TAKEN: Final = frozenset("app bin boot dev etc lib lib32 lib64 libx32 opt proc root run sbin sys tmp usr".split())
+_SIZE: Final = re.compile(r"([1-9][0-9]{0,11})(KiB|MiB|GiB)")
+_UNITS: Final = {"KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+_SMALLEST: Final = 65_536
 
 
 def _d(text: str) -> Meta:
     return Meta(description=text)
+
+
+class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the server keeps: a directory of its own that survives its copies."""
+
+    path: Annotated[str, Meta(max_length=200), _d("Where the server sees it.")] = "/data"
+    size: Annotated[int | str, _d("Room for its files: bytes, or text such as `64MiB` and `1GiB`.")] = "64MiB"
+
+    def __post_init__(self) -> None:
+        if _DIRECTORY.fullmatch(self.path) is None or self.path.split("/")[1] in _TAKEN:
+            raise ValueError("a volume's path is plain and absolute, such as /data, and not a place of the system")
+        if self.size_bytes < _SMALLEST:
+            raise ValueError(f"a volume has at least {_SMALLEST} bytes")
+
+    @property
+    def size_bytes(self) -> int:
+        """`size` as a number."""
+        if isinstance(self.size, int):
+            return self.size
+        found = _SIZE.fullmatch(self.size)
+        if found is None:
+            raise ValueError("a size is a number of bytes, or text such as 64MiB and 1GiB")
+        return int(found[1]) * _UNITS[found[2]]
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -38,7 +72,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     command: Annotated[
         str,
         Meta(pattern=_SCRIPT),
-        _d("Which of the package's console scripts to start. Empty: the one named like the package, or the only one."),
+        _d(
+            "Which of the package's commands to start, or which file of a folder (`server.py`, `dist/index.js`). Empty:"
+            " the one named like the package, or the only one."
+        ),
     ] = ""
     args: Annotated[tuple[_Text, ...], Meta(max_length=64), _d("Arguments of the command, literally.")] = ()
     env: Annotated[
@@ -62,6 +99,15 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             " below it, not itself), `192.0.2.7:8443`. Empty: no network at all."
         ),
     ] = ()
+    config: Annotated[
+        dict[Annotated[str, Meta(pattern=_OPTION)], _Text | Annotated[list[_Text], Meta(max_length=64)]],
+        Meta(max_length=64),
+        _d("Values of a bundle's options (`user_config` of its manifest.json) that are no secrets."),
+    ] = {}
+    volume: Annotated[
+        Volume | None,
+        _d("A directory that the server keeps: `[volume]` with `path` and `size`. Left out: nothing survives a copy."),
+    ] = None
     share: Annotated[
         Literal["tenant", "principal", "session"],
         _d(

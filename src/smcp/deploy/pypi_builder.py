@@ -74,9 +74,37 @@ class PypiBuilder:
             interpreter=self._python.label,
         )
 
+    async def install_locked(
+        self, pins: tuple[str, ...], directory: pathlib.Path, tell: builds.Tell
+    ) -> tuple[wheels.Locked, ...]:
+        """Make /app/venv below `directory`/app from exactly `pins` (requirements with digests, made by `locks`).
+
+        Those whose marker does not hold here are left out. `directory`/app exists. Raises `errors.DeployFailed`.
+        """
+        for name in ("wheels", "scratch"):
+            (directory / name).mkdir()
+        if pins:
+            (directory / "lock.txt").write_text("".join(f"{one}\n" for one in pins), "utf-8")
+            operands = ("--require-hashes", f"--requirement={_WORK}/lock.txt")
+            tail, code = await self._download(operands, directory, tell)
+            if code != 0:
+                raise errors.DeployFailed(_why_not_locked(tail))
+        lock = await asyncio.to_thread(wheels.lock, directory / "wheels", self._deploy.max_bytes)
+        tell("download", f"{len(lock)} wheels")
+        await self._install(directory)
+        return lock
+
     # --- fetch: network, no package code ---
 
     async def _fetch(self, source: pypi.Pypi, directory: pathlib.Path, tell: builds.Tell) -> None:
+        tail, code = await self._download(("--", source.requirement), directory, tell)
+        if code != 0:
+            raise errors.DeployFailed(await self._why(source, directory, tail))
+
+    async def _download(
+        self, operands: tuple[str, ...], directory: pathlib.Path, tell: builds.Tell
+    ) -> tuple[list[str], int]:
+        """pip's last lines and its exit code."""
         self._cache.mkdir(parents=True, exist_ok=True, mode=0o700)
         command = ("download", "--only-binary=:all:", "--dest", f"{_WORK}/wheels", "--progress-bar=off")
         tail: list[str] = []
@@ -88,10 +116,9 @@ class PypiBuilder:
             if match is not None and not line.startswith("Collecting"):
                 tell("download", self._index.clean(match[1]).rpartition("/")[2])
 
-        cell = self._fetch_cell(directory, (*command, *self._links(), *_QUIET, "--", source.requirement))
+        cell = self._fetch_cell(directory, (*command, *self._links(), *_QUIET, *operands))
         outcome = await self._bench.within(cell, directory / "wheels", heard)
-        if outcome.code != 0:
-            raise errors.DeployFailed(await self._why(source, directory, tail))
+        return tail, outcome.code
 
     async def _why(self, source: pypi.Pypi, directory: pathlib.Path, tail: list[str]) -> str:
         """What a person can do about a failed download."""
@@ -166,7 +193,8 @@ class PypiBuilder:
         # Workers would each have an order of their own. A file that doesn't compile is not this step's problem.
         compile_all = (python, "-P", "-s", "-m", "compileall", "-q", "-j1", "--invalidation-mode", "unchecked-hash")
         compile_all += (f"{app}/venv/lib/python{short}/site-packages",)
-        for argv, must in ((venv, True), (install, True), (compile_all, False)):
+        steps = ((venv, True), (install, True), (compile_all, False)) if names else ((venv, True),)
+        for argv, must in steps:
             outcome = await self._bench.run(self._build_cell(directory, argv), None)
             if outcome.code != 0 and must:
                 told = " / ".join(self._index.clean(line) for line in outcome.tail[-4:])
@@ -183,3 +211,21 @@ class PypiBuilder:
             env=(("PYTHONHASHSEED", "0"), ("PIP_CONFIG_FILE", os.devnull), ("SOURCE_DATE_EPOCH", "315532800")),
             network=False,
         )
+
+
+def _why_not_locked(tail: list[str]) -> str:
+    """What a person can do about a failed download of a lock's packages."""
+    said = "\n".join(tail)
+    missing = re.search(r"do not:\s+([A-Za-z0-9][A-Za-z0-9._-]*)", said)
+    if "--require-hashes mode" in said and missing is not None:
+        return f"The lock is not whole: {missing[1]} is needed and not in it. Make the lock anew."
+    if "DO NOT MATCH THE HASHES" in said:
+        return "A package's file is not the one that the lock names by its digest. Make the lock anew, and look why."
+    none = _MISSING.search(said)
+    if none is not None:
+        return (
+            f"The package index has no wheel of {none[1]} for this platform's Python. Source distributions are not"
+            " built, as that would run their code while fetching."
+        )
+    told = [line for line in tail if line.startswith("ERROR")] or tail
+    return "The lock's packages could not be fetched. pip says: " + (" / ".join(told[-3:]) or "nothing")

@@ -279,7 +279,7 @@ class RpcError(SmcpError):
 
     def __str__(self) -> str:
         # This is what logs show, and those words may hold anything that the tenant's server knows.
-        return f"{self.code}: {self.text}"
+        return f"{self.code}: {self.text}" + (f" [{self.detail}]" if self.detail else "")
 
 
 class ServerTimeout(SmcpError):

@@ -25,7 +25,8 @@ from smcp.deploy import (
 from smcp.kernel import errors, ids, settings
 from smcp.runtime import driver, hiding, journal, pool
 from smcp.runtime.drivers import stdio
-from smcp.sandbox import cells, interpreter, launch, node, walls
+from smcp.sandbox import cells, egress, interpreter, launch, node, walls
+from smcp.sandbox.egress import rules
 from smcp.sandbox.volumes import keeper
 
 
@@ -60,13 +61,15 @@ async def open(
         stream_buffer=config.runtime.stream_buffer,
         tenant_buffer_bytes=config.runtime.tenant_buffer_bytes,
     )
+    reach = egress.Egress(config.egress, base.metrics)
+    base.undo.callback(reach.close)
     volumes = keeper.Volumes(common.store, started, base.clock, config, base.metrics, base.log)
     kept_secrets = secrets.Secrets(common.store, base.clock)
     children = hiding.Hiding(
-        stdio.StdioDriver(functools.partial(_cell, config.sandbox, found), started, child_limits, volumes),
+        stdio.StdioDriver(functools.partial(_cell, config.sandbox, found), started, child_limits, volumes, reach),
         giving.Giver(kept_secrets),
     )
-    lines = journal.Journal(common.store, base.log, days=config.stores.log_days)
+    lines = journal.Journal(common.store, base.log, days=config.stores.log_days, most_bytes=config.stores.log_bytes)
     base.undo.push_async_callback(lines.close)
     await lines.start()
     # Behind the last copy's end, and before the log that it is told in.
@@ -97,7 +100,9 @@ async def open(
 
     async def record(event: events.Event) -> None:
         if isinstance(event, events.DeploySucceeded):
-            copies.retire(ids.TenantId(event.tenant), ids.ServerName(event.server), event.deployment)
+            owner, name = ids.TenantId(event.tenant), ids.ServerName(event.server)
+            copies.retire(owner, name, event.deployment)
+            lines.note(owner, name, f"deployed {event.deployment}")
         await common.trail.write(event)
 
     sent = uploads.Uploads(common.store, config.deploy.max_upload_bytes)
@@ -151,6 +156,7 @@ class Specs:
             argv=deployment.argv,
             runtime=deployment.runtime,
             env=tuple(deployment.manifest.env.items()),
+            egress=rules.parsed(deployment.manifest.egress),
             secrets=tuple(deployment.manifest.secrets.items()),
             volume=keeper.VolumeSpec(volume.path, volume.size_bytes) if volume is not None else None,
         )
@@ -160,7 +166,13 @@ def _cell(limits: settings.Sandbox, found: machine.Machine, spec: driver.Spec) -
     runs = found.python if spec.runtime == "python" else found.node
     if runs is None:
         raise node.missing()
-    cell = cells.hosted(limits, runs, spec.tenant, spec.artefact, spec.argv, spec.env, spec.files, spec.mount)
+    env, binds, files = spec.env, (), spec.files
+    if spec.egress:
+        # The tenant's variables come last: they may name another bundle of certificates.
+        env, binds, files = (*egress.ENV, *env), egress.binds(), (*egress.files(), *files)
+    ports = rules.ports(spec.egress)
+    cell = cells.hosted(limits, runs, spec.tenant, spec.artefact, spec.argv, env, files, spec.mount, ports)
+    cell = msgspec.structs.replace(cell, binds=(*cell.binds, *binds))
     if spec.volume is None:
         return cell
     # One file may fill the volume.

@@ -17,7 +17,7 @@ import msgspec
 import smcp
 from smcp.deploy import guard, index, npm_config, npm_modules, pypi_builder
 from smcp.kernel import errors, settings
-from smcp.sandbox import interpreter, node, probe, walls
+from smcp.sandbox import egress, interpreter, node, probe, walls
 from smcp.sandbox.launcher import messages
 
 WORK: Final = "work"
@@ -70,7 +70,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
         """`directory`, which cells of another uid have to read. Raises `errors.BadSettings` with the command to run."""
         if self.drops and os.path.isdir(directory) and os.stat(directory).st_mode & 0o005 != 0o005:
             raise errors.BadSettings(
-                f"deploy.wheel_dirs: {directory} is closed to the uid that fetches packages. Run: chmod o+rx {directory}"
+                f"deploy.wheel_dirs: {directory} is closed to the uid that fetches packages. Run:"
+                f" chmod o+rx {directory}"
             )
         return directory
 
@@ -80,7 +81,9 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
         for name in (WORK, ARTEFACTS, PIP_CACHE, VOLUMES):
             make(data, name, self.uid)
         js = (*self.node.binds, *self.node.npm_binds) if self.node else ()
-        tools = [bind.source for bind in (*self.python.binds, *js, *self.index.binds, *self.registry.binds)]
+        tools = [
+            bind.source for bind in (*self.python.binds, *js, *self.index.binds, *egress.binds(), *self.registry.binds)
+        ]
         tools += [pypi_builder.pip(), str(pathlib.Path(guard.__file__).resolve()), *npm_modules.tools()]
         tools += [self._readable(os.path.realpath(one)) for one in config.deploy.wheel_dirs]
         return messages.House(

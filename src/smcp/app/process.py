@@ -114,11 +114,8 @@ def _node(
     plan: node.Plan, listener: socket.socket, peer: socket.socket, launcher: "subprocess.Popen[bytes]"
 ) -> "tuple[subprocess.Popen[bytes], subprocess.Popen[bytes], socket.socket]":
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    content = os.memfd_create("plan")
+    content = launch.memory("plan", msgspec.json.encode(plan))
     try:
-        with open(content, "wb", closefd=False) as file:
-            file.write(msgspec.json.encode(plan))
-        os.lseek(content, 0, os.SEEK_SET)
         handed = [one.fileno() for one in (theirs, peer, listener)]
         running = subprocess.Popen(
             [sys.executable, "-I", "-m", "smcp.app.node", *map(str, handed)],

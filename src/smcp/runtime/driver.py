@@ -13,6 +13,8 @@ import msgspec
 from smcp.kernel import ids
 from smcp.runtime import calls
 from smcp.sandbox import walls
+from smcp.sandbox.egress import rules
+from smcp.sandbox.volumes import keeper
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,8 +43,14 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     runtime: Literal["python", "node"] = "python"
     env: tuple[tuple[str, str], ...] = ()
     files: tuple[walls.File, ...] = ()
+    egress: tuple[rules.Rule, ...] = ()
+    """What it may reach."""
     secrets: tuple[tuple[str, str], ...] = ()
     """Secrets that it can't do without, by name: `env` or `file`. Their values are found when a copy starts."""
+    volume: keeper.VolumeSpec | None = None
+    """What it keeps, if anything."""
+    mount: walls.Volume | None = None
+    """`volume`, opened for one copy: set by whoever starts it."""
 
     def __repr__(self) -> str:
         # The environment is the tenant's; a repr ends up in logs.

@@ -29,11 +29,8 @@ _SOCKETS: Final = 64
 def process(house: messages.House) -> tuple["subprocess.Popen[bytes]", socket.socket]:
     """Start the launcher of `house`: the process, and the socket to talk to it (inheritable by whoever is given it)."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    plan = os.memfd_create("house")
+    plan = memory("house", msgspec.json.encode(house))
     try:
-        with open(plan, "wb", closefd=False) as file:
-            file.write(msgspec.json.encode(house))
-        os.lseek(plan, 0, os.SEEK_SET)
         started = subprocess.Popen(
             # -I: no variable and no directory of the caller's decides which code runs with these rights.
             [sys.executable, "-I", "-m", "smcp.sandbox.launcher", str(theirs.fileno())],
@@ -51,6 +48,15 @@ def process(house: messages.House) -> tuple["subprocess.Popen[bytes]", socket.so
         theirs.close()
         os.close(plan)
     return started, ours
+
+
+def memory(name: str, content: bytes) -> int:
+    """A memory file with `content`, at its beginning, close-on-exec. The caller closes it."""
+    descriptor = os.memfd_create(name)
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
 
 
 class Child:
@@ -146,11 +152,8 @@ class Launcher:
         self._numbers += 1
         number = self._numbers
         made = self._children[number] = Child(self, number)
-        body = os.memfd_create("cell")
+        body = memory("cell", msgspec.msgpack.encode(cell))
         try:
-            with open(body, "wb", closefd=False) as file:
-                file.write(msgspec.msgpack.encode(cell))
-            os.lseek(body, 0, os.SEEK_SET)
             self.post(messages.Start(number), [stdin, stdout, stderr, body])
         finally:
             os.close(body)
@@ -158,8 +161,7 @@ class Launcher:
             await asyncio.shield(made.started)
         except asyncio.CancelledError:
             made.kill()
-            made.started.add_done_callback(_forget)
-            made.exited.add_done_callback(_forget)
+            made.started.add_done_callback(lambda _: _forgotten(made))
             raise
         return made
 
@@ -293,6 +295,13 @@ class Launcher:
         for question, waiting in self._questions.items():
             waiting.set_result(messages.Done(question, False, "The launcher has ended."))
         self._questions.clear()
+
+
+def _forgotten(child: Child) -> None:
+    """A start that nobody waits for any more."""
+    _forget(child.started)
+    for one in child.sockets:
+        one.close()
 
 
 def _forget(

@@ -8,15 +8,19 @@ together. The child, and whatever it started, dies as a whole: bubblewrap's pid 
 import asyncio
 import functools
 import os
+import socket
 import time
 import weakref
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from smcp.kernel import errors, ids
 from smcp.runtime import calls, driver
-from smcp.sandbox import launch, walls
+from smcp.sandbox import egress, launch, walls
 from smcp.sandbox.launcher import messages
+from smcp.sandbox.volumes import keeper
 
 _WRITE_LIMIT: Final = 8 * 1024 * 1024
 """Bytes that may wait for a child that does not read; then calls are refused, so that our memory stays bounded."""
@@ -32,9 +36,16 @@ class StdioDriver(driver.Driver):
     """Starts children in the sandbox."""
 
     def __init__(
-        self, cell: Callable[[driver.Spec], walls.Cell], launcher: launch.Launcher, limits: driver.Limits
+        self,
+        cell: Callable[[driver.Spec], walls.Cell],
+        launcher: launch.Launcher,
+        limits: driver.Limits,
+        volumes: keeper.Volumes | None = None,
+        reach: egress.Egress | None = None,
     ) -> None:
-        """`cell` says what a child may see and take; it comes from `app/wire.py`, which knows the settings."""
+        """`cell` says what a child may see and take; it comes from `app/hosting.py`, which knows the settings."""
+        self._volumes = volumes
+        self._egress = reach
         self._cell = cell
         self._launcher = launcher
         self._limits = limits
@@ -49,7 +60,17 @@ class StdioDriver(driver.Driver):
         if budget is None:
             budget = self._budgets[spec.tenant] = calls.Budget(self._limits.tenant_buffer_bytes)
         child = StdioInstance(self._limits, lines, self._children.discard, modern=modern, budget=budget)
-        await child.begin(self._launcher, self._cell(spec))
+        if spec.volume is not None and self._volumes is not None:
+            child.hold = await self._volumes.acquire(spec.tenant, spec.server, spec.volume, lines)
+            spec = msgspec.structs.replace(spec, mount=child.hold.volume)
+        try:
+            await child.begin(self._launcher, self._cell(spec))
+        except BaseException:
+            if child.hold is not None:
+                child.hold.release()
+            raise
+        if self._egress is not None and child.sockets:
+            child.attachment = self._egress.attach(child.sockets, spec.egress, lines)
         self._children.add(child)
         if self._closed:
             await child.stop("the platform stops")
@@ -80,6 +101,12 @@ class StdioInstance(driver.Instance):
         self._stopping = ""
         self._broken = 0
         self._broken_since = 0.0
+        self.hold: keeper.Hold | None = None
+        """Its use of the server's volume."""
+        self.sockets: list[socket.socket] = []
+        """Those of its own network."""
+        self.attachment: egress.Attachment | None = None
+        """What answers on them."""
         self.silenced = False
         """Killed for what it wrote: nothing more of it is looked at."""
         self._exited = asyncio.Event()
@@ -110,6 +137,9 @@ class StdioInstance(driver.Instance):
             for descriptor in theirs:
                 os.close(descriptor)
         self._stdin = pipes.stdin
+        self.sockets = self._process.sockets
+        if self.hold is not None:
+            self.hold.started(self._process)
         self._lines(f"[smcp] started, process {self._process.pid}")
         self._process.exited.add_done_callback(pipes.exited)
 
@@ -149,6 +179,8 @@ class StdioInstance(driver.Instance):
 
     def _flush(self) -> None:
         out, self._out = self._out, []
+        if self.hold is not None:
+            self.hold.active = True
         if out and self._stdin is not None and not self._stdin.is_closing():
             out.append(b"")
             self._stdin.write(b"\n".join(out))
@@ -160,6 +192,8 @@ class StdioInstance(driver.Instance):
     # --- from the pipes ---
 
     def line(self, data: bytes) -> None:
+        if self.hold is not None:
+            self.hold.active = True
         try:
             self.calls.received(data)
         except errors.ParseError as error:
@@ -172,7 +206,8 @@ class StdioInstance(driver.Instance):
                 self._silence(f"it wrote more than {_BROKEN_PER_S} lines a second that are no messages")
 
     def stderr(self, text: str) -> None:
-        self._lines(text)
+        # What begins so is the platform's word, and nobody else's.
+        self._lines(f" {text}" if text.startswith("[smcp]") else text)
 
     def flooded(self) -> None:
         self._silence(
@@ -189,6 +224,11 @@ class StdioInstance(driver.Instance):
         how = "it took more memory than sandbox.memory_bytes" if ended.out_of_memory else f"exit code {ended.code}"
         reason = self._stopping or f"it ended by itself ({how})"
         self._lines(f"[smcp] ended after {time.monotonic() - self._started:.1f} s: {reason}")
+        if self.hold is not None:
+            # Before anybody hears of the end: who waits for it may delete or restore the volume next.
+            self.hold.release()
+        if self.attachment is not None:
+            self.attachment.close()
         self._exited.set()
         self._gone(self)
         self.calls.close(errors.ServerFailed("The hosted server ended before it answered.", detail=reason))

@@ -75,6 +75,10 @@ class Client:
         """POST `body` as JSON; without one, an empty body."""
         return self._call("POST", where, body=body)
 
+    def send(self, where: str, chunks: Iterator[bytes]) -> Json:
+        """POST a body of plain bytes, piece by piece."""
+        return self._call("POST", where, content=chunks)
+
     def put(self, where: str, body: Json) -> Json:
         """PUT `body` as JSON."""
         return self._call("PUT", where, body=body)
@@ -99,12 +103,21 @@ class Client:
         """Wait between two questions; False when it is time to give up."""
         return not self.stopping.wait(seconds)
 
-    def _call(self, verb: str, where: str, *, query: Json | None = None, body: Json | None = None) -> Json:
+    def _call(
+        self,
+        verb: str,
+        where: str,
+        *,
+        query: Json | None = None,
+        body: Json | None = None,
+        content: Iterator[bytes] | None = None,
+    ) -> Json:
         import httpx2
 
+        headers = {"Content-Type": "application/octet-stream"} if content is not None else None
         params = {name: str(value) for name, value in (query or {}).items() if value is not None}
         try:
-            answer = self._http.request(verb, where, params=params, json=body)
+            answer = self._http.request(verb, where, params=params, json=body, content=content, headers=headers)
         except httpx2.ConnectError as error:
             raise failures.Failure(
                 "unreachable",

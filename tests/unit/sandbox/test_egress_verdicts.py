@@ -65,7 +65,6 @@ def test_a_name_may_be_pinned_to_several_addresses() -> None:
         observe.Metrics("test"),
     )
     assert made.pins == {"a.example": ["10.0.0.1", "fd12::1"], "b.example": ["10.0.0.2"]}
-    made.close()
 
 
 @pytest.mark.requirement("sandbox:egress:bounded")

@@ -2,24 +2,21 @@
 
 import asyncio
 import contextlib
-import functools
 import ipaddress
 import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent import futures
 from typing import Final
 
 import msgspec
 
 from smcp.kernel import errors, observe, settings
-from smcp.sandbox.egress import guard, names, relay, rules, verdicts
+from smcp.sandbox.egress import guard, lookup, names, relay, rules, verdicts
 from smcp.sandbox.egress.verdicts import Reason
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """From a name and a port to addresses. Raises OSError or UnicodeError when there is none."""
 
-_RESOLVERS: Final = 32
 _LOOKUPS: Final = 4
 _ADDRESSES: Final = 8
 _AT_ONCE: Final = 16
@@ -42,9 +39,7 @@ class Egress:
         self.guard = guard.Guard(config.allowed_networks)
         self.pins = _pins(config.hosts)
         self.counters = verdicts.counters(metrics)
-        # Threads of its own (made on need): a name server that never answers must not hold up the platform's others.
-        self._threads = futures.ThreadPoolExecutor(_RESOLVERS, "egress")
-        self.resolve = resolve or self._resolve
+        self.resolve = resolve or lookup.Lookup().addresses
 
     def attach(
         self,
@@ -60,15 +55,6 @@ class Egress:
         their hosts may be on a private network.
         """
         return Attachment(self, sockets, allowed, told, trusted=trusted)
-
-    def close(self) -> None:
-        """Let the resolver's threads go; attachments are closed by who made them."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-    async def _resolve(self, name: str, port: int) -> Sequence[str]:
-        ask = functools.partial(socket.getaddrinfo, name, port, type=socket.SOCK_STREAM)
-        found = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
-        return [str(entry[4][0]) for entry in found]
 
 
 class _Target(msgspec.Struct, frozen=True):
@@ -106,6 +92,7 @@ class Attachment:
         self._bytes = verdicts.Bucket(*_BYTES)
         self._lookups = asyncio.Semaphore(_LOOKUPS)
         self._open: set[asyncio.Task[None]] = set()
+        self._asking: set[asyncio.Task[Sequence[str]]] = set()
         self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
         self._sockets = list(sockets)
         self._closed = False
@@ -124,7 +111,7 @@ class Attachment:
         for one in self._sockets:
             self._loop.remove_reader(one)
             one.close()
-        for task in self._open:
+        for task in (*self._open, *self._asking):
             task.cancel()
 
     # --- readiness ---
@@ -252,9 +239,26 @@ class Attachment:
         pinned = self._egress.pins.get(target.host)
         if pinned is not None:
             return pinned
-        async with self._lookups:
-            found = await self._egress.resolve(target.host, target.port)
-        return list(dict.fromkeys(found))[:_ADDRESSES]
+        return list(dict.fromkeys(await self._ask(target)))[:_ADDRESSES]
+
+    async def _ask(self, target: _Target) -> Sequence[str]:
+        # A question can't be taken back: it keeps its place until it is answered, also when nobody waits any more.
+        # Otherwise one cell's names whose servers never answer would take every other cell's places.
+        await self._lookups.acquire()
+        task = self._loop.create_task(self._resolved(target))
+        self._asking.add(task)
+        task.add_done_callback(self._answered)
+        return await asyncio.shield(task)
+
+    async def _resolved(self, target: _Target) -> Sequence[str]:
+        return await self._egress.resolve(target.host, target.port)
+
+    def _answered(self, task: asyncio.Task[Sequence[str]]) -> None:
+        self._asking.discard(task)
+        self._lookups.release()
+        if not task.cancelled():
+            # Looked at, because nobody may be waiting for it.
+            task.exception()
 
     def _count_sent(self, amount: int) -> float:
         self.sent += amount

@@ -211,3 +211,32 @@ async def test_one_cells_transfer_is_paced_so_that_the_platform_has_time_for_oth
     # 8 MiB at once and 32 MiB a second; a relay without a bound takes 50 ms for it.
     assert found[0] == much
     assert found[1] > 0.9
+
+
+@pytest.mark.requirement("sandbox:egress:bounded")
+async def test_questions_that_are_never_answered_keep_their_places_and_take_no_other_cells(site: int) -> None:
+    asked: list[str] = []
+
+    async def resolve(name: str, _: int) -> Sequence[str]:
+        asked.append(name)
+        if name.endswith("silent.example"):
+            await asyncio.Event().wait()
+        return ["127.0.0.1"]
+
+    config = settings.Egress(allowed_networks=netcell.LOOPBACK, connect_timeout_s=0.2)
+    world = netcell.World(config, resolve)
+    async with world.cell(f"*.silent.example:{site}") as (cell, _), world.cell(f"a.example:{site}") as (other, _):
+        await cell.ask(
+            f"""
+            import json, socket
+            for number in range(8):
+                try:
+                    socket.create_connection((f"{{number}}.silent.example", {site}), 5).recv(1)
+                except OSError:
+                    pass
+            print(json.dumps(True))
+            """
+        )
+        said = await other.run("/usr/bin/curl", "-sS", f"http://a.example:{site}/")
+    assert said.out == "hello", said
+    assert asked == ["0.silent.example", "1.silent.example", "2.silent.example", "3.silent.example", "a.example"]

@@ -46,6 +46,10 @@ class Action(enum.StrEnum):
     TENANT_READ = "tenant:read"
     TENANT_RESUME = "tenant:resume"
     TENANT_SUSPEND = "tenant:suspend"
+    VOLUME_DELETE = "volume:delete"
+    VOLUME_READ = "volume:read"
+    VOLUME_RESTORE = "volume:restore"
+    VOLUME_SNAPSHOT = "volume:snapshot"
 
 
 class Role(enum.StrEnum):
@@ -57,7 +61,7 @@ class Role(enum.StrEnum):
     READ_ONLY = "read_only"
 
 
-_SEE: Final = frozenset({Action.TENANT_READ, Action.SERVER_LIST, Action.SERVER_READ})
+_SEE: Final = frozenset({Action.TENANT_READ, Action.SERVER_LIST, Action.SERVER_READ, Action.VOLUME_READ})
 _READ_MCP: Final = frozenset({Action.MCP_CONNECT, Action.MCP_LIST, Action.MCP_READ})
 _RUN_PLATFORM: Final = frozenset(
     {

@@ -34,6 +34,9 @@ class Prober:
     ) -> deployer.Probed:
         """What the deployment is. Raises `errors.DeployFailed` when it answers in no era, with what it wrote."""
         spec = await self._spec(tenant, server, draft)
+        if spec.volume is not None:
+            # It sees what the live version keeps, and what it makes of it is forgotten: it is not live yet.
+            spec = msgspec.structs.replace(spec, volume=msgspec.structs.replace(spec.volume, scratch=True))
         wanted = draft.manifest.era
         said: collections.deque[str] = collections.deque(maxlen=_STDERR)
         modern = await self._ask(spec, said, modern=True) if wanted != "legacy" else None

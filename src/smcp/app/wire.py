@@ -54,14 +54,15 @@ class Platform:
         app: Front,
         keys: api_key.ApiKeys,
         audit: trail.Trail,
-        lost: asyncio.Event,
+        hosted: hosting.Hosting,
     ) -> None:
         self._base = base
         self._gateway = gateway
         self.app = app
         self.keys = keys
         self.trail = audit
-        self.lost = lost
+        self._journal = hosted.journal
+        self.lost = hosted.launcher.ended
 
     @classmethod
     async def open(
@@ -88,6 +89,7 @@ class Platform:
 
     async def drain(self) -> None:
         """Let what is under way end, for as long as a hosted server gets to stop."""
+        self._journal.hush()
         await self._gateway.drain(self._base.settings.runtime.stop_grace_s)
 
     async def close(self) -> None:
@@ -132,7 +134,7 @@ async def _compose(
     parts = await _gateway(base, common, hosted)
     admin = control.build(_services(base, common, hosted, parts, port), docs.pages())
     gateway = asgi.App(parts)
-    return Platform(base, gateway, Front(gateway, admin), keys, audit, hosted.launcher.ended)
+    return Platform(base, gateway, Front(gateway, admin), keys, audit, hosted)
 
 
 async def _gateway(base: foundation.Foundation, common: foundation.Common, hosted: hosting.Hosting) -> exchange.Parts:
@@ -175,9 +177,9 @@ def _services(
     base: foundation.Foundation, common: foundation.Common, hosted: hosting.Hosting, parts: exchange.Parts, port: int
 ) -> services.Services:
     async def read_logs(
-        tenant: ids.TenantId, server: ids.ServerName, /, *, after: int, limit: int
+        tenant: ids.TenantId, server: ids.ServerName, /, *, after: int, limit: int, wait_s: float
     ) -> list[services.LogLine]:
-        lines = await hosted.journal.read(tenant, server, after=after, limit=limit)
+        lines = await hosted.journal.read(tenant, server, after=after, limit=limit, wait_s=wait_s)
         return [services.LogLine(*line) for line in lines]
 
     async def stop_server(tenant: ids.TenantId, server: ids.ServerName) -> None:
@@ -200,6 +202,7 @@ def _services(
         uploads=hosted.uploads,
         deployer=hosted.deployer,
         secrets=hosted.secrets,
+        volumes=hosted.volumes,
         invoke=functools.partial(invoke.invoke, parts),
         read_logs=read_logs,
         stop_server=stop_server,

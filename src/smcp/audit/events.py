@@ -280,6 +280,27 @@ class SecretDeleted(_Event, frozen=True, kw_only=True, tag="secret_deleted"):
     version: Count
 
 
+class VolumeSaved(_Event, frozen=True, kw_only=True, tag="volume_saved"):
+    """Somebody asked for a snapshot of a server's volume; `snapshot` is the newest one since."""
+
+    server: Name
+    snapshot: Id
+
+
+class VolumeRestored(_Event, frozen=True, kw_only=True, tag="volume_restored"):
+    """A server's volume went back to the state of snapshot `source`, as the new snapshot `snapshot`."""
+
+    server: Name
+    snapshot: Id
+    source: Id
+
+
+class VolumeDeleted(_Event, frozen=True, kw_only=True, tag="volume_deleted"):
+    """A server's volume was removed with its history."""
+
+    server: Name
+
+
 # --- MCP -----------------------------------------------------------------------------------------------
 
 
@@ -336,6 +357,9 @@ Event = (
     | SecretSet
     | SecretRotated
     | SecretDeleted
+    | VolumeSaved
+    | VolumeRestored
+    | VolumeDeleted
     | McpCall
     | SessionOpened
     | SessionEnded

@@ -23,6 +23,7 @@ _COMMANDS: Final = {
     "call": "smcp.cli.tools",
     "server": "smcp.cli.servers",
     "secret": "smcp.cli.secrets",
+    "volume": "smcp.cli.volumes",
     "tenant": "smcp.cli.tenants",
     "key": "smcp.cli.keys",
     "audit": "smcp.cli.audit",

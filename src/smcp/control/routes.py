@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from smcp.control import audit, deployments, keys, mcp, platform, secrets, servers, tenants, uploads
+from smcp.control import audit, deployments, keys, mcp, platform, secrets, servers, tenants, uploads, volumes
 from smcp.control.endpoint import Endpoint
 
 ENDPOINTS: Final[tuple[Endpoint, ...]] = (
@@ -13,6 +13,7 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *deployments.ENDPOINTS,
     *servers.ENDPOINTS,
     *secrets.ENDPOINTS,
+    *volumes.ENDPOINTS,
     *mcp.ENDPOINTS,
     *audit.ENDPOINTS,
 )

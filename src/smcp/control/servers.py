@@ -1,5 +1,6 @@
 """Servers: shown, stopped, started, rolled back, deleted; and their logs."""
 
+import functools
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -21,6 +22,14 @@ _EXAMPLE: Final = {
     "endpoint": "http://127.0.0.1:8080/t/acme/time/mcp",
     "instances": 1,
 }
+
+
+class Following(Positions, frozen=True, forbid_unknown_fields=True):
+    """Paging by position, where what comes next may be waited for."""
+
+    wait: Annotated[
+        float, Meta(ge=0, le=30, description="Seconds to wait for a line, when there is none behind `after` yet.")
+    ] = 0.0
 
 
 class RollbackTo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -106,16 +115,25 @@ async def rollback(call: Call[RollbackTo, Nothing]) -> views.Server:
     return _view(call, server)
 
 
-@endpoint("DELETE", "/api/v1/tenants/{tenant}/servers/{server}", action=Action.SERVER_DELETE, status=204)
+@endpoint(
+    "DELETE",
+    "/api/v1/tenants/{tenant}/servers/{server}",
+    action=Action.SERVER_DELETE,
+    raises=(errors.Conflict,),
+    status=204,
+)
 async def delete(call: Call[Nothing, Nothing]) -> None:
-    """Delete a server with its deployments, secrets and logs. This can't be undone."""
+    """Delete a server with its deployments, secrets, volume and logs. This can't be undone."""
     await call.services.versions.server(call.tenant, call.server)
-    # First: if this is cut off here, a server stays that has to be deleted again; in the other order secrets would stay
-    # that the next server of this name gets.
+    stop = functools.partial(call.services.stop_server, call.tenant, call.server)
+    # First: if this is cut off here, a server stays that has to be deleted again; in the other order secrets and files
+    # would stay that the next server of this name gets.
+    await call.services.volumes.delete(call.tenant, call.server, stop)
     await call.services.secrets.drop(call.tenant, call.server)
     await call.services.versions.delete(call.tenant, call.server)
     call.changed(events.ServerDeleted, server=call.server)
-    await call.services.stop_server(call.tenant, call.server)
+    # Once more, for a copy that began before the name was gone.
+    await call.services.volumes.delete(call.tenant, call.server, stop)
     # Last: its copies write until their end.
     await call.services.drop_logs(call.tenant, call.server)
 
@@ -126,15 +144,21 @@ async def delete(call: Call[Nothing, Nothing]) -> None:
     action=Action.SERVER_LOGS,
     answer_example={"items": [{"position": 1, "time": 1800000000.0, "text": "started"}], "next": None},
 )
-async def logs(call: Call[Nothing, Positions]) -> views.Listing[views.LogLine]:
+async def logs(call: Call[Nothing, Following]) -> views.Listing[views.LogLine]:
     """Read a server's log.
 
     What it writes to stderr, and what the platform says about its instances. `next` is null when there is nothing newer
-    yet; the last line's `position` continues from there later.
+    yet; the last line's `position` continues from there later. With `wait` the answer comes with the next line, or is
+    empty when none came in that time: to follow a log, ask again and again from the last position.
     """
     await call.services.versions.server(call.tenant, call.server)
     page = call.query
-    lines = await call.services.read_logs(call.tenant, call.server, after=page.after, limit=page.limit)
+    lines = await call.services.read_logs(
+        call.tenant, call.server, after=page.after, limit=page.limit, wait_s=page.wait
+    )
+    if page.wait:
+        # Time has passed: who lost the right meanwhile gets nothing of it.
+        await call.ask_again()
     items = [views.LogLine(line.position, line.time, line.text) for line in lines]
     return views.Listing(items, items[-1].position if len(items) == page.limit else None)
 

@@ -17,6 +17,7 @@ from smcp.identity.authn.api_key import ApiKeys
 from smcp.kernel import ids, observe
 from smcp.kernel.hosts import Hosts
 from smcp.kernel.settings import Settings
+from smcp.sandbox.volumes.keeper import Volumes
 from smcp.tenancy.limits import Limiter
 from smcp.tenancy.tenants import Tenants
 
@@ -49,9 +50,9 @@ class ReadLogs(Protocol):
     """Reads a server's log lines."""
 
     async def __call__(
-        self, tenant: ids.TenantId, server: ids.ServerName, /, *, after: int, limit: int
+        self, tenant: ids.TenantId, server: ids.ServerName, /, *, after: int, limit: int, wait_s: float
     ) -> list[LogLine]:
-        """Up to `limit` lines behind position `after`."""
+        """Up to `limit` lines behind position `after`; where there is none, the next within `wait_s` seconds."""
         ...
 
 
@@ -96,6 +97,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     uploads: Uploads
     deployer: Deployer
     secrets: Secrets
+    volumes: Volumes
     invoke: Invoke
     read_logs: ReadLogs
     stop_server: StopServer

@@ -196,6 +196,30 @@ class Secret(msgspec.Struct, frozen=True):
     by: Annotated[str, Meta(description="Id of the principal who set it.")]
 
 
+class Snapshot(msgspec.Struct, frozen=True):
+    """A sealed state of a volume."""
+
+    id: str
+    time: Annotated[float, Meta(description="When it was taken; seconds since the Unix epoch, UTC.")]
+    bytes: int
+    digest: Annotated[str, Meta(description="SHA-256 of the content as it is stored: equal for equal content.")]
+    note: Annotated[str, Meta(description="What is special about it; empty for nothing.")]
+
+
+class Volume(msgspec.Struct, frozen=True):
+    """What a server keeps."""
+
+    server: str
+    path: Annotated[
+        str | None, Meta(description="Where the server sees it; null when what is live keeps nothing any more.")
+    ]
+    size_bytes: Annotated[int | None, Meta(description="Room for its files; null as `path`.")]
+    used_bytes: Annotated[int, Meta(description="Size of the newest snapshot.")]
+    open: Annotated[bool, Meta(description="Whether it is in memory now, because a copy of the server runs.")]
+    unsaved: Annotated[str | None, Meta(description="Why its last state is not stored, if it could not be.")]
+    snapshots: Annotated[list[Snapshot], Meta(description="Newest first.")]
+
+
 class Tools(msgspec.Struct, frozen=True):
     """The server's own answer to tools/list, all pages."""
 

@@ -25,7 +25,9 @@ _Text = Annotated[str, Meta(max_length=4096, pattern=r"\A[^\x00]*\Z")]
 
 _DIRECTORY: Final = re.compile(r"(?:/[A-Za-z0-9_][A-Za-z0-9._-]{0,63}){1,8}")
 # What the sandbox itself needs, and where nobody would look for a server's files.
-_TAKEN: Final = frozenset("app bin boot dev etc lib lib32 lib64 libx32 opt proc root run sbin sys tmp usr".split())
+_TAKEN: Final = re.compile(
+    r"/(?:app|bin|boot|dev|etc|lib|lib32|lib64|libx32|opt|proc|root|run|sbin|sys|tmp|usr)(?:/.*)?"
+)
 _SIZE: Final = re.compile(r"([1-9][0-9]{0,11})(KiB|MiB|GiB)")
 _UNITS: Final = {"KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _SMALLEST: Final = 65_536
@@ -42,7 +44,7 @@ class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size: Annotated[int | str, _d("Room for its files: bytes, or text such as `64MiB` and `1GiB`.")] = "64MiB"
 
     def __post_init__(self) -> None:
-        if _DIRECTORY.fullmatch(self.path) is None or self.path.split("/")[1] in _TAKEN:
+        if _DIRECTORY.fullmatch(self.path) is None or _TAKEN.fullmatch(self.path) is not None:
             raise ValueError("a volume's path is plain and absolute, such as /data, and not a place of the system")
         if self.size_bytes < _SMALLEST:
             raise ValueError(f"a volume has at least {_SMALLEST} bytes")

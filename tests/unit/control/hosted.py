@@ -25,6 +25,7 @@ class Runtime:
         self.pages: list[dict[str, Any]] = [{"tools": [{"name": "now", "inputSchema": {"type": "object"}}]}]
         self.failure: Exception | None = None
         self.lines = 3
+        self.waited = 0.0
 
     async def invoke(
         self,
@@ -46,9 +47,10 @@ class Runtime:
         return {"content": [{"type": "text", "text": "noon"}], "isError": False}
 
     async def read_logs(
-        self, tenant: ids.TenantId, server: ids.ServerName, /, *, after: int, limit: int
+        self, tenant: ids.TenantId, server: ids.ServerName, /, *, after: int, limit: int, wait_s: float
     ) -> list[services.LogLine]:
         """The lines behind `after`."""
+        self.waited = wait_s
         lines = [
             services.LogLine(at, 1_800_000_000.0 + at, f"{tenant}/{server} {at}") for at in range(1, self.lines + 1)
         ]
@@ -125,7 +127,7 @@ class Rooms:
             by="key-000000000000",
             source="pypi:mcp-server-time==2026.1.1",
             digest="sha256:" + "0" * 64,
-            manifest=manifest.Manifest(),
+            manifest=manifest.Manifest(volume=manifest.Volume()),
             lock=(versions.Locked(name="mcp-server-time", version="2026.1.1", sha256="1" * 64),),
             argv=("/app/bin/mcp-server-time",),
             interpreter="cpython-3.11",

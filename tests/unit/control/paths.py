@@ -30,7 +30,7 @@ def body(one: endpoint.Endpoint) -> dict[str, Any]:
         return {"id": f"new-{next(_FRESH)}"}
     if one.path.endswith("/deployments"):
         return dict(one.body_example) | {"name": f"new-{next(_FRESH)}"}
-    if one.path.endswith("/rollback"):
+    if one.path.endswith(("/rollback", "/restore")):
         return {}
     return dict(one.body_example)
 

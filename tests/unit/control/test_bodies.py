@@ -32,7 +32,7 @@ async def _state(world: worlds.World) -> dict[str, Any]:
     admin = f"{worlds.OWN}/admin"
     listed = {
         path: await world.ok("GET", f"/api/v1/tenants/{worlds.OWN}/{path}", admin)
-        for path in ("keys", "servers", "servers/time/deployments", "servers/time/secrets")
+        for path in ("keys", "servers", "servers/time/deployments", "servers/time/secrets", "servers/time/volume")
     }
     for key in listed["keys"]["items"]:
         key["last_used"] = None
@@ -53,7 +53,8 @@ async def _parts(world: worlds.World) -> dict[str, str]:
 def _who(one: endpoint.Endpoint) -> str:
     return (
         "operator"
-        if one.resource({"tenant": ids.PLATFORM, "server": "", "key": "", "operation": "", "secret": ""}).kind == "tenant"
+        if one.resource({"tenant": ids.PLATFORM, "server": "", "key": "", "operation": "", "secret": ""}).kind
+        == "tenant"
         else f"{worlds.OWN}/admin"
     )
 
@@ -120,6 +121,7 @@ _WRONG: Final[dict[str, tuple[dict[str, Any], ...]]] = {
     "/api/v1/tenants/{tenant}/servers/{server}/secrets/{secret}": _WRONG_SECRETS,
     "/api/v1/tenants/{tenant}/servers/{server}/secrets/{secret}/rotate": _WRONG_SECRETS,
     "/api/v1/tenants/{tenant}/servers/{server}/rollback": ({"to": 1}, {"to": "x" * 65}),
+    "/api/v1/tenants/{tenant}/servers/{server}/volume/restore": ({"snapshot": 1}, {"snapshot": "x" * 65}),
     "/api/v1/tenants/{tenant}/servers/{server}/call": (
         {},
         {"tool": ""},

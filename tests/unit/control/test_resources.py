@@ -100,7 +100,7 @@ async def test_a_server_is_stopped_started_rolled_back_and_deleted(world: worlds
     assert (await world.send("POST", f"{place}/rollback", ADMIN, json={"to": "dep-none"})).status_code == 404
 
     assert await world.ok("DELETE", place, ADMIN) is None
-    assert len(world.runtime.stopped) == 4
+    assert len(world.runtime.stopped) == 5
     assert (await world.send("GET", place, ADMIN)).status_code == 404
     assert (await world.ok("GET", f"/api/v1/tenants/{worlds.OTHER}/servers", f"{worlds.OTHER}/admin"))["items"] != []
 

@@ -20,9 +20,10 @@ from smcp.deploy import secrets
 from smcp.identity import authenticator
 from smcp.identity.authn import api_key
 from smcp.kernel import clock, hosts, ids, observe, settings
+from smcp.sandbox.volumes import keeper
 from smcp.tenancy import limits, tenants
 from smcp.web import docs
-from support import storage
+from support import ground, storage
 from unit.control import hosted
 
 OWN: Final = ids.TenantId("acme")
@@ -36,8 +37,17 @@ ROLES: Final = tuple(role for role in policy.Role if role is not policy.Role.OPE
 class World:
     """The API, its services and everybody's keys."""
 
-    def __init__(self, parts: services.Services, made: hosted.Rooms, runtime: hosted.Runtime, log: io.StringIO) -> None:
+    def __init__(
+        self,
+        parts: services.Services,
+        made: hosted.Rooms,
+        runtime: hosted.Runtime,
+        log: io.StringIO,
+        ground: ground.Ground,
+    ) -> None:
         self.parts = parts
+        self.ground = ground
+        """Where volumes are."""
         self.made = made
         self.runtime = runtime
         self.log = log
@@ -80,6 +90,18 @@ class World:
         for _ in range(2):
             await self.publish(OWN, "time")
         await self.parts.secrets.set(OWN, ids.ServerName("time"), SECRET, b"a value", by="key-1")
+        await self.keep(OWN)
+
+    async def keep(self, tenant: ids.TenantId) -> list[str]:
+        """Two snapshots of the volume of a tenant's server `time`; their ids."""
+        server, made = ids.ServerName("time"), list[str]()
+        for number in range(2):
+            spec = keeper.VolumeSpec("/data", 1_048_576)
+            hold = await self.parts.volumes.acquire(tenant, server, spec, lambda _line: None)
+            (self.ground.place(tenant, server) / "file").write_text(f"{number} {ids.new('any')}")
+            made.append((await self.parts.volumes.snapshot(tenant, server)).id)
+            hold.release()
+        return made
 
 
 @contextlib.asynccontextmanager
@@ -106,6 +128,8 @@ async def opened(
         await told.start()
         runtime = hosted.Runtime()
         metrics = observe.Metrics("0.0.0")
+        logger = observe.logger(settings.Log(format="json"), log)
+        place = ground.Ground(directory / "volumes")
         made = hosted.Rooms(store, configured, now, told, metrics)
         await made.start()
         parts = services.Services(
@@ -122,6 +146,7 @@ async def opened(
             uploads=made.uploads,
             deployer=made.deployer,
             secrets=secrets.Secrets(store, now),
+            volumes=keeper.Volumes(store, place, now, configured, metrics, logger),
             invoke=runtime.invoke,
             read_logs=runtime.read_logs,
             stop_server=runtime.stop_server,
@@ -131,14 +156,15 @@ async def opened(
             instances=runtime.instances,
             ready=(services.Ready("store", store.check),),
             metrics=metrics,
-            logger=observe.logger(settings.Log(format="json"), log),
+            logger=logger,
         )
-        world = World(parts, made, runtime, log)
+        world = World(parts, made, runtime, log, place)
         try:
             await _populate(world)
             yield world
         finally:
             await world.client.aclose()
+            await parts.volumes.close()
             await made.close()
             await told.close()
             await keys.close()
@@ -155,6 +181,7 @@ async def _populate(world: World) -> None:
         for _ in range(2):
             await world.publish(tenant, "time")
         await world.parts.secrets.set(tenant, ids.ServerName("time"), SECRET, b"a value", by="key-1")
+        await world.keep(tenant)
     ordered = await world.ok(
         "POST", f"/api/v1/tenants/{OWN}/deployments", f"{OWN}/admin", json={"source": "pypi:some-package"}
     )

@@ -61,8 +61,9 @@ class Value(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Version(msgspec.Struct, frozen=True, kw_only=True):
-    """As stored, under the server, the name and the version's number."""
+    """As stored, under the server, a digest of the name (keys are not sealed) and the version's number."""
 
+    name: str
     value: bytes
     kind: Kind
     created: float
@@ -98,13 +99,13 @@ class Secrets:
 
     async def list(self, tenant: ids.TenantId, server: ids.ServerName) -> list[Secret]:
         """The server's secrets, by name; empty also for a server that does not exist."""
-        return [_shown(called, versions) for called, versions in _by_name(await self._read(tenant, server)).items()]
+        return [_shown(versions) for versions in _by_name(await self._read(tenant, server)).values()]
 
     async def values(self, tenant: ids.TenantId, server: ids.ServerName) -> tuple[Value, ...]:
         """What a copy that starts now gets: the newest version of each, by name."""
         found = _by_name(await self._read(tenant, server))
-        newest = ((called, versions[max(versions)]) for called, versions in found.items())
-        return tuple(Value(name=called, kind=one.kind, value=one.value) for called, one in newest)
+        newest = (versions[max(versions)] for versions in found.values())
+        return tuple(Value(name=one.name, kind=one.kind, value=one.value) for one in newest)
 
     async def set(
         self,
@@ -130,6 +131,7 @@ class Secrets:
                 raise errors.NotFound(f"There is no secret {called} here yet. Set it first.")
             newest = before[max(before)] if before else None
             made = _Version(
+                name=called,
                 value=value,
                 kind=kind or (newest.kind if newest else "env"),
                 created=self._clock.now(),
@@ -138,23 +140,23 @@ class Secrets:
             _check(made)
             _check_room(value, [versions[max(versions)].value for versions in every.values()])
             number = max(before, default=0) + 1
-            place = (_PREFIX, server, called)
+            place = (_PREFIX, server, self._store.tenant(tenant).private(_PREFIX, called))
             ops: list[kv.Op] = [kv.Put((*place, _segment(number)), self._encoder.encode(made), expect=kv.ABSENT)]
             ops += [kv.Delete((*place, _segment(old))) for old in sorted(before)[: -(KEPT - 1)]]
             try:
                 await self._store.tenant(tenant).kv.apply(ops)
             except errors.Conflict:
                 continue  # somebody else made that version just now
-            return _shown(called, {number: made})
+            return _shown({number: made})
         raise errors.Conflict
 
     async def delete(self, tenant: ids.TenantId, server: ids.ServerName, called: str) -> Secret:
         """Remove every version; returns what the newest was. Raises `errors.NotFound`."""
-        found = {key: one for key, one in (await self._read(tenant, server)).items() if key[0] == called}
+        found = {key: one for key, one in (await self._read(tenant, server)).items() if one.name == called}
         if not found:
             raise errors.NotFound
         await self._remove(tenant, server, list(found))
-        return _shown(called, {int(number): one for (_, number), one in found.items()})
+        return _shown({int(number): one for (_, number), one in found.items()})
 
     async def drop(self, tenant: ids.TenantId, server: ids.ServerName) -> None:
         """Remove everything of a server that is being deleted: a later one of that name begins without secrets."""
@@ -187,15 +189,15 @@ def _segment(number: int) -> str:
 
 def _by_name(found: dict[_Key, _Version]) -> dict[str, dict[int, _Version]]:
     made: dict[str, dict[int, _Version]] = {}
-    for (called, number), one in found.items():
-        made.setdefault(called, {})[int(number)] = one
+    for (_, number), one in sorted(found.items(), key=lambda item: item[1].name):
+        made.setdefault(one.name, {})[int(number)] = one
     return made
 
 
-def _shown(called: str, versions: dict[int, _Version]) -> Secret:
+def _shown(versions: dict[int, _Version]) -> Secret:
     number = max(versions)
     one = versions[number]
-    return Secret(name=called, version=number, kind=one.kind, created=one.created, by=one.by)
+    return Secret(name=one.name, version=number, kind=one.kind, created=one.created, by=one.by)
 
 
 def _check(made: _Version) -> None:

@@ -160,6 +160,17 @@ def test_what_looks_like_a_variable_arrives_as_it_is(ground: Ground) -> None:
     assert ground.tell("literal", "files")["ODD_FILE"][0] == _LITERAL
 
 
+@pytest.mark.requirement("deploy:secrets:given", "deploy:secrets:bounds")
+def test_the_largest_values_arrive_whole(ground: Ground) -> None:
+    variable, file = "v" * 65_536, bytes(range(256)) * 256
+    ground.api("PUT", "/servers/large/secrets/VARIABLE", {"value": variable})
+    order = {"value_base64": base64.b64encode(file).decode(), "kind": "file"}
+    ground.api("PUT", "/servers/large/secrets/FILE", order)
+    ground.platform.deploy("acme", _PACKAGE, "large", ground.admin)
+    assert ground.tell("large", "value", "VARIABLE") == variable
+    assert ground.tell("large", "files")["FILE"][0].encode("latin-1") == file
+
+
 @pytest.mark.requirement("deploy:secrets:rotate", "deploy:secrets:destroyed", "deploy:secrets:versions")
 @pytest.mark.parametrize("era", ["modern", "legacy"])
 def test_the_next_call_has_the_new_value_a_restart_keeps_it_and_deleting_takes_it_away(

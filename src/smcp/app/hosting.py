@@ -62,7 +62,6 @@ async def open(
         tenant_buffer_bytes=config.runtime.tenant_buffer_bytes,
     )
     reach = egress.Egress(config.egress, base.metrics)
-    base.undo.callback(reach.close)
     volumes = keeper.Volumes(common.store, started, base.clock, config, base.metrics, base.log)
     kept_secrets = secrets.Secrets(common.store, base.clock)
     children = hiding.Hiding(

@@ -19,7 +19,7 @@ import msgspec
 
 from smcp.kernel import errors
 from smcp.sandbox import walls
-from smcp.sandbox.launcher import messages
+from smcp.sandbox.launcher import linux, messages
 
 _READY_S: Final = 20.0
 _END_S: Final = 15.0
@@ -149,10 +149,10 @@ class Launcher:
         Raises `errors.SandboxMissing` with the reason when it does not start.
         """
         self._alive()
+        body = memory("cell", msgspec.msgpack.encode(cell))
         self._numbers += 1
         number = self._numbers
         made = self._children[number] = Child(self, number)
-        body = memory("cell", msgspec.msgpack.encode(cell))
         try:
             self.post(messages.Start(number), [stdin, stdout, stderr, body])
         finally:
@@ -240,9 +240,7 @@ class Launcher:
 
     def _readable(self) -> None:
         try:
-            data, descriptors, _, _ = socket.recv_fds(
-                self._peer, messages.LARGEST, _SOCKETS, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
-            )
+            data, descriptors, _ = linux.receive(self._peer, messages.LARGEST, _SOCKETS, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:

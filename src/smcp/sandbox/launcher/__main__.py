@@ -1,7 +1,8 @@
-"""`python -m smcp.sandbox.launcher SOCKET`: the house comes on standard input, the questions on the descriptor SOCKET."""
+"""`python -m smcp.sandbox.launcher SOCKET`: the house comes on standard input, questions on the descriptor SOCKET."""
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import sys
@@ -17,14 +18,19 @@ def main() -> int:
     """Serve one platform."""
     house = msgspec.json.decode(sys.stdin.buffer.read(), type=messages.House)
     peer = socket.socket(fileno=int(sys.argv[1]))
+    peer.set_inheritable(False)
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a terminal's Ctrl-C is for the foreground, which then ends the platform
-    linux.not_dumpable()
     linux.no_new_privileges()
+    linux.adopt_orphans()
+    # A few descriptors for each cell that runs.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     # Nothing of a platform that died may be left before the next one starts.
     groups = cgroups.find(house.platform)
     swept = (groups.sweep() if groups is not None else 0) + tidy.sweep(house.platform)
     _own_view(house)
+    linux.not_dumpable()  # not before: the files of /proc/self would be root's, and the map of a user namespace too
     program = seccomp.program() if walls.SECCOMP in house.host.layers else b""
     answering = server.Server(house, peer, groups, program)
     # As if the platform had gone: the loop wakes up, ends every cell, and returns.
@@ -48,10 +54,16 @@ def _own_view(house: messages.House) -> None:
             with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
                 file.write(text)
     linux.mount("none", "/", flags=linux.MS_REC | linux.MS_SLAVE)
-    linux.mount("volumes", house.volumes, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=0700,size=1m")
+    # Both places lie where the platform may write: it must not lead this process to others by links.
+    place = linux.open_plain(house.volumes, os.O_PATH | os.O_DIRECTORY)
+    flags = linux.MS_NOSUID | linux.MS_NODEV
+    linux.mount("volumes", f"/proc/self/fd/{place}", "tmpfs", flags, "mode=0700,size=1m")
+    os.close(place)
     for cache in house.caches if house.uid_first else ():
         with contextlib.suppress(OSError):
-            os.chown(cache, house.uid_first + 1, house.uid_first + 1, follow_symlinks=False)
+            place = linux.open_plain(cache, os.O_RDONLY | os.O_DIRECTORY)
+            os.fchown(place, house.uid_first + 1, house.uid_first + 1)
+            os.close(place)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,8 @@ class Ends(NamedTuple):
     streams: tuple[int, int, int]
     info: int
     status: socket.socket
+    launcher: int
+    """Process id of the launcher: whose death ends this."""
 
 
 def run(cell: walls.Cell, house: messages.House, role: Role, ends: Ends, volume: str, seccomp: bytes) -> NoReturn:
@@ -55,31 +57,41 @@ def run(cell: walls.Cell, house: messages.House, role: Role, ends: Ends, volume:
             sources.append(linux.open_plain(volume, os.O_PATH | os.O_DIRECTORY))
         staged = _stage(sources)
         sockets = _network(cell)
-        _limits(cell)
-        _drop(role)
-        options = walls.options(
-            cell,
-            house.host,
-            binds=staged[: len(cell.binds)],
-            files=[_memory(file.content) for file in cell.files],
-            volume=staged[-1] if volume else "",
-        )
-        options += ["--info-fd", str(ends.info)]
-        os.set_inheritable(ends.info, True)
-        if seccomp:
-            options += ["--seccomp", str(_memory(seccomp))]
-        argv = walls.inside(cell, house.host, limit_processes=role.limit_processes)
-        arguments = _memory(b"".join(os.fsencode(word) + b"\0" for word in options))
+        _drop(role, ends.launcher)
+        argv = _command(cell, house, role, ends.info, staged, seccomp)
         for number, stream in enumerate(ends.streams):
             os.dup2(stream, number)
+        # The last step: the launcher may have more files open than this cell may, and numbers count, not files.
+        _limits(cell)
         # The sockets of its network leave before anything else of the cell can touch them.
         socket.send_fds(ends.status, [b"."], [one.fileno() for one in sockets])
-        # Options in a memory file: neither `ps` nor /proc/1 inside shows them. An empty environment: /proc/1/environ.
-        os.execve(house.host.bwrap, [ARGV0 + house.platform, "--args", str(arguments), "--", *argv], {})
+        # An empty environment: /proc/1/environ.
+        os.execve(house.host.bwrap, argv, {})  # noqa: S606 - no shell is meant
     except BaseException as error:  # noqa: BLE001 - whatever it was, this copy of the launcher must not go on
         with contextlib.suppress(OSError):
             ends.status.send(f"!{error}".encode()[:1000])
     os._exit(_FAILED)
+
+
+def _command(
+    cell: walls.Cell, house: messages.House, role: Role, info: int, staged: Sequence[str], seccomp: bytes
+) -> list[str]:
+    """bubblewrap's argv. Its options are in a memory file: neither `ps` nor /proc/1 inside shows them."""
+    files = [_memory(file.content) for file in cell.files]
+    places = staged[: len(cell.binds)]
+    options = walls.options(cell, house.host, binds=places, files=files, volume=staged[-1] if cell.volume else "")
+    options += ["--info-fd", str(info)]
+    passed = [info, *files]
+    if seccomp:
+        passed.append(_memory(seccomp))
+        options += ["--seccomp", str(passed[-1])]
+    passed.append(_memory(b"".join(os.fsencode(word) + b"\0" for word in options)))
+    # Whatever else is open is the launcher's or another cell's, and the launcher's socket among it.
+    linux.close_all_on_exec(3)
+    for descriptor in passed:
+        os.set_inheritable(descriptor, True)
+    behind = walls.inside(cell, house.host, limit_processes=role.limit_processes)
+    return [ARGV0 + house.platform, "--args", str(passed[-1]), "--", *behind]
 
 
 def _begin(role: Role) -> None:
@@ -140,7 +152,7 @@ def _limits(cell: walls.Cell) -> None:
         resource.setrlimit(what, (amount, amount))
 
 
-def _drop(role: Role) -> None:
+def _drop(role: Role, launcher: int) -> None:
     if role.uid is not None:
         os.setgroups([])
         os.setresgid(role.uid, role.uid, role.uid)
@@ -148,13 +160,13 @@ def _drop(role: Role) -> None:
     linux.no_new_privileges()
     # Once more: a change of uid takes it away. If the launcher went in between, nobody would ever end this.
     linux.die_with_parent(signal.SIGKILL)
-    if os.getppid() == 1:
+    if os.getppid() != launcher:
         raise ProcessLookupError("the launcher is gone")
 
 
 def _memory(content: bytes) -> int:
-    """A memory file that bubblewrap inherits."""
-    descriptor = os.memfd_create("smcp", 0)
+    """A memory file, read from its beginning."""
+    descriptor = os.memfd_create("smcp")
     with open(descriptor, "wb", closefd=False) as file:
         file.write(content)
     os.lseek(descriptor, 0, os.SEEK_SET)

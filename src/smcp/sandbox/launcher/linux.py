@@ -1,10 +1,12 @@
-"""System calls that Python 3.11 lacks, thinly: unshare(2), mount(2), umount2(2), openat2(2), prctl(2).
+"""System calls that Python 3.11 lacks, thinly: unshare(2), mount(2), umount2(2), openat2(2), close_range(2), prctl(2).
 
 Each raises OSError with errno, as the functions of `os` do.
 """
 
+import array
 import ctypes
 import os
+import socket
 import struct
 from typing import Final
 
@@ -26,10 +28,13 @@ MNT_DETACH: Final = 2
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
+_PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
 
+_CLOSE_RANGE: Final = 436
+_CLOSE_RANGE_CLOEXEC: Final = 0x4
 _OPENAT2: Final = 437
-"""The number is the same on every architecture (Linux 5.6)."""
+"""These numbers are the same on every architecture (Linux 5.9, 5.6)."""
 _RESOLVE_NO_MAGICLINKS: Final = 0x02
 _RESOLVE_NO_SYMLINKS: Final = 0x04
 _AT_FDCWD: Final = -100
@@ -71,14 +76,45 @@ def open_plain(path: str, flags: int) -> int:
     return _checked(_libc.syscall(*words), f"open {path}")
 
 
+def receive(peer: socket.socket, size: int, most: int, flags: int = 0) -> tuple[bytes, list[int], int]:
+    """recvmsg(2): one datagram of at most `size` bytes, at most `most` descriptors, close-on-exec, and the flags.
+
+    Not `socket.recv_fds`: that one forgets its flags (CPython 3.11 to 3.13), and what it receives would be inherited.
+    """
+    room = socket.CMSG_LEN(most * array.array("i").itemsize)
+    data, ancillary, told, _ = peer.recvmsg(size, room, flags | socket.MSG_CMSG_CLOEXEC)
+    found = array.array("i")
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            found.frombytes(content[: len(content) - len(content) % found.itemsize])
+    return data, list(found), told
+
+
+def close_all_on_exec(first: int) -> None:
+    """Mark every descriptor from `first` on as close-on-exec (close_range(2), Linux 5.11; before, one by one)."""
+    words = (ctypes.c_long(_CLOSE_RANGE), ctypes.c_uint(first), ctypes.c_uint(2**32 - 1))
+    if _libc.syscall(*words, ctypes.c_uint(_CLOSE_RANGE_CLOEXEC)) != 0:
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) >= first:
+                try:
+                    os.set_inheritable(int(name), False)
+                except OSError:
+                    continue  # the one that listed them
+
+
 def _prctl(option: int, value: int) -> None:
     zero = ctypes.c_ulong(0)
     _checked(_libc.prctl(ctypes.c_int(option), ctypes.c_ulong(value), zero, zero, zero), f"prctl {option}")
 
 
 def die_with_parent(signal: int) -> None:
-    """PR_SET_PDEATHSIG: the kernel sends `signal` to this process when its parent is gone. Lost when the uid changes."""
+    """PR_SET_PDEATHSIG: the kernel sends `signal` to this process when its parent is gone. A new uid loses it."""
     _prctl(_PR_SET_PDEATHSIG, signal)
+
+
+def adopt_orphans() -> None:
+    """PR_SET_CHILD_SUBREAPER: descendants whose parent has ended become this process's children."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def no_new_privileges() -> None:

@@ -6,6 +6,7 @@ import re
 import select
 import signal
 import socket
+import stat
 import sys
 import time
 from typing import Final
@@ -19,7 +20,7 @@ from smcp.sandbox.launcher import child, linux, messages, tidy
 _TENANTS: Final = 16
 """The first tenant's place in the range of uids; below it: the platform, the fetcher, room for more."""
 _FETCHER: Final = 1
-_RETRY_MS: Final = 20
+_RETRY_MS: Final = 5
 _DEATH_S: Final = 10.0
 _INODE: Final = 4096
 _CHILD: Final = re.compile(rb'"child-pid": ([0-9]+)[^0-9]')
@@ -87,9 +88,15 @@ class Server:
 
     def serve(self) -> None:
         """Until the platform is gone, then until every cell is."""
-        self._watch(self._peer.fileno(), "peer", None)
-        while not self._stopping:
-            self._turn()
+        try:
+            self._watch(self._peer.fileno(), "peer", None)
+            while not self._stopping:
+                self._turn()
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        self._unwatch(self._peer.fileno())
         for cell in list(self._cells.values()):
             cell.kill()
         deadline = time.monotonic() + _DEATH_S
@@ -118,7 +125,18 @@ class Server:
                 self._exit(cell)
         for cell in [one for one in self._cells.values() if one.code is not None]:
             self._bury(cell)
+        self._reap()
         self._removals = [group for group in self._removals if not group.remove()]
+
+    def _reap(self) -> None:
+        """Bury processes of cells whose parent died first; they come to the launcher (PR_SET_CHILD_SUBREAPER)."""
+        own = {cell.pid for cell in self._cells.values()}
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                if ended is None or ended.si_pid in own:
+                    return  # a cell's own end is told by its pidfd, and others come after it
+                os.waitpid(ended.si_pid, 0)
 
     def _send(self, answer: messages.Answer, descriptors: list[int] | None = None) -> None:
         # A platform that does not read is a platform that hangs; it has _DEATH_S, then everything ends.
@@ -132,13 +150,13 @@ class Server:
     def _read(self) -> None:
         descriptors: list[int] = []
         try:
-            data, descriptors, flags, _ = socket.recv_fds(self._peer, messages.LARGEST, 8, socket.MSG_CMSG_CLOEXEC)
+            data, descriptors, flags = linux.receive(self._peer, messages.LARGEST, 8)
             if not data or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
                 self._stopping = True
                 return
             self._answer(self._questions.decode(data), descriptors)
-        except (OSError, msgspec.DecodeError) as error:
-            sys.stderr.write(f"launcher: the platform broke off: {error}\n")
+        except Exception as error:  # noqa: BLE001 - whatever a message leads to, it ends no worse than the connection
+            sys.stderr.write(f"launcher: the platform broke off: {type(error).__name__}: {str(error)[:500]}\n")
             self._stopping = True
         finally:
             for descriptor in descriptors:
@@ -215,8 +233,7 @@ class Server:
     def _start(self, number: int, descriptors: list[int]) -> None:
         if len(descriptors) != 4 or number in self._cells:
             raise ValueError("a start comes with four descriptors and a new number")
-        with open(os.dup(descriptors[3]), "rb") as file:
-            cell = self._cell.decode(file.read(messages.LARGEST_CELL))
+        cell = self._cell.decode(_read(descriptors[3]))
         walls.check(cell)
         self._check(cell)
         volume = self._volumes.get((cell.tenant, cell.volume.server), "") if cell.volume else ""
@@ -238,13 +255,14 @@ class Server:
     ) -> None:
         counted = self._groups is not None and cgroups.PIDS in self._groups.layers
         opened = group.opened() if group is not None else []
-        read, write = os.pipe2(os.O_CLOEXEC)
+        read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             role = child.Role(self._uid(cell.tenant) if self._house.uid_first else None, tuple(opened), not counted)
+            me = os.getpid()
             pid = os.fork()
             if pid == 0:
-                child.run(cell, self._house, role, child.Ends(streams, write, theirs), volume, self._seccomp)
+                child.run(cell, self._house, role, child.Ends(streams, write, theirs, me), volume, self._seccomp)
         except BaseException:
             os.close(read)
             ours.close()
@@ -271,7 +289,7 @@ class Server:
 
     def _status(self, cell: Cell) -> None:
         assert cell.status is not None
-        data, descriptors, _, _ = socket.recv_fds(cell.status, 1024, 32, socket.MSG_CMSG_CLOEXEC)
+        data, descriptors, _ = linux.receive(cell.status, 1024, 32)
         cell.sockets += descriptors
         if data.startswith(b"!"):
             cell.failed = data[1:].decode("utf-8", "replace")
@@ -282,7 +300,10 @@ class Server:
 
     def _info(self, cell: Cell) -> None:
         """bubblewrap tells the pid of its child: from now on the whole cell can be ended by one signal."""
-        data = os.read(cell.info, 4096)
+        try:
+            data = os.read(cell.info, 4096)
+        except BlockingIOError:
+            return
         if not data:
             self._unwatch(cell.info)
             os.close(cell.info)
@@ -318,10 +339,13 @@ class Server:
         _, status = os.waitpid(cell.pid, 0)
         cell.code = os.waitstatus_to_exitcode(status)
         cell.ended_at = time.monotonic()
-        while cell.info >= 0:
-            self._info(cell)
+        if cell.info >= 0:
+            self._info(cell)  # all that it told is there: it writes less than a pipe holds, and it has ended
         if cell.first is not None:
             _signal(cell.first)
+            self._watch(cell.first, "first", cell)
+        else:
+            tidy.end_strays(self._house.platform, {one.pid for one in self._cells.values()})
 
     def _bury(self, cell: Cell) -> None:
         """Tell that a cell is gone, when it really is."""
@@ -333,7 +357,7 @@ class Server:
             return
         if cell.status is not None:
             self._status(cell)
-        for descriptor in (cell.info, cell.status.fileno() if cell.status else -1):
+        for descriptor in (cell.info, -1 if cell.first is None else cell.first, _number(cell.status)):
             self._unwatch(descriptor)
         out_of_memory = cell.group is not None and cell.group.usage().oom_kills > 0
         if cell.group is not None:
@@ -346,6 +370,18 @@ class Server:
         else:
             why = cell.failed or f"bubblewrap ended with {cell.code}"
             self._send(messages.Failed(cell.id, why))
+
+
+def _number(peer: socket.socket | None) -> int:
+    return -1 if peer is None else peer.fileno()
+
+
+def _read(descriptor: int) -> bytes:
+    """A cell. Only from a file: a pipe that nobody writes to would hold the launcher up. Raises ValueError."""
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_size > messages.LARGEST_CELL:
+        raise ValueError("a cell comes in a memory file")
+    return os.pread(descriptor, messages.LARGEST_CELL, 0)
 
 
 def _gone(pidfd: int) -> bool:

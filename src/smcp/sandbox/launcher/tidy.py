@@ -11,6 +11,7 @@ from typing import Final
 from smcp.sandbox.launcher import child, linux
 
 _SWEEP_S: Final = 5.0
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def own(root: str, path: str, owners: Collection[int], uid: int) -> None:
@@ -19,20 +20,44 @@ def own(root: str, path: str, owners: Collection[int], uid: int) -> None:
     Only what belongs to one of `owners` changes hands: a hard link to a file of somebody else stays what it is.
     Links are not followed, neither on the way nor inside. Raises OSError.
     """
-    if not path.startswith(f"{root}/") or os.path.normpath(path) != path:
+    if not path.startswith(f"{root}/") or os.path.normpath(path) != path or "\0" in path:
         raise PermissionError(f"{path} is no directory of a build")
-    top = linux.open_plain(path, os.O_RDONLY | os.O_DIRECTORY)
+    here = linux.open_plain(path, os.O_RDONLY | os.O_DIRECTORY)
+    # Not os.fwalk, which recurses and keeps a descriptor for each level: a build may nest as deep as it likes.
+    above: list[tuple[os.stat_result, list[str]]] = []
     try:
-        for _, folders, files, directory in os.fwalk(".", dir_fd=top, follow_symlinks=False):
-            if os.fstat(directory).st_uid in owners:
-                os.fchown(directory, uid, uid)
-            for name in (*folders, *files):
-                found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-                plain = stat.S_ISDIR(found.st_mode) or found.st_nlink == 1
-                if found.st_uid in owners and plain:
-                    os.chown(name, uid, uid, dir_fd=directory, follow_symlinks=False)
+        pending = _give(here, owners, uid)
+        while pending or above:
+            if pending:
+                inside = os.open(pending.pop(), _FOLDER, dir_fd=here)
+                above.append((os.fstat(here), pending))
+                os.close(here)
+                here = inside
+                pending = _give(here, owners, uid)
+            else:
+                was, pending = above.pop()
+                outside = os.open("..", _FOLDER, dir_fd=here)
+                os.close(here)
+                here = outside
+                if not os.path.samestat(os.fstat(here), was):
+                    raise PermissionError(f"{path} is being moved")
     finally:
-        os.close(top)
+        os.close(here)
+
+
+def _give(directory: int, owners: Collection[int], uid: int) -> list[str]:
+    """Give a directory and its files to `uid`; the names of those in it."""
+    if os.fstat(directory).st_uid in owners:
+        os.fchown(directory, uid, uid)
+    folders: list[str] = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            found = entry.stat(follow_symlinks=False)
+            if stat.S_ISDIR(found.st_mode):
+                folders.append(entry.name)
+            elif found.st_uid in owners and found.st_nlink == 1:
+                os.chown(entry.name, uid, uid, dir_fd=directory, follow_symlinks=False)
+    return folders
 
 
 def parent(pid: int) -> int:
@@ -49,25 +74,38 @@ def sweep(platform: str) -> int:
 
     They are known by their argv[0], which is bubblewrap's own and nothing that hosted code can change.
     """
-    count = 0
+    seen: set[int] = set()
+    foreign: set[int] = set()
     deadline = time.monotonic() + _SWEEP_S
-    while (left := _left(platform)) and time.monotonic() < deadline:
+    while (left := _left(platform) - foreign) and time.monotonic() < deadline:
         for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+                seen.add(pid)
+            except ProcessLookupError:
+                continue
+            except PermissionError:
+                foreign.add(pid)  # anybody may call a program of theirs so; that does not hold up a start
+        time.sleep(0.005)
+    return len(seen)
+
+
+def end_strays(platform: str, known: Collection[int]) -> None:
+    """End this launcher's children that are cells' and not `known`: bubblewrap died before its child could notice."""
+    for pid in _left(platform) - set(known):
+        if parent(pid) == os.getpid():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-                count += 1
-        time.sleep(0.01)
-    return count
 
 
-def _left(platform: str) -> list[int]:
+def _left(platform: str) -> set[int]:
     mark = f"{child.ARGV0}{platform}\0".encode()
-    found: list[int] = []
+    found: set[int] = set()
     for name in os.listdir("/proc"):
         if name.isdigit():
             with contextlib.suppress(OSError), open(f"/proc/{name}/cmdline", "rb") as file:
                 if file.read(len(mark)) == mark and _running(name):
-                    found.append(int(name))
+                    found.add(int(name))
     return found
 
 

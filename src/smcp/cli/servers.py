@@ -1,12 +1,18 @@
 """`smcp server …`: what runs, what it says, and which version is live."""
 
+import contextlib
+import time
+from collections.abc import Iterable
 from typing import Final
 
 import click
 
 from smcp.cli import client, output, session
 
-_FOLLOW_EVERY_S: Final = 1.0
+_WAIT_S: Final = 25.0
+"""How long the platform may keep a question for the next line: less than proxies wait for an answer."""
+_PACE_S: Final = 0.25
+"""From one question to the next, however fast a server writes: a key has only so many a minute."""
 
 _target = click.argument("target", metavar="TENANT/SERVER", type=session.TargetType())
 
@@ -60,15 +66,24 @@ def show(cli: session.Session, target: session.Target) -> None:
 def logs(cli: session.Session, target: session.Target, *, follow: bool, after: int | None, limit: int | None) -> None:
     """Print what a server wrote to its log. With --json, one object a line."""
     with cli.connect(target.tenant) as api:
-        position = _print_logs(cli, api, target, after, limit)
-        while follow and api.wait_for(_FOLLOW_EVERY_S):
-            position = _print_logs(cli, api, target, position, None)
+        position = _print_logs(cli, api.items(_path(target, "logs"), after=after, limit=limit), after)
+        if follow:
+            _follow(cli, api, target, position)
 
 
-def _print_logs(
-    cli: session.Session, api: client.Client, target: session.Target, after: int | None, limit: int | None
-) -> int | None:
-    for line in api.items(_path(target, "logs"), after=after, limit=limit):
+def _follow(cli: session.Session, api: client.Client, target: session.Target, position: int | None) -> None:
+    """Print each line as it comes, until Ctrl-C (which is how one ends this, so that nothing is said about it)."""
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            asked = time.monotonic()
+            page = api.get(_path(target, "logs"), after=position, wait=_WAIT_S)
+            position = _print_logs(cli, page.get("items") or [], position)
+            if not api.wait_for(max(0.0, asked + _PACE_S - time.monotonic())):
+                return
+
+
+def _print_logs(cli: session.Session, lines: Iterable[client.Json], after: int | None) -> int | None:
+    for line in lines:
         after = line.get("position", after)
         if cli.out.as_json:
             cli.out.json(line)

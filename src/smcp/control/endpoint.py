@@ -87,6 +87,8 @@ class Call(msgspec.Struct, Generic[BodyT, QueryT], kw_only=True):
     query: QueryT
     document: Mapping[str, Any]
     """The OpenAPI document of the platform that answers."""
+    ask_again: Callable[[], Awaitable[None]]
+    """Authenticate and decide once more, for handlers that have waited. Raises as the first time."""
     caller: policy.Principal | None = None
     changes: list[events.Event] = []
     """What the handler changed; written to the audit trail before the answer is sent."""

@@ -5,6 +5,7 @@ stage either passes on or raises an `errors.SmcpError`, which `control.app` turn
 """
 
 import contextlib
+import functools
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import Any, Final
 
@@ -107,6 +108,7 @@ async def _read(visit: Visit) -> None:
         query=query,
         document=visit.document,
         caller=visit.caller,
+        ask_again=functools.partial(_ask_again, visit),
     )
 
 
@@ -130,6 +132,12 @@ async def _decide(visit: Visit) -> None:
         )
     )
     raise errors.NotFound if decision is policy.Decision.CONCEAL else errors.Forbidden
+
+
+async def _ask_again(visit: Visit) -> None:
+    headers = visit.request.headers.getlist("authorization")
+    visit.caller = visit.reading.caller = await visit.services.authenticator.authenticate(", ".join(headers))
+    await _decide(visit)
 
 
 async def _find_tenant(visit: Visit) -> None:

@@ -84,4 +84,6 @@ async def test_a_server_of_a_deleted_ones_name_begins_with_an_empty_log(platform
     assert "a line of the old one" in [line["text"] for line in platform.api("GET", logs, key=admin)["items"]]
     platform.api("DELETE", "/tenants/acme/servers/again", key=admin)
     platform.deploy("acme", f"pypi:{rude.NAME}", "again", admin)
-    assert platform.api("GET", logs, key=admin)["items"] == []
+    [line] = platform.api("GET", logs, key=admin)["items"]
+    assert line["position"] == 1
+    assert line["text"].startswith("[smcp] deployed ")

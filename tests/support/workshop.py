@@ -1,6 +1,7 @@
 """A place to deploy in: a real store, real sandboxes, packages from directories of wheels."""
 
 import asyncio
+import io
 import os
 import pathlib
 from collections.abc import AsyncGenerator, Mapping
@@ -10,6 +11,7 @@ import msgspec
 
 from smcp.app import machine
 from smcp.audit import events
+from smcp.cli import pack
 from smcp.deploy import (
     artefacts,
     builders,
@@ -50,7 +52,7 @@ class Workshop:
         self.store: stores.Store = local.open_local(data, config, self.clock)
         self.launcher = launcher
         self.python = interpreter.current()
-        self.node = node.current(os.environ)
+        self.node = node.current({"PATH": environ.get("PATH") or os.environ["PATH"]})
         self.probing = asyncio.Event()
         self.events: list[events.Event] = []
         self.artefacts = artefacts.Artefacts(self.store, data / "cache/artefacts", config.deploy.max_bytes)
@@ -103,6 +105,14 @@ class Workshop:
         """Submits and waits for the end."""
         return await self.ended(await self.deployer.submit("key-1", ACME, source, name, manifest))
 
+    async def upload(self, content: bytes) -> str:
+        """Stores what a tenant would send; its source."""
+
+        async def chunks() -> AsyncGenerator[bytes]:
+            yield content
+
+        return str((await self.uploads.store(ACME, chunks())).source)
+
     async def ended(self, operation: deployer.Operation) -> deployer.Operation:
         """The operation when it has ended."""
         async with asyncio.timeout(300):
@@ -112,6 +122,13 @@ class Workshop:
         """What is left of builds, and half-made copies."""
         made = self.data / "cache/artefacts"
         return [path.name for path in [*(self.data / "work").glob("*"), *made.glob("*/.making*")]]
+
+
+def packed(root: pathlib.Path) -> bytes:
+    """The folder as `smcp deploy` sends it."""
+    target = io.BytesIO()
+    pack.write(pack.choose(root), target)
+    return target.getvalue()
 
 
 @asynccontextmanager
@@ -127,7 +144,7 @@ async def opened(
     wheels = (str(wheel_dir),) if wheel_dir is not None else ()
     config = settings.Settings(deploy=settings.Deploy(wheel_dirs=wheels, **deploy))  # pyright: ignore[reportArgumentType] - a test's own fields
     config = msgspec.structs.replace(config, platform=settings.Platform(data_dir=str(data)))
-    found = machine.Machine.find(config, {**environ, "PATH": os.environ["PATH"]})
+    found = machine.Machine.find(config, {"PATH": os.environ["PATH"], **environ})
     cache = pip_cache or data / machine.PIP_CACHE
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     launcher = await launch.Launcher.start(msgspec.structs.replace(found.house(config), caches=(str(cache),)))

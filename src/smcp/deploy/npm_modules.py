@@ -320,6 +320,8 @@ def _why(source: npm.Npm | None, tail: list[str]) -> str:
             f"{name or 'A package'} needs something that is no package of the registry: a repository, an address, a"
             f" file or a folder. Only packages of the registry are fetched. npm says: {' / '.join(tail[1:3])[:300]}"
         )
+    if code == "EINTEGRITY":
+        return f"A file that the registry gave for {name or 'the packages'} is not the one that its digest names."
     if code in _AWAY:
         return f"The npm registry can't be reached ({code})."
     return "The packages could not be fetched. npm says: " + (" / ".join(tail[:4])[:500] or "nothing")

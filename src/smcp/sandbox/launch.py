@@ -20,6 +20,7 @@ import msgspec
 from smcp.kernel import errors
 from smcp.sandbox import walls
 from smcp.sandbox.launcher import linux, messages
+from smcp.stores import decided
 
 _READY_S: Final = 20.0
 _END_S: Final = 15.0
@@ -146,7 +147,8 @@ class Launcher:
     async def spawn(self, cell: walls.Cell, *, stdin: int, stdout: int, stderr: int) -> Child:
         """Start `cell` on the three descriptors, which stay the caller's.
 
-        Raises `errors.SandboxMissing` with the reason when it does not start.
+        Raises `errors.SandboxMissing` with the reason when it does not start. A cancellation ends it, and is passed on
+        when nothing of it is left.
         """
         self._alive()
         body = memory("cell", msgspec.msgpack.encode(cell))
@@ -162,6 +164,8 @@ class Launcher:
         except asyncio.CancelledError:
             made.kill()
             made.started.add_done_callback(lambda _: _forgotten(made))
+            # Who gave up a start may remove what the cell was to see next: nothing of it may be left then.
+            await decided.decided(made.wait())
             raise
         return made
 

@@ -69,8 +69,8 @@ def layers(limits: settings.Sandbox) -> list[Layer]:
         _option(walls.NESTING, "--disable-userns", options, lambda: trial.works([*base, "--disable-userns"])),
         _option(walls.TMP_SIZE, "--size", options, lambda: trial.works(base, ("--size", "65536", "--tmpfs", "/mnt"))),
         _try(walls.PROC, trial, [*base, "--unshare-pid"], ("--proc", "/proc")),
-        _seccomp(trial, base),
         _limits(prlimit),
+        _seccomp(trial, base),
         *others,
     ]
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from smcp.sandbox import interpreter
+from smcp.sandbox import interpreter, walls
 from support import cell
 
 pytestmark = pytest.mark.real
@@ -29,7 +29,7 @@ async def test_an_interpreter_below_a_private_home_runs(tmp_path: pathlib.Path) 
         app,
         "",
         argv=(found.executable, "-c", _WHO),
-        binds=(*found.binds, cell.walls.Bind(str(app), "/app")),
+        binds=(*found.binds, walls.Bind(str(app), "/app")),
         hidden=found.hidden,
         env=found.env,
     )
@@ -61,7 +61,7 @@ async def test_a_distributions_interpreter_is_taken_as_it_is(tmp_path: pathlib.P
     found = interpreter.at("/usr", (3, minor, 0), shared=True)
     assert (found.home, found.binds, found.hidden, found.env) == ("", (), (), ())
     inside = await cell.ask(
-        tmp_path, "", argv=(found.executable, "-c", _WHO), binds=(cell.walls.Bind(str(tmp_path), "/app"),), hidden=()
+        tmp_path, "", argv=(found.executable, "-c", _WHO), binds=(walls.Bind(str(tmp_path), "/app"),), hidden=()
     )
     assert inside[0][:2] == [3, minor]
     assert inside[1] == "/usr"

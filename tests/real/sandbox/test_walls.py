@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from smcp.kernel import settings
-from smcp.sandbox import spawn, walls
-from support import cell
+from smcp.sandbox import interpreter, spawn, walls
+from support import cell, processes
 
 pytestmark = pytest.mark.real
 
@@ -231,14 +231,14 @@ async def test_memory_files_and_core_limits_bite(tmp_path: pathlib.Path) -> None
         limit = lambda name: resource.getrlimit(getattr(resource, name))
         for descriptor in opened:
             os.close(descriptor)
-        limits = [limit(name) for name in ("RLIMIT_CORE", "RLIMIT_NPROC", "RLIMIT_FSIZE")]
+        limits = [limit(name) for name in ("RLIMIT_CORE", "RLIMIT_FSIZE", "RLIMIT_MEMLOCK", "RLIMIT_MSGQUEUE")]
         print(json.dumps([memory, files, len(opened), *limits]))
         """,
         small,
     )
     assert found[:2] == [True, 24]  # EMFILE
     assert found[2] < 32
-    assert found[3:] == [[0, 0], [small.processes] * 2, [small.tmp_bytes] * 2]
+    assert found[3:] == [[0, 0], [small.tmp_bytes] * 2, [65536] * 2, [0, 0]]
 
 
 @pytest.mark.requirement("sandbox:descriptors:none")
@@ -277,39 +277,39 @@ async def test_everything_inside_dies_with_the_sandbox(tmp_path: pathlib.Path, h
             time.sleep(600)
             """,
         ),
-        env=(("PATH", "/usr/bin"), ("MARK", mark), *cell.interpreter.current().env),
+        env=(("PATH", "/usr/bin"), ("MARK", mark), *interpreter.current().env),
     )
-    task = asyncio.create_task(
-        spawn.run(inside, cell.host(), timeout_s=3 if how == "timeout" else 60, on_line=lambda _: running.set())
-    )
-    async with asyncio.timeout(20):
-        await running.wait()
-    assert _marked(mark) >= 4
-    if how == "cancel":
-        task.cancel()
-    with pytest.raises((TimeoutError, asyncio.CancelledError)):
-        await task
-    assert _marked(mark) == 0
+    async with cell.launched(fixed=[tmp_path]) as launcher:
+        task = asyncio.create_task(
+            spawn.run(inside, launcher, timeout_s=3 if how == "timeout" else 60, on_line=lambda _: running.set())
+        )
+        async with asyncio.timeout(20):
+            await running.wait()
+        assert _marked(mark) >= 4
+        if how == "cancel":
+            task.cancel()
+        with pytest.raises((TimeoutError, asyncio.CancelledError)):
+            await task
+        assert _marked(mark) == 0
 
 
 @pytest.mark.requirement("sandbox:death:whole")
 async def test_a_cancel_at_any_moment_of_the_start_leaves_nothing(tmp_path: pathlib.Path) -> None:
     mark = f"smcp-{os.getpid()}-start"
     inside = msgspec.structs.replace(
-        cell.python(tmp_path, "import time; time.sleep(600)"), env=(("MARK", mark), *cell.interpreter.current().env)
+        cell.python(tmp_path, "import time; time.sleep(600)"), env=(("MARK", mark), *interpreter.current().env)
     )
-    host = cell.host()
-    before = _orphans()
-    # Every quarter of a millisecond of the first 16: in some of them bwrap's child does not yet die with bwrap.
-    for step in range(64):
-        task = asyncio.create_task(spawn.run(inside, host, timeout_s=60))
-        await asyncio.sleep(step / 4000)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            async with asyncio.timeout(10):
-                await task
-    assert _marked(mark) == 0
-    assert _orphans() <= before
+    async with cell.standing(fixed=[tmp_path]) as (launcher, house):
+        # Every quarter of a millisecond of the first 16: in some of them bwrap's child does not yet die with bwrap.
+        for step in range(64):
+            task = asyncio.create_task(spawn.run(inside, launcher, timeout_s=60))
+            await asyncio.sleep(step / 4000)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                async with asyncio.timeout(10):
+                    await task
+        assert _marked(mark) == 0
+        assert processes.naming(f"smcp-cell:{house.platform}") == set()
 
 
 @pytest.mark.requirement("sandbox:death:whole")
@@ -336,29 +336,17 @@ async def test_everything_inside_dies_with_the_platform(tmp_path: pathlib.Path) 
 @pytest.mark.requirement("sandbox:output:bounded")
 async def test_endless_output_neither_grows_nor_blocks(tmp_path: pathlib.Path) -> None:
     heard: list[int] = []
-    outcome = await spawn.run(
-        cell.python(tmp_path, "import sys\nfor _ in range(300): sys.stdout.write('y' * 65536)\nprint()\n"),
-        cell.host(),
-        timeout_s=30,
-        on_line=lambda line: heard.append(len(line)),
-    )
+    async with cell.launched(fixed=[tmp_path]) as launcher:
+        outcome = await spawn.run(
+            cell.python(tmp_path, "import sys\nfor _ in range(300): sys.stdout.write('y' * 65536)\nprint()\n"),
+            launcher,
+            timeout_s=30,
+            on_line=lambda line: heard.append(len(line)),
+        )
     assert outcome.code == 0
     assert len(outcome.tail) <= 40
     assert sum(heard) <= 2_100_000
     assert max(heard) <= 2000
-
-
-def _orphans() -> set[str]:
-    """Sandboxes that nobody is the parent of any more."""
-    found: set[str] = set()
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            status = pathlib.Path(f"/proc/{name}/status").read_text()
-        except OSError:
-            continue
-        if "Name:\tbwrap\n" in status and "\nPPid:\t1\n" in status and "State:\tZ" not in status:
-            found.add(name)
-    return found
 
 
 def _core_pattern() -> str:

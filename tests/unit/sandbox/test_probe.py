@@ -12,20 +12,20 @@ _ALL = [probe.Layer(name, True, "there", "") for name in walls.LAYERS]
 def test_a_required_layer_that_is_missing_stops_the_start_and_says_what_to_run() -> None:
     found = [one if one.name != "net" else probe.Layer("net", False, "forbidden", "sudo something") for one in _ALL]
     with pytest.raises(errors.SandboxMissing, match=r"net \(forbidden; fix: sudo something\)"):
-        probe.host(settings.Sandbox().require, found)
+        probe.host(settings.Sandbox(), found)
 
 
 @pytest.mark.requirement("sandbox:probe:optional")
 def test_a_layer_that_is_not_required_is_left_out() -> None:
     found = [one if one.name != "cgroup" else probe.Layer("cgroup", False, "old kernel", "") for one in _ALL]
-    host = probe.host(("user", "net"), found)
+    host = probe.host(settings.Sandbox(require=("user", "net")), found)
     assert host.layers == frozenset(walls.LAYERS) - {"cgroup"}
 
 
 @pytest.mark.requirement("sandbox:probe:required")
 def test_a_misspelt_layer_stops_the_start() -> None:
     with pytest.raises(errors.BadSettings, match="netz"):
-        probe.host(("user", "netz"), _ALL)
+        probe.host(settings.Sandbox(require=("user", "netz")), _ALL)
 
 
 @pytest.mark.requirement("sandbox:probe:fix")
@@ -56,4 +56,4 @@ def test_each_known_obstacle_comes_with_its_exact_fix(
 
 @pytest.mark.requirement("sandbox:probe:fix")
 def test_every_layer_is_reported_once() -> None:
-    assert [layer.name for layer in probe.layers()] == list(walls.LAYERS)
+    assert [layer.name for layer in probe.layers(settings.Sandbox())] == list(walls.LAYERS)

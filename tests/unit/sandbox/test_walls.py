@@ -33,6 +33,11 @@ _WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"
 )
 
 
+def _whole(host: walls.Host) -> list[str]:
+    """The command where no cgroup counts processes."""
+    return [*walls.command(_CELL, host)[: -len(_CELL.argv)], *walls.inside(_CELL, host, limit_processes=True)]
+
+
 def _after(command: list[str], option: str) -> list[str]:
     return [command[place + 1] for place, word in enumerate(command[:-1]) if word == option]
 
@@ -50,10 +55,10 @@ def test_every_wall_is_in_the_command() -> None:
     ):
         assert options.count(option) == 1, option
     assert _after(options, "--cap-drop") == ["ALL"]
-    assert "--core=0" in options
     assert options.index("--remount-ro") < options.index("--chdir")
     assert "/" in _after(options, "--remount-ro")
     assert command[-2:] == ["--", "/app/venv/bin/server"]
+    assert "/proc/sys" in _after(options, "--ro-bind")
 
 
 @pytest.mark.requirement("sandbox:command:walls")
@@ -68,11 +73,43 @@ def test_only_a_cell_with_network_keeps_the_hosts_network() -> None:
 @pytest.mark.parametrize("layer", walls.LAYERS)
 def test_a_layer_that_the_machine_lacks_is_left_out_alone(layer: str) -> None:
     host = walls.Host(layers=frozenset(walls.LAYERS) - {layer})
-    full, less = walls.command(_CELL), walls.command(_CELL, host)
+    full, less = (_whole(one) for one in (walls.Host(), host))
+    if layer in (walls.SECCOMP, walls.UID, *walls.GROUPS):
+        assert less == full  # these are put on by the launcher, before and beside the command
+        return
     assert len(less) < len(full)
     # What is left keeps its order: nothing else changed.
     rest = iter(full)
     assert all(word in rest for word in less)
+
+
+@pytest.mark.requirement("sandbox:limits:bite")
+def test_processes_are_counted_by_a_cgroup_or_else_by_an_rlimit_of_the_cells_own_user_namespace() -> None:
+    # Inside, after the walls: outside, it would count all that this user runs anywhere.
+    assert walls.inside(_CELL, walls.Host(), limit_processes=True) == [
+        "/usr/bin/prlimit",
+        "--nproc=64",
+        "--",
+        "/app/venv/bin/server",
+    ]
+    assert walls.inside(_CELL, walls.Host(), limit_processes=False) == ["/app/venv/bin/server"]
+
+
+@pytest.mark.requirement("sandbox:command:binds")
+def test_nothing_else_that_is_mounted_lies_over_a_wall() -> None:
+    for place in ("/", "/proc/self", "/usr/lib/x", "/dev/shm", "tmp"):
+        for change in ({"files": (walls.File(place, b""),)}, {"volume": walls.Volume("memory", place)}):
+            with pytest.raises(errors.SandboxMissing):
+                walls.check(msgspec.structs.replace(_CELL, **change))
+
+
+@pytest.mark.requirement("sandbox:command:walls")
+def test_a_tenants_code_never_gets_the_hosts_network() -> None:
+    for change in ({"tenant": "acme"}, {"egress": (443,)}):
+        with pytest.raises(errors.SandboxMissing):
+            walls.check(msgspec.structs.replace(_CELL, network=True, **change))
+    own = walls.command(msgspec.structs.replace(_CELL, tenant="acme", egress=(443,)))
+    assert "--unshare-net" not in own  # it is in a network namespace that the launcher made
 
 
 @pytest.mark.requirement("sandbox:command:operands")
@@ -133,3 +170,4 @@ def test_the_environment_does_not_show_in_a_repr() -> None:
     secret = msgspec.structs.replace(_CELL, env=(("TOKEN", "canary-4711"),))
     assert "canary" not in repr(secret)
     assert "canary" not in f"{secret}"
+    assert "canary" not in repr(walls.File("/run/token", b"canary-4711"))

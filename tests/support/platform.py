@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 
 import httpx2
 
+from smcp.kernel import settings
 from support import processes
 from support.clients import Endpoint
 
@@ -20,6 +21,7 @@ _SMCP: Final = pathlib.Path(sys.executable).with_name("smcp")
 _START_S: Final = 60.0
 _STOP_S: Final = 30.0
 _DEPLOY_S: Final = 300.0
+_CLIENT: Final = settings.CLIENT_VARIABLES
 
 
 class Platform:
@@ -123,6 +125,21 @@ class Platform:
         )
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}\n{self.story()}"
         return answer.json() if answer.content else None
+
+    def smcp(self, *argv: str, key: str | None = None, code: int = 0) -> Any:
+        """Run `smcp … --json` against this platform (as the operator, or with `key`): its document, or its error's."""
+        environ = {**self._environ, "SMCP_URL": self.base_url, "SMCP_API_KEY": key or self.operator_key}
+        done = subprocess.run(
+            [_SMCP, *argv, "--json"],
+            env={name: value for name, value in environ.items() if name in _CLIENT or not name.startswith("SMCP_")},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_DEPLOY_S,
+            check=False,
+        )
+        assert done.returncode == code, f"smcp {argv}: {done.returncode}\n{done.stderr[-4000:]}\n{self.story()}"
+        return json.loads(done.stdout if code == 0 else done.stderr)
 
     def create_tenant(self, tenant: str) -> None:
         """Make a tenant."""

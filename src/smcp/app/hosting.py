@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import socket
+from typing import Final
 
 import msgspec
 
@@ -28,6 +29,8 @@ from smcp.runtime.drivers import stdio
 from smcp.sandbox import cells, egress, interpreter, launch, node, walls
 from smcp.sandbox.egress import rules
 from smcp.sandbox.volumes import keeper
+
+_MORE: Final = 65_536
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,5 +177,5 @@ def _cell(limits: settings.Sandbox, found: machine.Machine, spec: driver.Spec) -
     cell = msgspec.structs.replace(cell, binds=(*cell.binds, *binds))
     if spec.volume is None:
         return cell
-    # One file may fill the volume.
-    return msgspec.structs.replace(cell, file_bytes=max(cell.tmp_bytes, spec.volume.size_bytes))
+    # One file may fill the volume, and is told so: above this limit a signal would end the server instead.
+    return msgspec.structs.replace(cell, file_bytes=max(cell.tmp_bytes, spec.volume.size_bytes + _MORE))

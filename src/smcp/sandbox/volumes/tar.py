@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from smcp.kernel import errors, ids, settings
 from smcp.sandbox import walls
@@ -247,8 +247,8 @@ class _Feed(asyncio.BaseProtocol):
         self.transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self.transport = transport
+        # Not asserted: another event loop's transports are of no class of asyncio's.
+        self.transport = cast("asyncio.WriteTransport", transport)
 
     def pause_writing(self) -> None:
         self._free.clear()

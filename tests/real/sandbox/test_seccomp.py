@@ -25,7 +25,7 @@ EPERM, ENXIO, ENOSYS = 1, 6, 38
 SIGILL: Final = 4
 PASSED: Final = (335, 336) if platform.machine() == "x86_64" else ()
 """uretprobe and uprobe: newer kernels put these into a traced program, and let them pass every filter
-(`seccomp_uprobe_exception` in kernel/seccomp.c, Linux 6.14 and 6.18). Made from elsewhere they do nothing."""
+(`seccomp_uprobe_exception` in kernel/seccomp.c, seen on Linux 6.18). Made from elsewhere they do nothing."""
 _LIMIT_S: Final = 60.0
 _TIMEOUT_S: Final = 300.0
 

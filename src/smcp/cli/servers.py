@@ -1,13 +1,12 @@
 """`smcp server …`: what runs, what it says, and which version is live."""
 
-import contextlib
 import time
 from collections.abc import Iterable
 from typing import Final
 
 import click
 
-from smcp.cli import client, output, session
+from smcp.cli import client, failures, output, session
 
 _WAIT_S: Final = 25.0
 """How long the platform may keep a question for the next line: less than proxies wait for an answer."""
@@ -72,14 +71,17 @@ def logs(cli: session.Session, target: session.Target, *, follow: bool, after: i
 
 
 def _follow(cli: session.Session, api: client.Client, target: session.Target, position: int | None) -> None:
-    """Print each line as it comes, until Ctrl-C (which is how one ends this, so that nothing is said about it)."""
-    with contextlib.suppress(KeyboardInterrupt):
+    """Print each line as it comes, until Ctrl-C."""
+    try:
         while True:
             asked = time.monotonic()
             page = api.get(_path(target, "logs"), after=position, wait=_WAIT_S)
             position = _print_logs(cli, page.get("items") or [], position)
             if not api.wait_for(max(0.0, asked + _PACE_S - time.monotonic())):
                 return
+    except KeyboardInterrupt as error:
+        # That is how one ends this, so there is nothing to say about it.
+        raise click.exceptions.Exit(failures.Exit.INTERRUPTED) from error
 
 
 def _print_logs(cli: session.Session, lines: Iterable[client.Json], after: int | None) -> int | None:

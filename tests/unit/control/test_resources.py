@@ -105,6 +105,18 @@ async def test_a_server_is_stopped_started_rolled_back_and_deleted(world: worlds
     assert (await world.ok("GET", f"/api/v1/tenants/{worlds.OTHER}/servers", f"{worlds.OTHER}/admin"))["items"] != []
 
 
+@pytest.mark.requirement("runtime:logs:follow")
+async def test_a_log_is_waited_for_as_long_as_is_asked_and_no_longer_than_half_a_minute(world: worlds.World) -> None:
+    place = f"{HERE}/servers/time/logs"
+    await world.ok("GET", place, ADMIN)
+    assert world.runtime.waited == 0
+    await world.ok("GET", place, ADMIN, params={"wait": "2.5"})
+    assert world.runtime.waited == 2.5
+    for wrong in ("-1", "31", "nan", "inf", "x"):
+        answer = await world.send("GET", place, ADMIN, params={"wait": wrong})
+        assert answer.status_code == 400, wrong
+
+
 @pytest.mark.requirement("control:servers:paging")
 async def test_following_next_shows_every_item_once(world: worlds.World) -> None:
     for number in range(5):

@@ -13,9 +13,10 @@ size, an empty environment.
 import os
 import posixpath
 from collections.abc import Sequence
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 from smcp.kernel import errors
 
@@ -54,7 +55,10 @@ _ROOT_LINKS: Final = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
 _OWN: Final = ("/", "/dev", "/proc", "/sys", "/usr", *(f"/{name}" for name in _ROOT_LINKS))
 
 
-class Bind(msgspec.Struct, frozen=True):
+_Amount = Annotated[int, Meta(ge=1, le=2**50)]
+
+
+class Bind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A directory or file of the host that is visible inside. Read-only unless `writable`."""
 
     source: str
@@ -62,19 +66,19 @@ class Bind(msgspec.Struct, frozen=True):
     writable: bool = False
 
 
-class File(msgspec.Struct, frozen=True):
+class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A small read-only file that exists only inside."""
 
     path: str
     content: bytes
-    mode: int = 0o444
+    mode: Annotated[int, Meta(ge=0, le=0o777)] = 0o444
 
     def __repr__(self) -> str:
         # The content may be a secret; a repr ends up in logs.
         return f"File({self.path!r}, {len(self.content)} bytes)"
 
 
-class Volume(msgspec.Struct, frozen=True):
+class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A server's open volume (a tmpfs that outlives the cell), seen at `target`."""
 
     server: str
@@ -83,11 +87,11 @@ class Volume(msgspec.Struct, frozen=True):
 
 
 class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What one sandboxed process may see and take."""
+    """What one sandboxed process may see and take. The launcher refuses one that is out of these bounds."""
 
     argv: tuple[str, ...]
     binds: tuple[Bind, ...]
-    tenant: str = ""
+    tenant: Annotated[str, Meta(pattern=r"\A(?:[a-z0-9][a-z0-9-]{0,62})?\Z")] = ""
     """Whose code runs in it, and so which uid of the host stands behind it; empty: the fetcher's, no tenant's code."""
     files: tuple[File, ...] = ()
     volume: Volume | None = None
@@ -99,14 +103,14 @@ class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """True only for fetching packages: the host's network, without which no package source is reached."""
     hidden: tuple[str, ...] = ()
     """Directories inside a bind that appear empty (an interpreter's own site-packages)."""
-    memory_bytes: int
+    memory_bytes: _Amount
     """All that the cell holds, its /tmp included (cgroup), and the data segment of each process (RLIMIT_DATA)."""
-    cpus: float = 1.0
+    cpus: Annotated[float, Meta(gt=0, le=65536)] = 1.0
     """Cores' worth of processor time (cgroup)."""
-    tmp_bytes: int
-    open_files: int
-    processes: int
-    file_bytes: int = 0
+    tmp_bytes: _Amount
+    open_files: _Amount
+    processes: _Amount
+    file_bytes: Annotated[int, Meta(ge=0, le=2**50)] = 0
     """Largest file that may be written; 0 for as much as /tmp holds."""
 
     def __repr__(self) -> str:

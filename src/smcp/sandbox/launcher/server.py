@@ -97,6 +97,7 @@ class Server:
 
     def _end(self) -> None:
         self._unwatch(self._peer.fileno())
+        self._peer.setblocking(False)  # who may still listen hears of the ends, and nobody is waited for
         for cell in list(self._cells.values()):
             cell.kill()
         deadline = time.monotonic() + _DEATH_S

@@ -118,9 +118,9 @@ def _npm(root: pathlib.Path, *arguments: str) -> None:
 def bundle(target: pathlib.Path, scratch: pathlib.Path, **more: Any) -> pathlib.Path:
     """An .mcpb at `target`: the Node.js project with its packages. `more` are members of its manifest.json."""
     root = javascript(scratch)
+    (root / ".npmrc").unlink()
     _npm(root, "ci", "--omit=dev")
     shutil.rmtree(root / "node_modules/.bin")
-    (root / ".npmrc").unlink()
     manifest = {
         "manifest_version": "0.3",
         "name": "greeter-bundle",

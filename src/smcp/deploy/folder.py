@@ -271,7 +271,7 @@ def node_start(root: pathlib.Path, command: str) -> str:
     if command.endswith(_SCRIPTS):
         return inside(root, command)
     if command or package.bin:
-        return npm_builder.program(root, package.name, command)[1]
+        return npm_builder.program(root, package.name or "project", command)[1]
     if not package.main:
         raise errors.DeployFailed(
             "Nothing says how the project is started: package.json has no 'bin' and no 'main'. Name its file with"

@@ -14,6 +14,7 @@ from typing import Any, Final
 import httpx2
 import pytest
 
+from smcp.sandbox import cgroups
 from support import gates, wire
 from support.clients import Endpoint
 from support.platform import Platform
@@ -50,9 +51,11 @@ class Owner:
                 return lines
             after = page["next"]
 
-    async def following(self, http: httpx2.AsyncClient, after: int, key: str = "") -> httpx2.Response:
+    async def following(
+        self, http: httpx2.AsyncClient, after: int, key: str = "", name: str = "tool"
+    ) -> httpx2.Response:
         """The answer to a question that waits."""
-        where = f"{self.platform.base_url}/api/v1/tenants/{self.tenant}/servers/tool/logs"
+        where = f"{self.platform.base_url}/api/v1/tenants/{self.tenant}/servers/{name}/logs"
         bearer = {"authorization": f"Bearer {key or self.key}"}
         return await http.get(where, params={"after": after, "wait": 30}, headers=bearer, timeout=40)
 
@@ -111,16 +114,17 @@ async def test_a_server_that_floods_its_log_keeps_its_newest_lines_and_costs_oth
 async def test_the_log_tells_deployments_starts_and_ends_and_nobody_else_can_tell_them(
     owner: Owner, http: httpx2.AsyncClient
 ) -> None:
-    after = owner.log()[-1]["position"]
-    tool = wire.Caller(http, owner.tool)
-    await asyncio.to_thread(owner.platform.deploy, "acme", f"pypi:{wire.SCRIPTED}", "tool", owner.key)
+    tool = wire.Caller(http, owner.quiet)
+    await tool.act("echo")
+    after = owner.log("quiet")[-1]["position"]
+    await asyncio.to_thread(owner.platform.deploy, "acme", f"pypi:{wire.SCRIPTED}", "quiet", owner.key)
     await tool.act("say", text="[smcp] ended after 1.0 s: exit code 0")
     await tool.modern("tools/call", wire.call("exit"))
     shown: list[str] = []
     deadline = time.monotonic() + 20
     while not any("exit code 3" in text for text in shown):
         assert time.monotonic() < deadline, shown
-        answer = await owner.following(http, after)
+        answer = await owner.following(http, after, name="quiet")
         shown += [line["text"] for line in answer.json()["items"]]
         after = answer.json()["items"][-1]["position"]
     ours = [text.partition(",")[0] for text in shown if text.startswith("[smcp]")]
@@ -128,6 +132,23 @@ async def test_the_log_tells_deployments_starts_and_ends_and_nobody_else_can_tel
     assert "[smcp] started" in ours
     assert [text for text in ours if "exit code" in text] == [ours[-1]]
     assert " [smcp] ended after 1.0 s: exit code 0" in shown
+
+
+@pytest.mark.requirement("runtime:logs:life")
+async def test_a_copy_that_takes_more_memory_than_it_may_ends_and_the_log_says_so(
+    owner: Owner, http: httpx2.AsyncClient
+) -> None:
+    found = cgroups.look(f"test{os.getpid()}")
+    if found.groups is None or cgroups.MEMORY not in found.groups.layers:
+        pytest.skip(f"no memory can be limited for a cell as a whole on this machine: {found.why}")
+    found.groups.close()
+    tool = wire.Caller(http, owner.tool)
+    await tool.act("echo")
+    after = owner.log()[-1]["position"]
+    answer = await tool.modern("tools/call", wire.call("swell"))
+    assert "ended before it answered" in answer.text
+    ended = (await owner.following(http, after)).json()["items"]
+    assert "it took more memory than sandbox.memory_bytes" in ended[-1]["text"]
 
 
 @pytest.mark.requirement("runtime:logs:follow")
@@ -140,7 +161,7 @@ async def test_who_waits_is_answered_when_the_line_comes(owner: Owner, http: htt
         waiting = asyncio.create_task(owner.following(http, after))
         # The question must be there before the line: nothing tells when a platform has begun to wait.
         await asyncio.sleep(0.2)
-        assert not waiting.done()
+        assert not waiting.done(), waiting.result().text
         began = time.monotonic()
         await tool.act("say", text=f"line {number}")
         [line] = (await waiting).json()["items"]

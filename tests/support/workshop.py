@@ -26,8 +26,8 @@ from smcp.deploy import (
     versions,
     workbench,
 )
-from smcp.kernel import clock, errors, ids, settings
-from smcp.sandbox import cells, interpreter, launch, node, spawn
+from smcp.kernel import clock, errors, ids, observe, settings
+from smcp.sandbox import cells, egress, interpreter, launch, node, spawn
 from smcp.stores import local
 from smcp.stores import tenant as stores
 
@@ -59,7 +59,9 @@ class Workshop:
         self.versions = versions.Versions(self.store, self.clock, self.artefacts)
         # Only what the test says: what this machine's pip.conf names is another machine's absence.
         files = None if environ is os.environ else ()
-        self.bench = workbench.Workbench(launcher, self.python, config.sandbox, config.deploy)
+        self.bench = workbench.Workbench(
+            launcher, self.python, config.sandbox, config.deploy, egress.Egress(config.egress, observe.Metrics("test"))
+        )
         pip = pypi_builder.PypiBuilder(self.bench, index.read(environ, files), pip_cache)
         modules = npm_modules.Modules(self.bench, self.node, npm_config.read(environ, files))
         self.builder = builders.Builders(

@@ -91,7 +91,7 @@ async def open(
     made = versions.Versions(common.store, base.clock, kept)
     specs = Specs(kept, found.python, found.node)
     prober = probing.Prober(children, specs, timeout_s=config.runtime.start_timeout_s)
-    bench = workbench.Workbench(started, found.python, config.sandbox, config.deploy)
+    bench = workbench.Workbench(started, found.python, config.sandbox, config.deploy, reach)
     pip = pypi_builder.PypiBuilder(bench, found.index, directory / machine.PIP_CACHE)
     modules = npm_modules.Modules(bench, found.node, found.registry)
     makers = builders.Builders(

@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from smcp.deploy import reach
 from smcp.kernel import redact
 from smcp.sandbox import walls
 
@@ -31,7 +32,6 @@ _FILES: Final = ("cert", "client-cert", "constraint")
 _URLS: Final = ("extra-index-url", "find-links", "index-url")
 _PROXIES: Final = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
 _CA_FILES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-_NETWORK: Final = ("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf")
 _CERTIFICATES: Final = ("/etc/ssl", "/etc/pki", "/etc/ca-certificates")
 _USERINFO: Final = re.compile(r"://([^/@\s]+)@")
 
@@ -42,6 +42,8 @@ class Index(msgspec.Struct, frozen=True):
     env: tuple[tuple[str, str], ...]
     binds: tuple[walls.Bind, ...]
     secrets: tuple[str, ...]
+    hosts: tuple[str, ...] = ()
+    """What the configuration names, as `host:port`: indexes, places with links, proxies."""
 
     def __repr__(self) -> str:
         return f"Index({', '.join(name for name, _ in self.env)})"
@@ -66,7 +68,7 @@ def read(environ: Mapping[str, str], files: Iterable[pathlib.Path] | None = None
     for name in (*_PROXIES, *(name.upper() for name in _PROXIES), *_CA_FILES):
         if environ.get(name):
             env[name] = environ[name]
-    return Index(tuple(env.items()), _binds(options, environ), _secrets(env.values()))
+    return Index(tuple(env.items()), _binds(options, environ), _secrets(env.values()), _hosts(options, env))
 
 
 def config_files(environ: Mapping[str, str]) -> list[pathlib.Path]:
@@ -95,7 +97,7 @@ def _from_file(path: pathlib.Path) -> dict[str, str]:
 
 
 def _binds(options: Mapping[str, str], environ: Mapping[str, str]) -> tuple[walls.Bind, ...]:
-    wanted = [*_NETWORK, *_CERTIFICATES]
+    wanted = [*_CERTIFICATES]
     wanted += [options[name] for name in _FILES if name in options]
     wanted += [environ[name] for name in _CA_FILES if environ.get(name)]
     for name in _URLS:
@@ -107,6 +109,13 @@ def _binds(options: Mapping[str, str], environ: Mapping[str, str]) -> tuple[wall
             kept.append(path)
     # /etc/resolv.conf is often a link into /run: the bind's source is resolved, its target keeps the name.
     return tuple(walls.Bind(os.path.realpath(path), path) for path in kept)
+
+
+def _hosts(options: Mapping[str, str], env: Mapping[str, str]) -> tuple[str, ...]:
+    words = [word for name in (*_URLS, "proxy") for word in options.get(name, "").split() if not word.startswith("/")]
+    words += [env[name] for name in env if name.lower() in _PROXIES and name.lower() != "no_proxy"]
+    own = () if "index-url" in options or "no-index" in options else reach.pips_own()
+    return (*reach.entries(words), *own)
 
 
 def _local(word: str) -> str:

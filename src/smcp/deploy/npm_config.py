@@ -19,6 +19,7 @@ from typing import Final
 
 import msgspec
 
+from smcp.deploy import reach
 from smcp.kernel import redact
 from smcp.sandbox import walls
 
@@ -39,7 +40,6 @@ _FILES: Final = re.compile(r"cafile|.*:certfile|.*:keyfile")
 _SECRET: Final = re.compile(r"key|.*:_authToken|.*:_auth|.*:_password")
 _PROXIES: Final = ("http_proxy", "https_proxy", "no_proxy", "proxy")
 _CA_FILES: Final = ("NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "SSL_CERT_DIR")
-_NETWORK: Final = ("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf")
 _CERTIFICATES: Final = ("/etc/ssl", "/etc/pki", "/etc/ca-certificates")
 _USERINFO: Final = re.compile(r"://([^/@\s]+)@")
 _VARIABLE: Final = re.compile(r"(?<!\\)(\\*)\$\{([^${}?]+)(\?)?\}")
@@ -55,7 +55,7 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True):
     binds: tuple[walls.Bind, ...] = ()
     secrets: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
-    """Registries and proxies that are named; npm's own default is not among them."""
+    """Registries and proxies that are named, as `host:port`; npm's own default is not among them."""
     names_registry: bool = False
     """Whether a registry for packages without a scope is named: else npm's own default is used too."""
 
@@ -164,7 +164,7 @@ def _expanded(text: str, environ: Mapping[str, str]) -> str:
 
 
 def _binds(options: Iterable[tuple[str, str]], environ: Mapping[str, str]) -> tuple[walls.Bind, ...]:
-    wanted = [*_NETWORK, *_CERTIFICATES, *(value for name, value in options if _FILES.fullmatch(name))]
+    wanted = [*_CERTIFICATES, *(value for name, value in options if _FILES.fullmatch(name))]
     wanted += [environ[name] for name in _CA_FILES if environ.get(name)]
     kept: list[str] = []
     for path in sorted({_normal(one) for one in wanted} - {""}):
@@ -208,10 +208,4 @@ def _decoded(value: str) -> str:
 def _hosts(options: Iterable[tuple[str, str]], env: Mapping[str, str]) -> tuple[str, ...]:
     words = [value for name, value in options if name.endswith(("registry", "proxy")) and name != "noproxy"]
     words += [value for name, value in env.items() if name.lower() in ("http_proxy", "https_proxy", "proxy")]
-    found: set[str] = set()
-    for word in words:
-        try:
-            found.add(urllib.parse.urlsplit(word if "://" in word else f"http://{word}").hostname or "")
-        except ValueError:
-            continue
-    return tuple(sorted(found - {""}))
+    return tuple(sorted(reach.entries(words)))

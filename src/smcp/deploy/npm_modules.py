@@ -18,7 +18,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from smcp.deploy import build, npm_config, npm_lock, workbench
+from smcp.deploy import build, npm_config, npm_lock, reach, workbench
 from smcp.deploy.sources import npm
 from smcp.kernel import errors
 from smcp.sandbox import node, spawn, walls
@@ -108,8 +108,8 @@ class Modules:
                 # Nobody but npm itself knows where it goes by default.
                 heard: list[str] = []
                 await self._bench.run(self._npm(None, ("config", "get", "registry"), ()), heard.append)
-                own = [match[1] for line in heard if (match := _ADDRESS.fullmatch(line)) is not None]
-            self._hosts = tuple(sorted({*self._registry.hosts, *own}))
+                own = [line for line in heard if _ADDRESS.fullmatch(line) is not None]
+            self._hosts = tuple(sorted({*self._registry.hosts, *reach.entries(own)}))
         return self._hosts
 
     async def resolve(self, source: npm.Npm, directory: pathlib.Path, tell: build.Tell) -> bytes:
@@ -183,7 +183,9 @@ class Modules:
         outcome = await self._bench.within(cell, directory / _CACHED, listening)
         return tail, outcome
 
-    def _npm(self, directory: pathlib.Path | None, arguments: tuple[str, ...], hosts: tuple[str, ...]) -> walls.Cell:
+    def _npm(
+        self, directory: pathlib.Path | None, arguments: tuple[str, ...], hosts: tuple[str, ...]
+    ) -> workbench.Step:
         """`directory` is the deployment's own; without one there is no network either."""
         runs = self.node()
         work: tuple[walls.Bind, ...] = ()
@@ -201,15 +203,15 @@ class Modules:
                 ("NPM_CONFIG_USERCONFIG", npm_config.FILE),
                 ("NPM_CONFIG_GLOBALCONFIG", os.devnull),
                 ("NPM_CONFIG_CACHE", _CACHE if directory is not None else "/tmp/npm"),  # noqa: S108 - inside
-                ("SMCP_FETCH_HOSTS", " ".join(hosts)),
+                ("SMCP_FETCH_HOSTS", " ".join(host.rpartition(":")[0] for host in hosts)),
             ),
-            network=directory is not None,
+            reach=reach.allowed(hosts, self._bench.deploy.package_hosts) if directory is not None else (),
             runs=runs,
         )
 
     # --- unpack: no network, no credential, no package code ---
 
-    def _unpack_cell(self, directory: pathlib.Path, into: pathlib.Path) -> walls.Cell:
+    def _unpack_cell(self, directory: pathlib.Path, into: pathlib.Path) -> workbench.Step:
         return self._bench.cell(
             argv=(self._bench.python.executable, "-I", _SCRIPT, "/plan.json", _ROOT),
             binds=(
@@ -219,7 +221,6 @@ class Modules:
                 walls.Bind(str(into), _ROOT, writable=True),
             ),
             env=(),
-            network=False,
         )
 
     async def _unpack(

@@ -14,7 +14,7 @@ import sys
 from typing import Final
 
 from smcp.deploy import build as builds
-from smcp.deploy import guard, manifest, wheels, workbench
+from smcp.deploy import guard, manifest, reach, wheels, workbench
 from smcp.deploy import index as indexes
 from smcp.deploy.sources import pypi
 from smcp.kernel import errors
@@ -45,6 +45,7 @@ class PypiBuilder:
         self._python = bench.python
         self._deploy = bench.deploy
         self._index = index
+        self._reach = reach.allowed(index.hosts, bench.deploy.package_hosts)
         self._cache = pip_cache
         self._pip = walls.Bind(pip(), _PIP)
 
@@ -127,7 +128,8 @@ class PypiBuilder:
         name = re.split(r"[^A-Za-z0-9._-]", missing[1], maxsplit=1)[0] if missing else ""
         if missing is None or not name or name.startswith("-"):
             told = [line for line in tail if line.startswith("ERROR")] or tail
-            return "The packages could not be fetched. pip says: " + (" / ".join(told[-3:]) or "nothing")
+            said = " / ".join(told[-3:]) or "nothing"
+            return f"The packages could not be fetched. pip says: {said}{workbench.refusals(tail)}"
         label = self._python.label.partition(" ")[0]
         whose = "" if pypi.normalise(name) == source.name else f" (needed by {source.name})"
         heard: list[str] = []
@@ -149,7 +151,7 @@ class PypiBuilder:
     def _links(self) -> tuple[str, ...]:
         return tuple(f"--find-links=/wheels/{place}" for place in range(len(self._deploy.wheel_dirs)))
 
-    def _fetch_cell(self, directory: pathlib.Path, arguments: tuple[str, ...]) -> walls.Cell:
+    def _fetch_cell(self, directory: pathlib.Path, arguments: tuple[str, ...]) -> workbench.Step:
         script = walls.Bind(str(pathlib.Path(guard.__file__).resolve()), _GUARD)
         local = tuple(
             walls.Bind(os.path.realpath(path), f"/wheels/{place}") for place, path in enumerate(self._deploy.wheel_dirs)
@@ -170,7 +172,7 @@ class PypiBuilder:
                 ("PIP_CACHE_DIR", "/cache"),
                 ("TMPDIR", _WORK + _SCRATCH),
             ),
-            network=True,
+            reach=self._reach,
         )
 
     # --- build: package code at most, no network, no credential ---
@@ -200,7 +202,7 @@ class PypiBuilder:
                 told = " / ".join(self._index.clean(line) for line in outcome.tail[-4:])
                 raise errors.DeployFailed(f"The build failed. It said: {told or f'nothing (exit code {outcome.code})'}")
 
-    def _build_cell(self, directory: pathlib.Path, argv: tuple[str, ...]) -> walls.Cell:
+    def _build_cell(self, directory: pathlib.Path, argv: tuple[str, ...]) -> workbench.Step:
         return self._bench.cell(
             argv=argv,
             binds=(
@@ -209,7 +211,6 @@ class PypiBuilder:
                 walls.Bind(str(directory / "app"), cells.APP, writable=True),
             ),
             env=(("PYTHONHASHSEED", "0"), ("PIP_CONFIG_FILE", os.devnull), ("SOURCE_DATE_EPOCH", "315532800")),
-            network=False,
         )
 
 

@@ -190,6 +190,13 @@ class Deploy(_Group, frozen=True):
     wheel_dirs: Annotated[
         tuple[str, ...], _d("Directories of wheels searched beside the package index (air-gapped installs).")
     ] = ()
+    package_hosts: Annotated[
+        tuple[str, ...],
+        _d(
+            "Further hosts that fetching may reach, as host or host:port. Those that pip's and npm's own configuration"
+            " names are allowed anyway; a private index that keeps its files elsewhere needs this."
+        ),
+    ] = ()
     timeout_s: Annotated[_Seconds, _d("Time for one deployment's fetch and build, each.")] = 600.0
     max_bytes: Annotated[_Bytes, _d("Largest artefact, unpacked.")] = 1_073_741_824
     max_upload_bytes: Annotated[_Bytes, _d("Largest folder or bundle that a tenant may send, packed, in bytes.")] = (

@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import AsyncGenerator, Callable
 from typing import Final, NamedTuple
 
-from smcp.sandbox import launch, walls
+from smcp.sandbox import egress, launch, walls
 from smcp.stores import decided
 
 _CHUNK: Final = 65536
@@ -25,11 +26,17 @@ class Outcome(NamedTuple):
 
 
 async def run(
-    cell: walls.Cell, launcher: launch.Launcher, *, timeout_s: float, on_line: Callable[[str], None] | None = None
+    cell: walls.Cell,
+    launcher: launch.Launcher,
+    *,
+    timeout_s: float,
+    on_line: Callable[[str], None] | None = None,
+    answer: Callable[[list[socket.socket]], egress.Attachment] | None = None,
 ) -> Outcome:
     """Run a build step to its end and return how it ended; output is cut, `on_line` hears each line.
 
-    What it may write belongs to its uid meanwhile, and to the platform again afterwards.
+    `answer` serves the sockets of its network, if it has one. What it may write belongs to its uid meanwhile, and to
+    the platform again afterwards.
 
     Raises `TimeoutError` after `timeout_s`, `errors.SandboxMissing` when it does not start. In any case (timeout,
     cancel, an error of `on_line`) no process of it is left when this returns.
@@ -39,22 +46,33 @@ async def run(
     for path in own:
         await launcher.own(path, cell.tenant)
     try:
-        return await _ran(cell, launcher, output, timeout_s)
+        return await _ran(cell, launcher, output, timeout_s, answer)
     finally:
         for path in own:
             await decided.decided(launcher.own(path, None))
 
 
-async def _ran(cell: walls.Cell, launcher: launch.Launcher, output: "_Output", timeout_s: float) -> Outcome:
+async def _ran(
+    cell: walls.Cell,
+    launcher: launch.Launcher,
+    output: "_Output",
+    timeout_s: float,
+    answer: Callable[[list[socket.socket]], egress.Attachment] | None,
+) -> Outcome:
+    attachment = None
     async with _pipe() as (reader, write):
         child = await _spawned(cell, launcher, write)
         try:
+            if answer is not None and child.sockets:
+                attachment = answer(child.sockets)
             async with asyncio.timeout(timeout_s):
                 await output.read(reader)
                 await child.wait()
         finally:
             child.kill()
             await decided.decided(child.wait())
+            if attachment is not None:
+                attachment.close()
     ended = child.exited.result()
     return Outcome(ended.code, output.tail, ended.out_of_memory)
 

@@ -99,8 +99,6 @@ class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """TCP ports on which the cell's own network leads to the platform's egress guard; none: no network at all."""
     env: tuple[tuple[str, str], ...] = ()
     cwd: str = "/tmp"  # noqa: S108 - a path inside the sandbox
-    network: bool = False
-    """True only for fetching packages: the host's network, without which no package source is reached."""
     hidden: tuple[str, ...] = ()
     """Directories inside a bind that appear empty (an interpreter's own site-packages)."""
     memory_bytes: _Amount
@@ -115,7 +113,7 @@ class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     def __repr__(self) -> str:
         # The environment may hold secrets; a repr ends up in logs.
-        return f"Cell(argv={self.argv!r}, network={self.network})"
+        return f"Cell(argv={self.argv!r}, egress={self.egress})"
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,8 +169,7 @@ def options(cell: Cell, host: Host, *, binds: Sequence[str], files: Sequence[int
 
 def _namespaces(cell: Cell, layers: frozenset[str]) -> list[str]:
     # With egress it is in a network namespace of its own already, which the launcher made.
-    outside = cell.network or cell.egress
-    words = [f"--unshare-{name}" for name in NAMESPACES if name in layers and not (name == NET and outside)]
+    words = [f"--unshare-{name}" for name in NAMESPACES if name in layers and not (name == NET and cell.egress)]
     if USER in layers:
         words += ["--uid", str(INSIDE_UID), "--gid", str(INSIDE_UID)]
         if NESTING in layers:
@@ -228,8 +225,6 @@ def check(cell: Cell) -> None:
     for place in places:
         if place in _OWN or any(place.startswith(f"{own}/") for own in _OWN if own != "/"):
             raise errors.SandboxMissing(f"Nothing may be mounted over {place!r}.")
-    if cell.network and (cell.tenant or cell.egress):
-        raise errors.SandboxMissing("The host's network is only for fetching packages, never for a tenant's code.")
 
 
 def _plain(path: str) -> bool:

@@ -3,6 +3,7 @@
 There an order is accepted and fails at its first step: what the API has to tell of it, without a network or a build.
 """
 
+import socket
 from typing import Any
 
 from smcp.access import policy
@@ -10,7 +11,7 @@ from smcp.audit import trail
 from smcp.control import services
 from smcp.deploy import artefacts, builders, deployer, index, manifest, pypi_builder, uploads, versions, workbench
 from smcp.kernel import clock, errors, ids, observe, settings
-from smcp.sandbox import interpreter, walls
+from smcp.sandbox import egress, interpreter, launch
 from smcp.stores import tenant as stores
 
 
@@ -92,8 +93,12 @@ class Rooms:
     ) -> None:
         directory = configured.platform.directory()
         kept = artefacts.Artefacts(store, directory / "cache" / "artefacts", configured.deploy.max_bytes)
-        bare = walls.Host(bwrap=str(directory / "no-bwrap"), prlimit=str(directory / "no-prlimit"))
-        bench = workbench.Workbench(bare, interpreter.current(), configured.sandbox, configured.deploy)
+        # A launcher that has gone: what it is asked for, it does not start.
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        theirs.close()
+        bare = launch.Launcher(ours)
+        guard = egress.Egress(configured.egress, observe.Metrics("test"))
+        bench = workbench.Workbench(bare, interpreter.current(), configured.sandbox, configured.deploy, guard)
         builder = builders.Builders(
             pypi=pypi_builder.PypiBuilder(bench, index.Index((), (), ()), directory / "cache" / "pip"),
         )

@@ -57,7 +57,7 @@ def test_only_how_to_connect_is_taken_over(tmp_path: pathlib.Path) -> None:
     }
     assert [value for name, value in found.options if name == "ca[]"] == ["first\nline", "second"]
     assert dict(found.env) == {"HTTPS_PROXY": "http://other.example"}
-    assert found.hosts == ("one.example", "other.example", "proxy.example", "two.example")
+    assert found.hosts == ("one.example:443", "other.example:80", "proxy.example:3128", "two.example:443")
     assert found.names_registry
     assert "/dev/null" in [bind.source for bind in found.binds]
 
@@ -70,9 +70,9 @@ def test_variables_win_over_the_users_file_and_that_over_the_global_one(tmp_path
     assert dict(npm_config.read({}, files).options)["registry"] == "https://two.example"
     found = dict(npm_config.read({"npm_config_registry": "https://three.example"}, files).options)
     assert found == {"registry": "https://three.example", "maxsockets": "3", "proxy": "http://p.example"}
-    named = {"HOME": "/home/x", "NPM_CONFIG_GLOBALCONFIG": "/g", "npm_config_userconfig": "/u"}
+    named = {"HOME": "/some/home", "NPM_CONFIG_GLOBALCONFIG": "/g", "npm_config_userconfig": "/u"}
     assert npm_config.config_files(named) == [pathlib.Path("/g"), pathlib.Path("/u")]
-    assert npm_config.config_files({"HOME": "/home/x"})[-1] == pathlib.Path("/home/x/.npmrc")
+    assert npm_config.config_files({"HOME": "/some/home"})[-1] == pathlib.Path("/some/home/.npmrc")
 
 
 @pytest.mark.requirement("deploy:npm:configuration")

@@ -9,7 +9,7 @@ import json
 import tarfile
 import threading
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -79,7 +79,7 @@ class Registry:
 
 
 @contextmanager
-def serving() -> Iterator[Registry]:
+def serving() -> Generator[Registry]:
     """A registry that listens, until the end."""
     registry = Registry()
 

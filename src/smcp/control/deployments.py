@@ -42,7 +42,11 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What to deploy."""
 
     source: Annotated[
-        str, Meta(pattern="^[a-z]{1,16}:[!-~]{1,300}$", description="`pypi:NAME` or `pypi:NAME==VERSION`.")
+        str,
+        Meta(
+            pattern="^[a-z]{1,16}:[!-~]{1,300}$",
+            description="`pypi:NAME[==VERSION]`, `npm:NAME[@VERSION]` or `upload:DIGEST`.",
+        ),
     ]
     name: (
         Annotated[

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 _VERSION = "2026.8.31"
 _FILES = 'args = ["/tmp"]\n'
-_SERVERS = {
+_SERVERS: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "server-everything": ("", "echo", {"message": "hello"}, "Echo: hello"),
     "server-memory": (
         '[env]\nMEMORY_FILE_PATH = "/tmp/memory.jsonl"\n',

@@ -69,4 +69,4 @@ def test_a_hosted_node_server_gets_its_place_its_heap_and_no_npm() -> None:
     assert env["MINE"] == "${HOME}"
     assert not [name for name in env if name.startswith("PYTHON")]
     assert [bind.target for bind in cell.binds] == ["/opt/node/bin/node", "/app"]
-    assert not cell.network
+    assert cell.egress == ()

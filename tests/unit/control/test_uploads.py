@@ -84,7 +84,7 @@ async def test_who_may_not_deploy_may_not_upload_and_their_bytes_are_not_read(wo
 
 @pytest.mark.requirement("deploy:upload:bounded")
 async def test_more_than_the_limit_is_refused_as_it_arrives_and_nothing_is_kept(tmp_path: pathlib.Path) -> None:
-    async with worlds.opened(tmp_path, deploy=settings.Deploy(max_upload_bytes=100_000)) as world:
+    async with worlds.opened(tmp_path, {"deploy": settings.Deploy(max_upload_bytes=100_000)}) as world:
         assert (await _send(world, b"x" * 100_000)).status_code == 201
         before = await _objects(world)
         declared = await _send(world, b"x" * 100_001)
@@ -123,7 +123,7 @@ async def test_what_is_no_upload_is_refused(
 
 @pytest.mark.requirement("deploy:upload:bounded")
 async def test_a_body_that_stops_coming_times_out_and_nothing_is_kept(tmp_path: pathlib.Path) -> None:
-    async with worlds.opened(tmp_path, gateway=settings.Gateway(body_timeout_s=0.05)) as world:
+    async with worlds.opened(tmp_path, {"gateway": settings.Gateway(body_timeout_s=0.05)}) as world:
         before = await _objects(world)
 
         async def stuck() -> AsyncGenerator[bytes]:

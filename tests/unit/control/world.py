@@ -7,7 +7,7 @@ tested with a sandbox in tests/real.
 import contextlib
 import io
 import pathlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final
 
 import httpx2
@@ -106,17 +106,15 @@ class World:
 
 @contextlib.asynccontextmanager
 async def opened(
-    directory: pathlib.Path,
-    *,
-    deploy: settings.Deploy | None = None,
-    gateway: settings.Gateway | None = None,
-    **limit: int,
+    directory: pathlib.Path, groups: Mapping[str, Any] | None = None, **limit: int
 ) -> AsyncGenerator[World]:
-    """A world with the tenants `acme` and `globex`, a key for each role, and a live server `time` in both."""
+    """A world with the tenants `acme` and `globex`, a key for each role, and a live server `time` in both.
+
+    `groups` are groups of settings, `limit` are settings of the group `limits`.
+    """
     configured = settings.Settings(
+        **(groups or {}),
         platform=settings.Platform(data_dir=str(directory)),
-        deploy=deploy or settings.Deploy(),
-        gateway=gateway or settings.Gateway(),
         limits=settings.Limits(**{"unauthenticated_per_minute": 100_000, "principal_per_minute": 100_000, **limit}),
     )
     now = clock.SystemClock()

@@ -104,6 +104,14 @@ class World:
         return made
 
 
+def _configured(directory: pathlib.Path, groups: Mapping[str, Any], limit: Mapping[str, int]) -> settings.Settings:
+    return settings.Settings(
+        **groups,
+        platform=settings.Platform(data_dir=str(directory)),
+        limits=settings.Limits(**{"unauthenticated_per_minute": 100_000, "principal_per_minute": 100_000, **limit}),
+    )
+
+
 @contextlib.asynccontextmanager
 async def opened(
     directory: pathlib.Path, groups: Mapping[str, Any] | None = None, **limit: int
@@ -112,11 +120,7 @@ async def opened(
 
     `groups` are groups of settings, `limit` are settings of the group `limits`.
     """
-    configured = settings.Settings(
-        **(groups or {}),
-        platform=settings.Platform(data_dir=str(directory)),
-        limits=settings.Limits(**{"unauthenticated_per_minute": 100_000, "principal_per_minute": 100_000, **limit}),
-    )
+    configured = _configured(directory, groups or {}, limit)
     now = clock.SystemClock()
     log = io.StringIO()
     async with storage.opened(directory) as store:

@@ -48,6 +48,37 @@ def test_text_stays_what_it_is(text: str) -> None:
     assert found.env == {"A": text}
 
 
+@pytest.mark.requirement("volumes:manifest:refused")
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(f"path = '{path}'" for path in ("data", "/", "", "//data", "/data/", "/data/../etc", "/./data", "/da ta")),
+        *(f"path = '/{one}'" for one in ("usr", "usr/x", "app", "app/x", "proc/1", "dev", "tmp", "run/secrets", "etc")),
+        *(f"path = '{path}'" for path in ("/data\\nx", "/data:ro", "/-x", "/.hidden", "/" + "a" * 65, "/a" * 9)),
+        *(f"size = {size}" for size in ("0", "-1", "1.5", "'1'", "'64 MiB'", "'64MB'", "'-1MiB'", "'0MiB'", "'1KiB'")),
+        "size = '99999999999999GiB'",
+        "where = '/data'",
+        "path = ['/data']",
+    ],
+)
+def test_a_volume_that_is_not_plain_is_refused(text: str) -> None:
+    with pytest.raises(errors.InvalidParams, match=r"volume"):
+        manifest.parse(f"[volume]\n{text}")
+
+
+@pytest.mark.requirement("volumes:manifest:refused")
+def test_a_volume_says_where_it_is_and_how_large() -> None:
+    def parsed(text: str) -> tuple[str, int]:
+        found = manifest.parse(text).volume
+        assert found is not None
+        return found.path, found.size_bytes
+
+    assert parsed("[volume]") == ("/data", 64 * 1024**2)
+    assert parsed("volume = {path = '/srv/my.data', size = '1GiB'}") == ("/srv/my.data", 1024**3)
+    assert parsed("volume = {size = 100000}") == ("/data", 100_000)
+    assert manifest.parse("").volume is None
+
+
 @pytest.mark.requirement("deploy:manifest:documented")
 def test_every_field_is_documented_and_every_documented_field_exists() -> None:
     listed = re.findall(r"^\| `([a-z_]+)` \|", _PAGE.read_text("utf-8"), re.MULTILINE)

@@ -1,5 +1,6 @@
 """What real hosted servers keep, on a real platform: over every kind of end, and nowhere in plain."""
 
+import json
 import os
 import pathlib
 import signal
@@ -10,6 +11,7 @@ from typing import Final
 import pytest
 
 from real.volumes.conftest import MANIFEST, RUNNER, Keeping, platform_settings
+from smcp.cli import main
 from support.platform import Platform
 
 pytestmark = pytest.mark.real
@@ -240,3 +242,34 @@ def test_a_manifest_that_wants_more_than_is_allowed_is_refused(own: Keeping) -> 
         operation = own.platform.api("GET", f"/tenants/acme/operations/{operation['id']}", key=own.admin["acme"])
     assert operation["state"] == "failed"
     assert "volumes.max_bytes" in operation["error"]
+
+
+@pytest.mark.requirement("volumes:real:restore")
+def test_the_command_line_shows_saves_restores_and_deletes(
+    own: Keeping, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: pathlib.Path
+) -> None:
+    monkeypatch.setenv("SMCP_CONFIG", str(tmp_path))
+    monkeypatch.setenv("SMCP_URL", own.platform.base_url)
+    monkeypatch.setenv("SMCP_API_KEY", own.admin["acme"])
+
+    def smcp(*words: str, code: int = 0) -> str:
+        capfd.readouterr()
+        assert main.run(["volume", *words]) == code
+        return capfd.readouterr().out
+
+    own.write("one")
+    first = json.loads(smcp("snapshot", "acme/notes", "--json"))
+    own.write("two")
+    assert "The newest snapshot is snap-" in smcp("snapshot", "acme/notes")
+    shown = smcp("show", "acme/notes")
+    assert "8.0 MiB" in shown
+    assert first["id"] in shown
+    assert json.loads(smcp("restore", "acme/notes", "--dry-run", "--json"))["dry_run"]
+    smcp("restore", "acme/notes", code=2)  # nobody can be asked
+    assert own.read() == "two"
+    assert f"restored from {first['id']}" in smcp("restore", "acme/notes", "--yes")
+    assert own.read() == "one"
+    smcp("restore", "acme/notes", "snap-none", "--yes", code=5)
+    assert "Would delete" in smcp("delete", "acme/notes", "--dry-run")
+    assert "Deleted" in smcp("delete", "acme/notes", "--yes")
+    assert own.read() is None

@@ -120,7 +120,11 @@ def from_entry(found: clientconfig.Translation, env: Mapping[str, str]) -> Parce
             secrets=found.secrets,
             needs=secret,
         )
-    parcel = folder(pathlib.Path(found.folder), found.server, text or "", ())
+    root = pathlib.Path(found.folder)
+    parcel = folder(root, found.server, text or "", ())
+    if parcel.chosen is not None and (root / pack.MANIFEST).is_file():
+        told = f"Its {pack.MANIFEST} is not taken: the client's file says how it is started."
+        parcel.chosen = parcel.chosen._replace(left_out=(*parcel.chosen.left_out, told))
     parcel.label = f"{found.entry} ({found.folder})"
     parcel.secrets, parcel.needs = found.secrets, secret
     return parcel

@@ -326,6 +326,8 @@ def _order(by: str, tenant: ids.TenantId, source: str, name: str | None, manifes
             f"The manifest's source is {asked.source[:100]}, but {source[:100]} was asked for. Make them the same."
         )
     wanted = name or asked.name or sources.server_name(package)
+    if not wanted:
+        raise errors.InvalidParams("An upload has no name of its own: say with 'name' what the server is called.")
     return _Order(
         operation=ids.new("op"), by=by, tenant=tenant, server=ids.server(wanted), source=package, manifest=asked
     )

@@ -1,12 +1,15 @@
 """Folders, deployed with `smcp deploy` to a real platform, and called by a real client."""
 
+import io
 import json
 import os
 import pathlib
+import tarfile
 from typing import Any
 
 import pytest
 
+from smcp.kernel import errors
 from support import clients, projects, workshop
 from support.clients import Endpoint
 from support.platform import Platform
@@ -80,3 +83,20 @@ async def test_a_lock_that_is_not_whole_or_not_true_fails_and_says_so(tmp_path: 
             operation = await shop.deploy(await shop.upload(workshop.packed(root)), "broken")
             assert operation.state == "failed"
             assert told in (operation.error or ""), operation.error
+
+
+@pytest.mark.requirement("deploy:unpack:kinds")
+async def test_attack_a_hostile_upload_becomes_no_deployment_and_leaves_nothing(tmp_path: pathlib.Path) -> None:
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w:gz") as archive:
+        for name, kind in (("pyproject.toml", tarfile.REGTYPE), ("src", tarfile.SYMTYPE)):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = kind, "/etc"
+            archive.addfile(entry)
+    async with workshop.opened(tmp_path / "shop", environ=os.environ) as shop:
+        operation = await shop.deploy(await shop.upload(target.getvalue()), "hostile")
+        assert operation.error == "The upload was refused: the entry 'src' is a symbolic link."
+        assert shop.leftovers() == []
+        assert await shop.versions.servers(workshop.ACME) == []
+        with pytest.raises(errors.InvalidParams, match="what the server is called"):
+            await shop.deploy(await shop.upload(target.getvalue()))

@@ -212,10 +212,10 @@ def test_in_the_fetch_no_process_starts_and_no_private_address_is_called(what: s
 async def test_the_hosts_of_the_fetch_can_be_asked_for(shelf: registry.Registry, tmp_path: pathlib.Path) -> None:
     async with workshop.opened(tmp_path, environ=_environ(shelf)) as shop:
         named = npm_config.read(_environ(shelf), ())
-        assert await npm_modules.Modules(shop.bench, shop.node, named).hosts() == ("127.0.0.1",)
+        assert await npm_modules.Modules(shop.bench, shop.node, named).hosts() == (shelf.address.split("/")[2],)
         scoped = npm_config.read({"npm_config_@s:registry": "https://scoped.example"}, ())
         own = await npm_modules.Modules(shop.bench, shop.node, scoped).hosts()
-        assert "scoped.example" in own
+        assert "scoped.example:443" in own
         assert len(own) == 2  # and the one that npm goes to by itself
 
 

@@ -113,7 +113,11 @@ def test_many_files_and_endless_headers_end_too(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.requirement("deploy:npm:refused")
-@pytest.mark.parametrize("data", [b"", b"PK\3\4", gzip.compress(b"x" * 512), registry.tarball({"a": "b" * 9999})[:60]])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"PK\3\4", gzip.compress(b"x" * 512), registry.tarball({"a": "b" * 9999})[:60]],
+    ids=range(4),  # they hold the time; every worker must name the tests alike
+)
 def test_what_is_no_archive_is_refused(data: bytes, tmp_path: pathlib.Path) -> None:
     with pytest.raises(tarballs.Refused):
         _unpack(data, tmp_path / "x")

@@ -256,6 +256,7 @@ def test_attack_bomb_too_many_entries_and_endless_headers_are_refused(tmp_path: 
         b"", b"PK\x03\x04", b"PK\x03\x04" + b"x" * 100, b"\x1f\x8b", b"\x1f\x8b" + b"x" * 100, b"x" * 512, b"\0" * 100,
         _tar(("x", b"y" * 2000))[:1500], gzip.compress(_tar(("x", b"y")))[:-30], _zip(("x", b"y"))[:-10],
     ],
+    ids=range(10),  # they hold the time; every worker must name the tests alike
 )  # fmt: skip
 def test_what_is_no_archive_is_refused(data: bytes, tmp_path: pathlib.Path) -> None:
     _refused(data, tmp_path, "no sound zip")

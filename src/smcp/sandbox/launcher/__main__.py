@@ -22,7 +22,6 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a terminal's Ctrl-C is for the foreground, which then ends the platform
     linux.no_new_privileges()
-    linux.adopt_orphans()
     # A few descriptors for each cell that runs.
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

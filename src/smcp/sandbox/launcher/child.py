@@ -1,12 +1,16 @@
 """What a forked child of the launcher does until it is bubblewrap: each step takes something away from it.
 
-It runs between fork(2) and execve(2), in a copy of the launcher, with the launcher's rights, and no code of a tenant's
-has run yet. Whatever fails is said on the status socket, and the child ends.
+It runs between fork and execve(2), in a copy of the launcher, with the launcher's rights, and no code of a tenant's has
+run yet. Whatever fails is said on the status socket, and the child ends.
+
+It is the first process of a pid namespace, around the one that bubblewrap will make: when it dies, at whatever moment,
+the kernel ends everything below it before it counts as gone (pid_namespaces(7)). And it dies with the launcher.
 """
 
 import contextlib
 import os
 import resource
+import select
 import signal
 import socket
 import stat
@@ -36,13 +40,13 @@ class Role(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """Descriptors: the cell's three streams, where bubblewrap tells the pid of its first process, and the status."""
+    """Descriptors: the cell's three streams, where bubblewrap tells that it has begun, and the status."""
 
     streams: tuple[int, int, int]
     info: int
     status: socket.socket
     launcher: int
-    """Process id of the launcher: whose death ends this."""
+    """A pidfd of the launcher, whose death ends this."""
 
 
 def run(cell: walls.Cell, house: messages.House, role: Role, ends: Ends, volume: str, seccomp: bytes) -> NoReturn:
@@ -99,7 +103,7 @@ def _begin(role: Role) -> None:
     os.umask(0o022)
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    linux.die_with_parent(signal.SIGKILL)
+    linux.die_with_parent()
     for group in role.groups:
         os.write(group, b"0")
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
@@ -159,8 +163,10 @@ def _drop(role: Role, launcher: int) -> None:
         os.setresuid(role.uid, role.uid, role.uid)
     linux.no_new_privileges()
     # Once more: a change of uid takes it away. If the launcher went in between, nobody would ever end this.
-    linux.die_with_parent(signal.SIGKILL)
-    if os.getppid() != launcher:
+    linux.die_with_parent()
+    watch = select.poll()
+    watch.register(launcher, select.POLLIN)
+    if watch.poll(0):
         raise ProcessLookupError("the launcher is gone")
 
 

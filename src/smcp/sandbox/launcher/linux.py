@@ -1,4 +1,5 @@
-"""System calls that Python 3.11 lacks, thinly: unshare(2), mount(2), umount2(2), openat2(2), close_range(2), prctl(2).
+"""System calls that Python 3.11 lacks, thinly: clone3(2), unshare(2), mount(2), umount2(2), openat2(2),
+close_range(2), recvmsg(2) with its flags, prctl(2).
 
 Each raises OSError with errno, as the functions of `os` do.
 """
@@ -6,12 +7,14 @@ Each raises OSError with errno, as the functions of `os` do.
 import array
 import ctypes
 import os
+import signal
 import socket
 import struct
 from typing import Final
 
 CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWUSER: Final = 0x10000000
+CLONE_NEWPID: Final = 0x20000000
 CLONE_NEWNET: Final = 0x40000000
 
 MS_RDONLY: Final = 0x1
@@ -28,19 +31,23 @@ MNT_DETACH: Final = 2
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
-_PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
 
+_CLONE_PIDFD: Final = 0x1000
+_CLONE3: Final = 435
 _CLOSE_RANGE: Final = 436
 _CLOSE_RANGE_CLOEXEC: Final = 0x4
 _OPENAT2: Final = 437
-"""These numbers are the same on every architecture (Linux 5.9, 5.6)."""
+"""These numbers are the same on every architecture (Linux 5.3, 5.9, 5.6)."""
 _RESOLVE_NO_MAGICLINKS: Final = 0x02
 _RESOLVE_NO_SYMLINKS: Final = 0x04
 _AT_FDCWD: Final = -100
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
+_held: Final = ctypes.PyDLL(None, use_errno=True)
+"""As `_libc`, with the interpreter's lock held: a fork copies what holds it."""
+_held.syscall.restype = ctypes.c_long
 
 
 def _checked(result: int, what: str) -> int:
@@ -53,6 +60,27 @@ def _checked(result: int, what: str) -> int:
 def unshare(flags: int) -> None:
     """unshare(2)."""
     _checked(_libc.unshare(ctypes.c_int(flags)), "unshare")
+
+
+def fork(flags: int) -> tuple[int, int]:
+    """As `os.fork`, into the new namespaces of `flags` (clone3(2)): the child's pid, and a pidfd of it.
+
+    In the child: 0, -1. The calls around it are what `os.fork` does (Python/C API, "Process Control").
+    """
+    pidfd = ctypes.c_int(-1)
+    # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls
+    words = (ctypes.c_uint64 * 8)(flags | _CLONE_PIDFD, ctypes.addressof(pidfd), 0, 0, signal.SIGCHLD, 0, 0, 0)
+    size = ctypes.c_size_t(ctypes.sizeof(words))
+    ctypes.pythonapi.PyOS_BeforeFork()
+    pid = int(_held.syscall(ctypes.c_long(_CLONE3), words, size))
+    if pid == 0:
+        ctypes.pythonapi.PyOS_AfterFork_Child()
+        return 0, -1
+    number = ctypes.get_errno()
+    ctypes.pythonapi.PyOS_AfterFork_Parent()
+    if pid < 0:
+        raise OSError(number, f"fork: {os.strerror(number)}")
+    return pid, pidfd.value
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
@@ -107,14 +135,9 @@ def _prctl(option: int, value: int) -> None:
     _checked(_libc.prctl(ctypes.c_int(option), ctypes.c_ulong(value), zero, zero, zero), f"prctl {option}")
 
 
-def die_with_parent(signal: int) -> None:
-    """PR_SET_PDEATHSIG: the kernel sends `signal` to this process when its parent is gone. A new uid loses it."""
-    _prctl(_PR_SET_PDEATHSIG, signal)
-
-
-def adopt_orphans() -> None:
-    """PR_SET_CHILD_SUBREAPER: descendants whose parent has ended become this process's children."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+def die_with_parent() -> None:
+    """PR_SET_PDEATHSIG: the kernel kills this process when its parent is gone. A new uid loses it."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def no_new_privileges() -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import select
 import signal
 import socket
@@ -23,41 +22,35 @@ _FETCHER: Final = 1
 _RETRY_MS: Final = 5
 _DEATH_S: Final = 10.0
 _INODE: Final = 4096
-_CHILD: Final = re.compile(rb'"child-pid": ([0-9]+)[^0-9]')
 
 
 class Cell:
     """A cell that was asked for, until every process of it is gone."""
 
-    def __init__(self, number: int, pid: int, group: cgroups.Group | None, info: int, status: socket.socket) -> None:
+    def __init__(
+        self, number: int, pid: int, pidfd: int, group: cgroups.Group | None, info: int, status: socket.socket
+    ) -> None:
         self.id = number
         self.pid = pid
+        self.pidfd = pidfd
+        """Of bubblewrap, the first process of a pid namespace: when it ends, the kernel has ended all others."""
         self.group = group
         self.info = info
         self.status: socket.socket | None = status
-        self.pidfd = os.pidfd_open(pid)
-        self.first: int | None = None
-        """A pidfd of the first process inside: when it ends, the kernel has ended all others (pid_namespaces(7))."""
         self.sockets: list[int] = []
-        self.told = b""
         self.begun = False
-        self.unwanted = False
-        self.code: int | None = None
-        self.ended_at = 0.0
         self.failed = ""
 
     def kill(self) -> None:
         """End every process of it."""
-        self.unwanted = True
         if self.group is not None:
             self.group.kill()
-        if self.first is not None:
-            _signal(self.first)
-        # Without that pidfd bubblewrap is still starting; it is ended when it has told its child (see `Server._info`).
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def close(self) -> None:
         """Give back every descriptor."""
-        for descriptor in (self.info, self.pidfd, -1 if self.first is None else self.first, *self.sockets):
+        for descriptor in (self.info, self.pidfd, *self.sockets):
             if descriptor >= 0:
                 os.close(descriptor)
         if self.status is not None:
@@ -84,6 +77,7 @@ class Server:
         self._poll = select.epoll()
         self._sources: dict[int, tuple[str, Cell | None]] = {}
         self._stopping = False
+        self._self = os.pidfd_open(os.getpid())
         peer.settimeout(_DEATH_S)
 
     def serve(self) -> None:
@@ -113,8 +107,7 @@ class Server:
             self._poll.unregister(descriptor)
 
     def _turn(self) -> None:
-        waiting = bool(self._removals) or any(cell.code is not None for cell in self._cells.values())
-        for descriptor, _ in self._poll.poll(_RETRY_MS / 1000 if waiting else None):
+        for descriptor, _ in self._poll.poll(_RETRY_MS / 1000 if self._removals else None):
             what, cell = self._sources.get(descriptor, ("", None))
             if what == "peer":
                 self._read()
@@ -124,20 +117,7 @@ class Server:
                 self._status(cell)
             elif cell is not None and what == "exit":
                 self._exit(cell)
-        for cell in [one for one in self._cells.values() if one.code is not None]:
-            self._bury(cell)
-        self._reap()
         self._removals = [group for group in self._removals if not group.remove()]
-
-    def _reap(self) -> None:
-        """Bury processes of cells whose parent died first; they come to the launcher (PR_SET_CHILD_SUBREAPER)."""
-        own = {cell.pid for cell in self._cells.values()}
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-                if ended is None or ended.si_pid in own:
-                    return  # a cell's own end is told by its pidfd, and others come after it
-                os.waitpid(ended.si_pid, 0)
 
     def _send(self, answer: messages.Answer, descriptors: list[int] | None = None) -> None:
         # A platform that does not read is a platform that hangs; it has _DEATH_S, then everything ends.
@@ -260,10 +240,10 @@ class Server:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             role = child.Role(self._uid(cell.tenant) if self._house.uid_first else None, tuple(opened), not counted)
-            me = os.getpid()
-            pid = os.fork()
+            pid, pidfd = linux.fork(linux.CLONE_NEWPID if walls.PID in self._house.host.layers else 0)
             if pid == 0:
-                child.run(cell, self._house, role, child.Ends(streams, write, theirs, me), volume, self._seccomp)
+                ends = child.Ends(streams, write, theirs, self._self)
+                child.run(cell, self._house, role, ends, volume, self._seccomp)
         except BaseException:
             os.close(read)
             ours.close()
@@ -272,7 +252,7 @@ class Server:
             theirs.close()
             for descriptor in (write, *opened):
                 os.close(descriptor)
-        made = self._cells[number] = Cell(number, pid, group, read, ours)
+        made = self._cells[number] = Cell(number, pid, pidfd, group, read, ours)
         self._watch(ours.fileno(), "status", made)
         self._watch(read, "info", made)
         self._watch(made.pidfd, "exit", made)
@@ -289,8 +269,12 @@ class Server:
                 raise errors.SandboxMissing(f"No cell of this kind may see {bind.source}.")
 
     def _status(self, cell: Cell) -> None:
-        assert cell.status is not None
-        data, descriptors, _ = linux.receive(cell.status, 1024, 32)
+        if cell.status is None:
+            return
+        try:
+            data, descriptors, _ = linux.receive(cell.status, 1024, 32, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
         cell.sockets += descriptors
         if data.startswith(b"!"):
             cell.failed = data[1:].decode("utf-8", "replace")
@@ -300,7 +284,7 @@ class Server:
             cell.status = None
 
     def _info(self, cell: Cell) -> None:
-        """bubblewrap tells the pid of its child: from now on the whole cell can be ended by one signal."""
+        """bubblewrap tells of its child: it understood its options, and made the namespaces."""
         try:
             data = os.read(cell.info, 4096)
         except BlockingIOError:
@@ -309,72 +293,39 @@ class Server:
             self._unwatch(cell.info)
             os.close(cell.info)
             cell.info = -1
-            return
-        cell.told += data
-        # It writes its object piece by piece; the pid is complete when something follows it.
-        found = _CHILD.search(cell.told)
-        if found is None or cell.begun:
-            return
-        cell.begun = True
-        with contextlib.suppress(ProcessLookupError):
-            pid = int(found[1])
-            first = os.pidfd_open(pid)
-            if tidy.parent(pid) == cell.pid:
-                cell.first = first
-            else:
-                os.close(first)  # it has ended already, and another process has its number
-        self._begun(cell)
+        elif not cell.begun:
+            cell.begun = True
+            self._begun(cell)
 
     def _begun(self, cell: Cell) -> None:
-        if cell.status is not None:
-            self._status(cell)
+        self._status(cell)
         sockets, cell.sockets = cell.sockets, []
         self._send(messages.Started(cell.id, cell.pid), sockets)
         for descriptor in sockets:
             os.close(descriptor)
-        if cell.unwanted and cell.first is not None:
-            _signal(cell.first)
 
     def _exit(self, cell: Cell) -> None:
-        self._unwatch(cell.pidfd)
-        _, status = os.waitpid(cell.pid, 0)
-        cell.code = os.waitstatus_to_exitcode(status)
-        cell.ended_at = time.monotonic()
-        if cell.info >= 0:
-            self._info(cell)  # all that it told is there: it writes less than a pipe holds, and it has ended
-        if cell.first is not None:
-            _signal(cell.first)
-            self._watch(cell.first, "first", cell)
-        else:
-            tidy.end_strays(self._house.platform, {one.pid for one in self._cells.values()})
-
-    def _bury(self, cell: Cell) -> None:
-        """Tell that a cell is gone, when it really is."""
-        assert cell.code is not None
-        late = time.monotonic() - cell.ended_at > _DEATH_S
-        if not late and ((cell.first is not None and not _gone(cell.first)) or (cell.group and cell.group.processes())):
-            if cell.group is not None:
-                cell.group.kill()
+        """Tell that a cell is gone. Its namespace is empty now, and so is its cgroup."""
+        # Nothing here waits: an event may be of a descriptor that has just been given back and taken anew.
+        pid, status = os.waitpid(cell.pid, os.WNOHANG)
+        if pid == 0:
             return
-        if cell.status is not None:
+        code = os.waitstatus_to_exitcode(status)
+        if cell.info >= 0:
+            self._info(cell)  # all that it told is there
+        for _ in range(2):  # that it was about to become bubblewrap, and why it did not
             self._status(cell)
-        for descriptor in (cell.info, -1 if cell.first is None else cell.first, _number(cell.status)):
+        for descriptor in (cell.pidfd, cell.info, -1 if cell.status is None else cell.status.fileno()):
             self._unwatch(descriptor)
         out_of_memory = cell.group is not None and cell.group.usage().oom_kills > 0
         if cell.group is not None:
             self._removals.append(cell.group)
         del self._cells[cell.id]
-        begun = cell.begun
         cell.close()
-        if begun:
-            self._send(messages.Exited(cell.id, cell.code, out_of_memory))
+        if cell.begun:
+            self._send(messages.Exited(cell.id, code, out_of_memory))
         else:
-            why = cell.failed or f"bubblewrap ended with {cell.code}"
-            self._send(messages.Failed(cell.id, why))
-
-
-def _number(peer: socket.socket | None) -> int:
-    return -1 if peer is None else peer.fileno()
+            self._send(messages.Failed(cell.id, cell.failed or f"bubblewrap ended with {code}"))
 
 
 def _read(descriptor: int) -> bytes:
@@ -383,15 +334,6 @@ def _read(descriptor: int) -> bytes:
     if not stat.S_ISREG(found.st_mode) or found.st_size > messages.LARGEST_CELL:
         raise ValueError("a cell comes in a memory file")
     return os.pread(descriptor, messages.LARGEST_CELL, 0)
-
-
-def _gone(pidfd: int) -> bool:
-    return bool(select.select([pidfd], [], [], 0)[0])
-
-
-def _signal(pidfd: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
 
 def _told(error: Exception) -> str:

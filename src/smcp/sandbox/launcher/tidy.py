@@ -60,15 +60,6 @@ def _give(directory: int, owners: Collection[int], uid: int) -> list[str]:
     return folders
 
 
-def parent(pid: int) -> int:
-    """The parent of a process (proc(5), /proc/pid/stat); 0 when it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b") ")[2].split()[1])
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-
-
 def sweep(platform: str) -> int:
     """End every cell of this platform that an earlier run left, however it ended; how many processes there were.
 
@@ -88,14 +79,6 @@ def sweep(platform: str) -> int:
                 foreign.add(pid)  # anybody may call a program of theirs so; that does not hold up a start
         time.sleep(0.005)
     return len(seen)
-
-
-def end_strays(platform: str, known: Collection[int]) -> None:
-    """End this launcher's children that are cells' and not `known`: bubblewrap died before its child could notice."""
-    for pid in _left(platform) - set(known):
-        if parent(pid) == os.getpid():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
 
 
 def _left(platform: str) -> set[int]:

@@ -43,6 +43,8 @@ _CA_FILES: Final = ("NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _CERTIFICATES: Final = ("/etc/ssl", "/etc/pki", "/etc/ca-certificates")
 _USERINFO: Final = re.compile(r"://([^/@\s]+)@")
 _VARIABLE: Final = re.compile(r"(?<!\\)(\\*)\$\{([^${}?]+)(\?)?\}")
+# npm's own waits between attempts are 10 and 60 s: somebody is waiting here.
+_PATIENCE: Final = (("fetch-retry-mintimeout", "1000"), ("fetch-retry-maxtimeout", "5000"))
 _SHORTEST_SECRET: Final = 3
 
 
@@ -66,7 +68,9 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True):
         """The npmrc."""
         # npm's reader takes a JSON string as it is, whatever it holds (`ini`, "unsafe"): no line can be forged.
         # It would expand ${NAME} once more; what is left of them here meant themselves.
-        lines = [f"{name} = {json.dumps(value)}\n" for name, value in self.options if "${" not in value]
+        named = {name for name, _ in self.options}
+        options = (*(one for one in _PATIENCE if one[0] not in named), *self.options)
+        lines = [f"{name} = {json.dumps(value)}\n" for name, value in options if "${" not in value]
         return walls.File(FILE, "".join(lines).encode(), 0o444)
 
     def clean(self, text: str) -> str:

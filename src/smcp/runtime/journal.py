@@ -20,7 +20,7 @@ _PER_SECOND: Final = 500
 """Lines that one server may write a second; more are counted and dropped."""
 _OWN: Final = 100
 """As many more for what the platform itself says of a copy's life, so that no flood hides how it ended."""
-_LIFE: Final = ("[smcp] started", "[smcp] ended", "[smcp] killed", "[smcp] deployed")
+_LIFE: Final = ("[smcp] started", "[smcp] ended", "[smcp] killed", "[smcp] deployed", "[smcp] volume")
 _WAITING: Final = 20_000
 """Lines that may wait to be written, over all servers."""
 

@@ -163,6 +163,18 @@ async def test_a_full_volume_is_full_for_its_server_and_saved_all_the_same(tmp_p
         assert await world.run(hold, look) == [made, files + 1]
 
 
+@pytest.mark.requirement("volumes:real:full")
+async def test_what_does_not_fit_into_a_smaller_volume_stays_what_it_was(tmp_path: pathlib.Path) -> None:
+    async with opened(tmp_path) as world:
+        hold = await world.acquire()
+        await world.run(hold, "import os; open('/data/x', 'wb').write(os.urandom(1_000_000))")
+        await world.idle(hold)
+        with pytest.raises(errors.ServerFailed, match="smaller than it was"):
+            await world.volumes.acquire(ACME, NOTES, keeper.VolumeSpec("/data", 500_000), world.told.append)
+        hold = await world.acquire()
+        assert await world.run(hold, "import os; print(os.path.getsize('/data/x'))") == 1_000_000
+
+
 @pytest.mark.requirement("volumes:real:invisible")
 async def test_a_volume_is_visible_to_its_own_cells_only(tmp_path: pathlib.Path) -> None:
     async with opened(tmp_path) as world:

@@ -31,7 +31,7 @@ async def test_what_can_not_be_stored_stays_and_is_tried_again(tmp_path: pathlib
         assert world.ground.open() == ["acme/notes"]
         state = await world.volumes.state(ACME, NOTES)
         assert "quota" in state.unsaved
-        assert "stays in memory" in world.told[-1]
+        assert "kept in memory" in world.told[-1]
         assert 'outcome="failed"' in world.metrics.render().decode()
         again = await world.acquire()
         assert world.file().read_bytes() == content

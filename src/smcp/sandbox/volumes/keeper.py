@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import hashlib
 import itertools
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ from smcp.stores import decided
 from smcp.stores import tenant as stores
 
 _TOGETHER: Final = 4
-"""Snapshots that are taken or stored at once, over all tenants."""
+"""Snapshots that are taken or stored at once, of as many tenants."""
 _ANYWAY: Final = 10
 """Without calls, every so many rounds: a server may write by itself."""
 _LAST_TRIES: Final = 2
@@ -139,6 +140,7 @@ class Volumes:
         self._books: dict[tuple[ids.TenantId, str], _Book] = {}
         self._numbers = itertools.count(1)
         self._slots = asyncio.Semaphore(_TOGETHER)
+        self._turns: weakref.WeakValueDictionary[ids.TenantId, asyncio.Lock] = weakref.WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
         self._counts = {
@@ -281,7 +283,7 @@ class Volumes:
                 return
             book.holds.clear()
             for _ in range(_LAST_TRIES):
-                with contextlib.suppress(errors.SmcpError, OSError):
+                with contextlib.suppress(errors.SmcpError):
                     await self._close(book)
                     return
             self._log.error("a volume's last state is lost", tenant=book.tenant, server=book.server, why=book.unsaved)
@@ -326,7 +328,7 @@ class Volumes:
         """Store and close a volume that no copy uses any more. A failure is told, and tried again by `_keep`."""
         async with book.lock:
             if book.open and not book.holds and not book.wanted:
-                with contextlib.suppress(errors.SmcpError, OSError):
+                with contextlib.suppress(errors.SmcpError):
                     await self._close(book)
         self._tidy(book)
 
@@ -372,25 +374,25 @@ class Volumes:
     async def _save_scheduled(self, book: _Book) -> None:
         async with book.lock:
             if book.open and book.holds:
-                with contextlib.suppress(errors.SmcpError, OSError):
+                with contextlib.suppress(errors.SmcpError):
                     await self._save(book)
 
     async def _save(self, book: _Book, note: str = "") -> None:
         """Take and store a snapshot, unless nothing changed. Raises what kept it from being stored."""
         try:
-            async with self._slots:
+            # The tenant's own turn first: its many volumes wait for each other, not the others for them.
+            async with self._turns.setdefault(book.tenant, asyncio.Lock()), self._slots:
                 outcome = await self._take(book, note)
-        except (errors.SmcpError, OSError) as error:
-            book.stale = True
-            why = error.public if isinstance(error, errors.SmcpError) else type(error).__name__
-            detail = error.detail if isinstance(error, errors.SmcpError) else str(error)
-            book.unsaved = why
+        except Exception as error:
+            # Whatever it was: the state is still there, is tried again, and nobody loses it without being told.
+            known = error if isinstance(error, errors.SmcpError) else errors.Unavailable(detail=repr(error))
+            book.stale, book.unsaved = True, known.public
             self._counts["failed"].inc()
             book.tell(
-                f"[smcp] volume: its state was not stored, and stays in memory until it is: {why} {detail}".rstrip()
+                f"[smcp] volume: not stored, and kept in memory until it is: {known.public} {known.detail}".rstrip()
             )
-            self._log.warning("volume not stored", tenant=book.tenant, server=book.server, why=why)
-            raise
+            self._log.warning("volume not stored", tenant=book.tenant, server=book.server, why=known.public)
+            raise known from error
         book.unsaved = ""
         self._counts[outcome].inc()
 

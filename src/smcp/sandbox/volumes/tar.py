@@ -54,6 +54,8 @@ _ENV: Final = (("PATH", "/usr/bin:/bin"), ("LC_ALL", "C"))
 _CHANGED: Final = 1
 """tar's exit code when a file changed while it was read (manual, "Return Values")."""
 _CHUNK: Final = 262_144
+_ANY_FILE: Final = 2**40
+"""The volume itself is the limit: a file may be mostly holes."""
 _WINDOW: Final = 1_048_576
 _SAID: Final = 16_384
 _TIMEOUT_S: Final = 120.0
@@ -130,11 +132,11 @@ class Tar:
             code = await run.code()
             if code != 0:
                 told = (run.said() or (f"tar ended with {code}",))[0]
-                raise errors.ServerFailed(f"The server's volume can't be filled with its last state: {told}")
+                raise errors.ServerFailed(
+                    f"The server's volume can't be filled with its last state: {told}. Is it smaller than it was?"
+                )
 
-    def _cell(
-        self, argv: tuple[str, ...], tenant: ids.TenantId, volume: walls.Volume, file_bytes: int = 0
-    ) -> walls.Cell:
+    def _cell(self, argv: tuple[str, ...], tenant: ids.TenantId, volume: walls.Volume, writes: int = 0) -> walls.Cell:
         limits = self._limits
         return walls.Cell(
             argv=argv,
@@ -142,11 +144,12 @@ class Tar:
             tenant=tenant,
             volume=volume,
             env=_ENV,
-            memory_bytes=max(limits.memory_bytes, 2 * file_bytes),
+            # What it writes into the volume counts as its memory.
+            memory_bytes=max(limits.memory_bytes, 2 * writes),
             tmp_bytes=limits.tmp_bytes,
             open_files=limits.open_files,
             processes=limits.processes,
-            file_bytes=file_bytes,
+            file_bytes=_ANY_FILE,
         )
 
     @contextlib.asynccontextmanager

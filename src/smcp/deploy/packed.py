@@ -8,6 +8,7 @@ encrypted entries, and whatever grows past its limits, counted in bytes that wer
 thread.
 """
 
+import errno
 import pathlib
 import stat
 import unicodedata
@@ -26,6 +27,7 @@ _LONGEST_PART: Final = 255
 _DEEPEST: Final = 64
 _BLOCK: Final = 1_048_576
 _RATIO: Final = 200
+_UNSOUND: Final = "The upload is no sound zip, tar or tar.gz archive."
 _FREE: Final = 16 * _BLOCK
 """A small archive of much text is no bomb: below this size the ratio does not count."""
 
@@ -57,9 +59,11 @@ def unpack(source: pathlib.Path, into: pathlib.Path, max_bytes: int) -> Unpacked
             _untar(_inflated(file) if start[:2] == b"\x1f\x8b" else file, tree)
             return Unpacked("tar", tree.files, tree.total)
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-            raise errors.DeployFailed(
-                "The upload is no sound zip, tar or tar.gz archive.", detail=str(error)
-            ) from error
+            raise errors.DeployFailed(_UNSOUND, detail=str(error)) from error
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # zipfile seeks to where a table says, also to before the beginning
+                raise
+            raise errors.DeployFailed(_UNSOUND, detail=str(error)) from error
 
 
 # --- names and sizes, the same for both formats ---

@@ -3,6 +3,8 @@
 import gzip
 import io
 import pathlib
+import random
+import shutil
 import stat
 import struct
 import tarfile
@@ -267,3 +269,30 @@ def test_a_broken_checksum_is_refused(tmp_path: pathlib.Path) -> None:
     data = bytearray(_tar(("x", b"y")))
     data[0:1] = b"z"
     _refused(bytes(data), tmp_path, "no sound")
+
+
+@pytest.mark.requirement("deploy:unpack:sound")
+def test_a_damaged_archive_is_unpacked_inside_or_refused_and_nothing_else(tmp_path: pathlib.Path) -> None:
+    chance = random.Random(20261122)
+    sound = [_zip(("a", b"x" * 900), ("d/é", b""), ("q/", b"")), _tar(("a", b"x" * 900), ("é" * 60, b"y"))]
+    marks = (b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06")
+    seen: set[str] = set()
+    for _ in range(600):
+        data = bytearray(chance.choice(sound))
+        for _ in range(chance.choice((1, 2, 5))):
+            # Mostly in the headers, where it matters.
+            header = data.rfind(chance.choice(marks)) if data.startswith(b"PK") else chance.randrange(len(data)) & ~511
+            data[min(max(header, 0) + chance.randrange(160), len(data) - 1)] = chance.randrange(256)
+        for place in range(0, len(data) - 511, 512):
+            if data.startswith(b"ustar", place + 257):  # so that it is not only the checksum that is wrong
+                block = data[place : place + 512]
+                data[place + 148 : place + 156] = b"%06o\0 " % (sum(block[:148]) + 256 + sum(block[156:]))
+        (tmp_path / "upload").write_bytes(data)
+        try:
+            packed.unpack(tmp_path / "upload", tmp_path / "out", _MOST)
+            seen.add("unpacked")
+        except errors.DeployFailed:
+            seen.add("refused")
+        shutil.rmtree(tmp_path / "out")
+        assert {path.name for path in tmp_path.iterdir()} == {"upload"}
+    assert seen == {"unpacked", "refused"}

@@ -73,6 +73,9 @@ async def _ran(
             await decided.decided(child.wait())
             if attachment is not None:
                 attachment.close()
+            else:
+                for one in child.sockets:
+                    one.close()
     ended = child.exited.result()
     return Outcome(ended.code, output.tail, ended.out_of_memory)
 

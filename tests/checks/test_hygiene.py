@@ -26,6 +26,11 @@ _SECRETS = [
     r"\bpypi-AgEI[A-Za-z0-9_-]{40,}",
     r"\bsk-[a-z]{2,10}-[A-Za-z0-9_-]{40,}",
 ]
+_LOCKS = [
+    "requirements/runtime.txt",
+    "requirements/dev.txt",
+    *(f"src/smcp/cli/demos/{one}/requirements.txt" for one in ("git", "sqlite")),
+]
 _VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "NPM_CONFIG_REGISTRY")
 
 
@@ -74,7 +79,7 @@ def test_the_patterns_find_what_they_are_for() -> None:
 
 
 @pytest.mark.requirement("checks:hygiene:locks")
-@pytest.mark.parametrize("lock", ["requirements/runtime.txt", "requirements/dev.txt"])
+@pytest.mark.parametrize("lock", _LOCKS)
 def test_every_locked_python_package_has_one_version_and_hashes_and_no_address(lock: str) -> None:
     text = (tree.ROOT / lock).read_text("utf-8")
     assert "://" not in text

@@ -37,8 +37,18 @@ class Notes(msgspec.Struct, frozen=True):
     format: int = 1
     operator: Made | None = None
     demo: Made | None = None
+    """The admin key of the demo's first tenant, acme."""
+    globex: Made | None = None
+    """That of its second one."""
     demo_done: bool = False
-    """The demo was made whole once; what the user deletes afterwards stays deleted."""
+    """acme/time was live once; what the user deletes afterwards stays deleted."""
+    done: tuple[str, ...] = ()
+    """The demo's other servers that were live once, as TENANT/SERVER."""
+
+    @property
+    def made(self) -> tuple[Made, ...]:
+        """Every profile that was made."""
+        return tuple(one for one in (self.operator, self.demo, self.globex) if one is not None)
 
 
 def digest(key: str) -> str:

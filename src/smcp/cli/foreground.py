@@ -7,7 +7,7 @@ import os
 import pathlib
 import signal
 import time
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -40,6 +40,7 @@ class Foreground:
         self._new_operator = new_operator
         self._place = datadir.DataDir(pathlib.Path(wanted.platform.data_dir))
         self._stop = asyncio.Event()
+        self._node = False
         self._began = time.monotonic()
 
     async def run(self) -> None:
@@ -84,6 +85,7 @@ class Foreground:
                 "; ".join(f"{check.name}: {check.why}" for check in failed),
                 hint="\n".join(check.fix for check in failed if check.fix),
             )
+        self._node = any(check.name == "node" and check.status is machine.Status.OK for check in checks)
         self._say(f"this machine is fit: {len(checks)} checks")
 
     async def _start(self) -> process.Process:
@@ -103,10 +105,23 @@ class Foreground:
 
     async def _serve(self, platform: process.Process) -> None:
         await self._operator(platform)
-        made = await self._demo(platform.base_url) if self._wants_demo else _NO_DEMO
+        work = demo.Demo(self._cli, self._place, platform.base_url, self._say, node=self._node)
+        made = await self._demo(work) if self._wants_demo else _NO_DEMO
         if not self._stop.is_set():
-            self._ready(platform.base_url, made)
-            await self._until_the_end(platform)
+            self._ready(platform.base_url, made, work.coming() if self._wants_demo else [])
+            async with self._rest(work):
+                await self._until_the_end(platform)
+
+    @contextlib.asynccontextmanager
+    async def _rest(self, work: demo.Demo) -> AsyncGenerator[None]:
+        """The demo's other servers are made while the platform serves already."""
+        running = asyncio.ensure_future(asyncio.to_thread(work.rest)) if self._wants_demo else None
+        try:
+            yield
+        finally:
+            work.stop()
+            if running is not None:
+                await running
 
     async def _until_the_end(self, platform: process.Process) -> None:
         waiting = [asyncio.create_task(event.wait()) for event in (self._stop, platform.ended)]
@@ -135,15 +150,15 @@ class Foreground:
 
     def _follow_address(self, url: str) -> None:
         """The platform may listen elsewhere than last time; its profiles follow."""
-        notes = self._place.notes()
-        for made in (notes.operator, notes.demo):
+        for made in self._place.notes().made:
             kept = datadir.still(self._cli.profiles, made)
-            if made is not None and kept is not None and kept.url != url:
+            if kept is not None and kept.url != url:
                 self._cli.profiles.save(made.name, kept._replace(url=url))
 
-    async def _demo(self, url: str) -> _Made:
-        """The demo. It may fail (no package source within reach, for instance) without taking the platform along."""
-        work = demo.Demo(self._cli, self._place, url, self._say)
+    async def _demo(self, work: demo.Demo) -> _Made:
+        """What the welcome shows of the demo. It may fail (no package source within reach, for instance) without
+        taking the platform along.
+        """
         running = asyncio.ensure_future(asyncio.to_thread(work.make))
         stopped = asyncio.ensure_future(self._stop.wait())
         try:
@@ -156,7 +171,7 @@ class Foreground:
         finally:
             stopped.cancel()
 
-    def _ready(self, url: str, made: _Made) -> None:
+    def _ready(self, url: str, made: _Made, coming: Sequence[str]) -> None:
         seconds = time.monotonic() - self._began
         notes = self._place.notes()
         operator = notes.operator.name if datadir.still(self._cli.profiles, notes.operator) and notes.operator else None
@@ -175,5 +190,5 @@ class Foreground:
             return
         if made.why:
             self._cli.out.note(f"The demo could not be made: {made.why}")
-        welcome.show(self._cli.out, url, self._cli.profiles.file, operator, made.demo)
+        welcome.show(self._cli.out, url, self._cli.profiles.file, operator, made.demo, coming)
         self._cli.out.text(f"\nReady after {seconds:.1f} s. Ctrl-C stops it.")

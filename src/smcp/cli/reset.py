@@ -25,7 +25,7 @@ def reset_command(
     place = datadir.DataDir(pathlib.Path(loaded.platform.data_dir))
     notes = place.notes()
     with place.hold():
-        made = [one.name for one in (notes.operator, notes.demo) if one and datadir.still(cli.profiles, one)]
+        made = [one.name for one in notes.made if datadir.still(cli.profiles, one)]
         what = f"everything in {place.path}" + (f" and the profiles {', '.join(made)}" if made else "")
         document = {"data_dir": str(place.path), "profiles": made}
         if dry_run:

@@ -11,7 +11,7 @@ from smcp.cli import session
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one.  [default: 8080]")
 @click.option("--host", metavar="ADDRESS", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--data", metavar="DIR", help="Where everything is kept.")
-@click.option("--demo/--no-demo", default=True, help="Host a demo server for a demo tenant (at the first start).")
+@click.option("--demo/--no-demo", default=True, help="Host demo servers for two demo tenants (at the first start).")
 @click.option("--new-operator", is_flag=True, help="Make another operator key: for when the first one is lost.")
 @click.option("--config", type=click.Path(dir_okay=False, path_type=pathlib.Path), help="The platform's settings file.")
 @session.local
@@ -28,7 +28,8 @@ def up_command(
     """Start SMCP here and stay in the foreground; Ctrl-C stops everything.
 
     The first start makes the operator's credential, the tenant 'acme' and its server 'time', and saves the
-    keys as CLI profiles. With --json, one object is printed once the platform is ready.
+    keys as CLI profiles; four more servers, of 'acme' and of 'globex', follow while it serves. With --json,
+    one object is printed once the platform is ready.
     """
     import asyncio
 

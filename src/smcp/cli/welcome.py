@@ -3,21 +3,30 @@
 import json
 import pathlib
 import shlex
+from collections.abc import Sequence
 
 from smcp.cli import demo, output
 
 
 def show(
-    out: output.Output, url: str, file: pathlib.Path, operator: str | None, standing: demo.Standing | None
+    out: output.Output,
+    url: str,
+    file: pathlib.Path,
+    operator: str | None,
+    standing: demo.Standing | None,
+    coming: Sequence[str],
 ) -> None:
-    """The welcome."""
+    """The welcome. `coming` are servers that are being made meanwhile."""
     from rich import box
     from rich.panel import Panel
     from rich.table import Table
     from rich.text import Text
 
     facts = Table.grid(padding=(0, 2))
-    for name, value in _facts(url, file, operator, standing):
+    told = _facts(url, file, operator, standing)
+    if coming:
+        told.append(("To come", f"{', '.join(coming)}: a line each below, when it is live"))
+    for name, value in told:
         facts.add_row(Text(name, style="bold"), Text(output.safe(value), overflow="fold"))
     out.show(Panel(facts, title="SMCP is ready", box=box.ROUNDED, expand=False, border_style="green"))
     if standing is not None:

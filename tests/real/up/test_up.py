@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -18,7 +19,7 @@ import pytest
 
 from support import processes
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 _BIN = pathlib.Path(sys.executable).parent
 _SMCP = str(_BIN / "smcp")
@@ -169,17 +170,103 @@ def test_the_first_start_saves_the_keys_for_this_user_only(
 ) -> None:
     home, up, _ = first
     saved = tomllib.loads(home.profiles.read_text())
-    assert {name: profile["tenant"] for name, profile in saved.items()} == {"default": "platform", "acme": "acme"}
+    assert saved["default"]["tenant"] == "platform"
+    assert saved["acme"]["tenant"] == "acme"
     assert stat.S_IMODE(home.profiles.stat().st_mode) == 0o600
     assert stat.S_IMODE(home.profiles.parent.stat().st_mode) == 0o700
     assert saved["default"]["key"] not in up.out + up.err
 
 
-@pytest.mark.requirement("up:second:quick")
-def test_a_second_start_is_quick_shows_no_key_and_serves(
-    first: tuple[Home, Up, subprocess.CompletedProcess[str]],
-) -> None:
+@pytest.fixture(scope="module")
+def whole(first: tuple[Home, Up, subprocess.CompletedProcess[str]]) -> tuple[Home, str, dict[str, str]]:
+    """The same home when all five servers of the demo are live: what was said, and what the four others answered.
+
+    The first start was stopped while they were being made; this is the one that finished them.
+    """
     home, _, _ = first
+    with home.up() as up:
+        up.wait_for("demo: 5 servers of 2 tenants")
+        answers = {target: _called(home, target, *words) for target, *words in _CALLS}
+    return home, up.err, answers
+
+
+_CALLS = (
+    ("acme/everything", "echo", '{"message":"hello"}'),
+    ("acme/memory", "create_entities", '{"entities":[{"name":"Ada","entityType":"person","observations":["x"]}]}'),
+    ("globex/git", "git_log", '{"repo_path":"/data/repo"}'),
+    ("globex/sqlite", "create_table", '{"query":"create table kept (n integer)"}'),
+)
+
+
+def _called(home: Home, target: str, tool: str, arguments: str) -> str:
+    done = home.run(_SMCP, "call", target, tool, arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.requirement("up:demo:tenants")
+def test_the_demo_is_five_servers_of_two_tenants_and_each_answers(whole: tuple[Home, str, dict[str, str]]) -> None:
+    home, said, answers = whole
+    assert "Echo: hello" in answers["acme/everything"]
+    assert "Ada" in answers["acme/memory"]
+    assert "The first commit" in answers["globex/git"]
+    assert "Table created" in answers["globex/sqlite"]
+    for label in ("acme/everything", "acme/memory", "globex/git", "globex/sqlite"):
+        assert f"demo: {label} is live" in said
+    saved = tomllib.loads(home.profiles.read_text("utf-8"))
+    assert {name: one["tenant"] for name, one in saved.items()} == {
+        "default": "platform",
+        "acme": "acme",
+        "globex": "globex",
+    }
+    assert all(one["key"] not in said for one in saved.values())
+
+
+@pytest.mark.requirement("up:demo:once", "volumes:real:servers")
+def test_the_next_start_makes_nothing_again_and_what_was_kept_is_there(whole: tuple[Home, str, dict[str, str]]) -> None:
+    home, _, _ = whole
+    with home.up() as up:
+        found = _called(home, "acme/memory", "read_graph", "{}")
+        tables = _called(home, "globex/sqlite", "list_tables", "{}")
+        deleted = home.run(_SMCP, "server", "delete", "globex/sqlite", "--yes")
+    assert "Ada" in found
+    assert "kept" in tables
+    assert deleted.returncode == 0, deleted.stderr
+    with home.up() as again:
+        listed = home.run(_SMCP, "server", "list", "--tenant", "globex", "--json")
+    assert "sqlite" not in listed.stdout
+    assert "git" in listed.stdout
+    assert "demo:" not in up.err + again.err
+    assert "To come" not in up.out + again.out
+
+
+@pytest.mark.requirement("up:demo:apart")
+def test_what_cannot_be_made_is_named_with_what_to_run_and_takes_nothing_along(tmp_path: pathlib.Path) -> None:
+    home = Home(tmp_path)
+    home.environ |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path)}
+    path = home.environ["PATH"]
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("bwrap", "git"):
+        (tools / name).symlink_to(shutil.which(name) or "")
+    home.environ["PATH"] = f"{_BIN}{os.pathsep}{tools}"
+    with home.up() as up:
+        up.wait_for("demo: 0 of 5 servers")
+    assert "The demo could not be made" in up.err
+    assert "acme/everything and acme/memory left out: no Node.js" in up.err
+    for name in ("git", "sqlite"):
+        assert re.search(rf"demo: globex/{name} could not be made: .*: smcp deploy /\S+/{name} --tenant globex", up.err)
+    home.environ["PATH"] = path
+    with home.up() as again:
+        again.wait_for("demo: 2 of 5 servers of 1 tenant")
+        answer = home.run(_SMCP, "call", "acme/everything", "echo", '{"message":"hello"}')
+    assert "Echo: hello" in answer.stdout, answer.stderr
+    assert "globex/git could not be made" in again.err
+
+
+@pytest.mark.requirement("up:second:quick")
+def test_a_second_start_is_quick_shows_no_key_and_serves(whole: tuple[Home, str, dict[str, str]]) -> None:
+    home, _, _ = whole
     before = home.profiles.read_bytes()
     with home.up() as up:
         assert up.ready_s < 5.0

@@ -58,19 +58,10 @@ async def open(
     config = base.settings
     started = await (launch.Launcher.start(found.house(config)) if peer is None else launch.Launcher.adopt(peer))
     base.undo.push_async_callback(started.close)
-    child_limits = driver.Limits(
-        stop_grace_s=config.runtime.stop_grace_s,
-        max_message_bytes=config.runtime.max_message_bytes,
-        stream_buffer=config.runtime.stream_buffer,
-        tenant_buffer_bytes=config.runtime.tenant_buffer_bytes,
-    )
     reach = egress.Egress(config.egress, base.metrics)
     volumes = keeper.Volumes(common.store, started, base.clock, config, base.metrics, base.log)
     kept_secrets = secrets.Secrets(common.store, base.clock)
-    children = hiding.Hiding(
-        stdio.StdioDriver(functools.partial(_cell, config.sandbox, found), started, child_limits, volumes, reach),
-        giving.Giver(kept_secrets),
-    )
+    children = hiding.Hiding(_driver(config, found, started, volumes, reach), giving.Giver(kept_secrets))
     lines = journal.Journal(common.store, base.log, days=config.stores.log_days, most_bytes=config.stores.log_bytes)
     base.undo.push_async_callback(lines.close)
     await lines.start()
@@ -86,19 +77,12 @@ async def open(
     base.undo.push_async_callback(copies.close)
     await copies.start()
 
-    directory = config.platform.directory()
-    kept = artefacts.Artefacts(common.store, directory / machine.ARTEFACTS, config.deploy.max_bytes)
+    kept = artefacts.Artefacts(common.store, config.platform.directory() / machine.ARTEFACTS, config.deploy.max_bytes)
     made = versions.Versions(common.store, base.clock, kept)
     specs = Specs(kept, found.python, found.node)
-    prober = probing.Prober(children, specs, timeout_s=config.runtime.start_timeout_s)
-    bench = workbench.Workbench(started, found.python, config.sandbox, config.deploy, reach)
-    pip = pypi_builder.PypiBuilder(bench, found.index, directory / machine.PIP_CACHE)
-    modules = npm_modules.Modules(bench, found.node, found.registry)
-    makers = builders.Builders(
-        pypi=pip,
-        npm=npm_builder.NpmBuilder(modules),
-        upload=upload_builder.UploadBuilder(bench, pip, modules),
-    )
+    sent = uploads.Uploads(common.store, config.deploy.max_upload_bytes)
+    base.undo.push_async_callback(sent.close)
+    await sent.start()
 
     async def record(event: events.Event) -> None:
         if isinstance(event, events.DeploySucceeded):
@@ -107,24 +91,47 @@ async def open(
             lines.note(owner, name, f"deployed {event.deployment}")
         await common.trail.write(event)
 
-    sent = uploads.Uploads(common.store, config.deploy.max_upload_bytes)
-    base.undo.push_async_callback(sent.close)
-    await sent.start()
     maker = deployer.Deployer(
         common.store,
         made,
         kept,
-        prober,
-        makers,
+        probing.Prober(children, specs, timeout_s=config.runtime.start_timeout_s),
+        _builders(config, found, workbench.Workbench(started, found.python, config.sandbox, config.deploy, reach)),
         sent,
         base.clock,
-        work=directory / machine.WORK,
+        work=config.platform.directory() / machine.WORK,
         record=record,
         metrics=base.metrics,
     )
     base.undo.push_async_callback(maker.close)
     await maker.start()
     return Hosting(started, made, sent, kept_secrets, volumes, specs, maker, lines, copies)
+
+
+def _driver(
+    config: settings.Settings,
+    found: machine.Machine,
+    started: launch.Launcher,
+    volumes: keeper.Volumes,
+    reach: egress.Egress,
+) -> driver.Driver:
+    patience = driver.Limits(
+        stop_grace_s=config.runtime.stop_grace_s,
+        max_message_bytes=config.runtime.max_message_bytes,
+        stream_buffer=config.runtime.stream_buffer,
+        tenant_buffer_bytes=config.runtime.tenant_buffer_bytes,
+    )
+    return stdio.StdioDriver(functools.partial(_cell, config.sandbox, found), started, patience, volumes, reach)
+
+
+def _builders(config: settings.Settings, found: machine.Machine, bench: workbench.Workbench) -> builders.Builders:
+    pip = pypi_builder.PypiBuilder(bench, found.index, config.platform.directory() / machine.PIP_CACHE)
+    modules = npm_modules.Modules(bench, found.node, found.registry)
+    return builders.Builders(
+        pypi=pip,
+        npm=npm_builder.NpmBuilder(modules),
+        upload=upload_builder.UploadBuilder(bench, pip, modules),
+    )
 
 
 class Specs:

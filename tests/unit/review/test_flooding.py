@@ -24,7 +24,7 @@ async def test_a_flood_of_lines_that_are_no_messages_ends_the_server(line: bytes
     child, pipes = _child(said)
     began = time.process_time()
     for _ in range(20):
-        pipes.pipe_data_received(1, line * (_CHUNK // len(line)))
+        pipes.stdout(line * (_CHUNK // len(line)))
     assert time.process_time() - began < 0.5
     assert not child.alive
     assert "[smcp] killed: it wrote more than" in said[-1]
@@ -34,7 +34,7 @@ async def test_a_flood_of_lines_that_are_no_messages_ends_the_server(line: bytes
 async def test_a_server_that_prints_a_screenful_by_mistake_lives_on() -> None:
     said: list[str] = []
     child, pipes = _child(said)
-    pipes.pipe_data_received(1, b"Traceback\n" * 400)
+    pipes.stdout(b"Traceback\n" * 400)
     assert child.alive
 
 
@@ -42,7 +42,7 @@ async def test_a_server_that_prints_a_screenful_by_mistake_lives_on() -> None:
 async def test_of_a_flood_on_stderr_a_part_is_kept_and_the_rest_is_counted() -> None:
     said: list[str] = []
     child, pipes = _child(said)
-    pipes.pipe_data_received(2, b"x\n" * (_CHUNK // 2))
+    pipes.stderr(b"x\n" * (_CHUNK // 2))
     assert said[:2] == ["x", "x"]
     assert len(said) == 501
     assert said[-1] == "[smcp] 32268 lines were dropped: too many at once"

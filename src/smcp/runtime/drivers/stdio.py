@@ -209,6 +209,10 @@ class StdioInstance(driver.Instance):
         # What begins so is the platform's word, and nobody else's.
         self._lines(f" {text}" if text.startswith("[smcp]") else text)
 
+    def note(self, text: str) -> None:
+        """A word of the platform's own about it."""
+        self._lines(f"[smcp] {text}")
+
     def flooded(self) -> None:
         self._silence(
             "a single message was larger than runtime.max_message_bytes, or more waits than runtime.tenant_buffer_bytes"
@@ -262,7 +266,7 @@ class _Pipes:
             read, write = os.pipe2(os.O_CLOEXEC)
             theirs.append(read)
             self.stdin, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(write, "wb", 0))
-            for take in (self._stdout, self._stderr):
+            for take in (self.stdout, self.stderr):
                 read, write = os.pipe2(os.O_CLOEXEC)
                 theirs.append(write)
                 reader, _ = await loop.connect_read_pipe(
@@ -295,12 +299,13 @@ class _Pipes:
         if self._open or self._ended is None:
             return
         if self._errors:
-            self._stderr(b"\n")
+            self.stderr(b"\n")
         self._drop()
         self.abort()
         self._child.exited(self._ended)
 
-    def _stdout(self, data: bytes) -> None:
+    def stdout(self, data: bytes) -> None:
+        """What came from the child's standard output."""
         if self._child.silenced:
             return
         if b"\n" not in data:
@@ -333,18 +338,18 @@ class _Pipes:
         self._parts.clear()
         self._held = 0
 
-    def _stderr(self, data: bytes) -> None:
+    def stderr(self, data: bytes) -> None:
+        """What came from its standard error."""
         lines = (self._errors + data).split(b"\n")
         self._errors = lines.pop()
         if len(self._errors) > _STDERR_LINE:
             lines.append(self._errors)
             self._errors = b""
-        if len(lines) > _STDERR_LINES:
-            left_out = len(lines) - _STDERR_LINES
-            lines[_STDERR_LINES:] = [b"[smcp] %d lines were dropped: too many at once" % left_out]
-        for line in lines:
+        for line in lines[:_STDERR_LINES]:
             if line:
                 self._child.stderr(line[:_STDERR_LINE].decode("utf-8", "replace"))
+        if len(lines) > _STDERR_LINES:
+            self._child.note(f"{len(lines) - _STDERR_LINES} lines were dropped: too many at once")
 
 
 class _Reader(asyncio.Protocol):

@@ -1,7 +1,8 @@
 """The log interface: append-only streams of records, each with a position that grows by one.
 
 A *stream* is a key tuple like a KV key. Its *class* decides how long records stay: `trim` runs with a time per class,
-a keyword of `append`; `shrink` is for streams that are bounded in size too. Positions start at 1 and are never used again, also after trimming.
+a keyword of `append`; `shrink` is for streams that are bounded in size too. Positions start at 1 and are never used
+again, also after trimming.
 """
 
 import abc

@@ -105,8 +105,11 @@ def test_sqlite_is_whole_in_every_snapshot_that_is_taken_while_it_writes(mode: s
     taken: list[str] = []
     for _ in range(4):
         made = keeping.api("POST", "/volume/snapshots").json()
-        assert made["note"] in ("asked for", "")
         taken.append(made["id"])
+        if "taken while the server ran" in made["note"]:
+            # Without a freezer (control groups), or too slow for one: said, and nothing more is promised.
+            keeping.run("going = False\nwriter.join()")
+            return
     keeping.run("going = False\nwriter.join()")
     counts: list[int] = []
     for one in taken:

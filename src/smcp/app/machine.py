@@ -30,6 +30,8 @@ _ID: Final = 10
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """What was found."""
 
+    layers: tuple[probe.Layer, ...]
+    """Every layer of the walls: there, or why not."""
     host: walls.Host
     python: interpreter.Interpreter
     node: node.Node | None
@@ -45,8 +47,10 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises `errors.SandboxMissing`, `errors.BadSettings`.
         """
-        host = probe.host(config.sandbox)
+        layers = probe.layers(config.sandbox)
+        host = probe.host(config.sandbox, layers)
         return cls(
+            layers=tuple(layers),
             host=host,
             python=interpreter.current(),
             node=node.current(environ),

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import os
 import socket
+from collections.abc import Sequence
 from typing import Final
 
 from smcp.app import foundation, gauges, hosting, machine
@@ -19,6 +20,7 @@ from smcp.identity import authenticator
 from smcp.identity.authn import api_key
 from smcp.kernel import errors, hosts, ids, settings
 from smcp.ops import doctor
+from smcp.sandbox import probe
 from smcp.stores import local
 from smcp.tenancy import limits, tenants
 from smcp.web import docs
@@ -132,7 +134,7 @@ async def _compose(
     gauges.connect(base.metrics, store.counts, common.limiter, audit)
     hosted = await hosting.open(base, common, found, peer)
     parts = await _gateway(base, common, hosted)
-    admin = control.build(_services(base, common, hosted, parts, port), docs.pages())
+    admin = control.build(_services(base, common, hosted, parts, port, found.layers), docs.pages())
     gateway = asgi.App(parts)
     return Platform(base, gateway, Front(gateway, admin), keys, audit, hosted)
 
@@ -174,7 +176,12 @@ async def _gateway(base: foundation.Foundation, common: foundation.Common, hoste
 
 
 def _services(
-    base: foundation.Foundation, common: foundation.Common, hosted: hosting.Hosting, parts: exchange.Parts, port: int
+    base: foundation.Foundation,
+    common: foundation.Common,
+    hosted: hosting.Hosting,
+    parts: exchange.Parts,
+    port: int,
+    layers: Sequence[probe.Layer],
 ) -> services.Services:
     async def read_logs(
         tenant: ids.TenantId, server: ids.ServerName, /, *, after: int, limit: int, wait_s: float
@@ -215,6 +222,7 @@ def _services(
             services.Ready("audit", functools.partial(common.trail.check, ids.PLATFORM)),
             services.Ready("disk", functools.partial(doctor.require_disk, base.settings)),
         ),
+        layers=tuple(services.Layer(*layer) for layer in layers),
         metrics=base.metrics,
         logger=base.log,
     )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from smcp.access.policy import Action
+from smcp.access.policy import Action, Role
 from smcp.control import views
 from smcp.control.endpoint import AnyCredential, Call, Nothing, Open, Raw, endpoint
 from smcp.kernel import errors, observe
@@ -92,4 +92,26 @@ async def whoami(call: Call[Nothing, Nothing]) -> views.Principal:
     return views.Principal(caller.tenant, caller.id, caller.kind, [str(role) for role in caller.roles], caller.label)
 
 
-ENDPOINTS: Final = (healthz, readyz, version, metrics, openapi, whoami)
+@endpoint(
+    "GET",
+    "/api/v1/sandbox",
+    action=AnyCredential("whose code runs behind the walls may know which of them stand"),
+    answer_example={
+        "layers": [{"name": "seccomp", "present": True, "why": "", "fix": ""}],
+        "missing": ["uid"],
+    },
+)
+async def sandbox(call: Call[Nothing, Nothing]) -> views.Sandbox:
+    """Show which layers of the walls around hosted servers this machine has.
+
+    Why one is missing, and what brings it, is told to operators.
+    """
+    tells = Role.OPERATOR in call.principal.roles
+    layers = call.services.layers
+    return views.Sandbox(
+        layers=[views.Layer(*(layer if tells else (layer.name, layer.present, "", ""))) for layer in layers],
+        missing=[layer.name for layer in layers if not layer.present],
+    )
+
+
+ENDPOINTS: Final = (healthz, readyz, version, metrics, openapi, whoami, sandbox)

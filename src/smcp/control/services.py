@@ -80,6 +80,15 @@ class Ready(NamedTuple):
     """Raises an `errors.SmcpError` when it does not hold. Cheap: asked on every /readyz."""
 
 
+class Layer(NamedTuple):
+    """A layer of the walls around hosted servers: there, or why not."""
+
+    name: str
+    present: bool
+    why: str
+    fix: str
+
+
 class Services(msgspec.Struct, frozen=True, kw_only=True):
     """Everything the admin API needs, made and joined in `app.wire`."""
 
@@ -106,5 +115,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     drop_logs: DropLogs
     instances: Instances
     ready: tuple[Ready, ...]
+    layers: tuple[Layer, ...]
+    """The walls around hosted servers."""
     metrics: observe.Metrics
     logger: observe.Logger

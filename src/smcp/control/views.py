@@ -57,6 +57,24 @@ class Version(msgspec.Struct, frozen=True):
     version: str
 
 
+class Layer(msgspec.Struct, frozen=True):
+    """A layer of the walls around hosted servers."""
+
+    name: str
+    present: bool
+    why: str
+    """What it does, or why it is missing; for operators, else empty."""
+    fix: str
+    """What brings it; for operators, else empty."""
+
+
+class Sandbox(msgspec.Struct, frozen=True):
+    """The walls around hosted servers on this machine."""
+
+    layers: list[Layer]
+    missing: list[str]
+
+
 class Principal(msgspec.Struct, frozen=True):
     """Who the credential belongs to."""
 

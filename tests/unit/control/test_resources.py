@@ -170,3 +170,14 @@ async def test_a_call_reaches_the_server_as_the_caller_and_its_arguments_as_they
     assert answer["content"] == [{"type": "text", "text": "noon"}]
     caller = (await world.ok("GET", "/api/v1/whoami", f"{worlds.OWN}/mcp_user"))["id"]
     assert world.runtime.calls == [(caller, worlds.OWN, "time", "tools/call", {"name": "now", "arguments": arguments})]
+
+
+@pytest.mark.requirement("control:sandbox:layers")
+async def test_which_walls_stand_is_told_to_all_and_why_one_is_missing_to_operators(world: worlds.World) -> None:
+    told = await world.ok("GET", "/api/v1/sandbox", ADMIN)
+    assert told["missing"] == ["uid"]
+    assert {"name": "seccomp", "present": True, "why": "", "fix": ""} in told["layers"]
+    assert all(layer["why"] == layer["fix"] == "" for layer in told["layers"])
+    full = await world.ok("GET", "/api/v1/sandbox", "operator")
+    assert {"name": "uid", "present": False, "why": "all run as one user", "fix": "start as root"} in full["layers"]
+    assert (await world.client.get("/api/v1/sandbox")).status_code == 401

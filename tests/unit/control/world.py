@@ -157,6 +157,10 @@ async def opened(
             drop_logs=runtime.drop_logs,
             instances=runtime.instances,
             ready=(services.Ready("store", store.check),),
+            layers=(
+                services.Layer("seccomp", True, "only listed system calls", ""),
+                services.Layer("uid", False, "all run as one user", "start as root"),
+            ),
             metrics=metrics,
             logger=logger,
         )

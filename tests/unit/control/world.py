@@ -104,6 +104,12 @@ class World:
         return made
 
 
+_LAYERS: Final = (
+    services.Layer("seccomp", True, "only listed system calls", ""),
+    services.Layer("uid", False, "all run as one user", "start as root"),
+)
+
+
 def _configured(directory: pathlib.Path, groups: Mapping[str, Any], limit: Mapping[str, int]) -> settings.Settings:
     return settings.Settings(
         **groups,
@@ -157,10 +163,7 @@ async def opened(
             drop_logs=runtime.drop_logs,
             instances=runtime.instances,
             ready=(services.Ready("store", store.check),),
-            layers=(
-                services.Layer("seccomp", True, "only listed system calls", ""),
-                services.Layer("uid", False, "all run as one user", "start as root"),
-            ),
+            layers=_LAYERS,
             metrics=metrics,
             logger=logger,
         )

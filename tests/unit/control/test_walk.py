@@ -46,7 +46,7 @@ async def test_without_a_valid_credential_every_guarded_endpoint_answers_the_sam
     headers = [] if header is None else [(b"Authorization", header.encode("latin-1"))]
     bodies: set[bytes] = set()
     for one in paths.GUARDED:
-        options = paths.options(one) | {"headers": headers}
+        options: dict[str, Any] = {**paths.options(one), "headers": headers}
         answer = await world.client.request(one.method, paths.filled(one, PARTS), **options)
         assert answer.status_code == 401, paths.name(one)
         assert answer.headers["www-authenticate"] == "Bearer"

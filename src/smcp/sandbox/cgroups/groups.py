@@ -56,6 +56,15 @@ class Group:
         """Hold every process where it is, or let them go on. False where the kernel can't."""
         return any(part.freeze(frozen) for part in self._parts)
 
+    def spent(self) -> float:
+        """Processor time that it has taken, in seconds."""
+        return max(part.spent() for part in self._parts)
+
+    def weigh(self, share: float) -> None:
+        """Its weight beside other groups where processors are short, as a part of what each has at first."""
+        for part in self._parts:
+            part.weigh(share)
+
     def remove(self) -> bool:
         """False while something of it is still dying: ask again later. Never waits."""
         left = [part for part in self._parts if not part.remove()]

@@ -99,6 +99,14 @@ class Node:
         """What this hierarchy knows. Never raises."""
         raise NotImplementedError
 
+    def spent(self) -> float:
+        """Processor time in seconds. Never raises."""
+        raise NotImplementedError
+
+    def weigh(self, share: float) -> None:
+        """Its weight where processors are short, as a part of what each group has at first. Never raises."""
+        raise NotImplementedError
+
     def remove(self) -> bool:
         """False as long as something is in it, or dying. Never raises."""
         for name in places.listed(self.path):
@@ -147,6 +155,14 @@ class V1(Node):
         """cgroup-v1/freezer-subsystem.rst."""
         return _can(f"{self.path}/freezer.state", "FROZEN" if frozen else "THAWED")
 
+    def spent(self) -> float:
+        """cgroup-v1/cpuacct.rst."""
+        return self._number("cpuacct.usage") / 1e9
+
+    def weigh(self, share: float) -> None:
+        """scheduler/sched-design-CFS.rst, "Group scheduler extensions"."""
+        _can(f"{self.path}/cpu.shares", str(max(2, round(1024 * share))))
+
     def usage(self) -> Usage:
         """cgroup-v1/memory.rst, cpuacct.rst."""
         return Usage(
@@ -178,6 +194,14 @@ class V2(Node):
     def freeze(self, frozen: bool) -> bool:
         """cgroup.freeze, Linux 5.2. What is frozen can still be killed."""
         return _can(f"{self.path}/cgroup.freeze", str(int(frozen)))
+
+    def spent(self) -> float:
+        """cpu.stat is there without a controller."""
+        return self._number("cpu.stat", "usage_usec") / 1e6
+
+    def weigh(self, share: float) -> None:
+        """cgroup-v2.rst, "CPU Interface Files"."""
+        _can(f"{self.path}/cpu.weight", str(max(1, round(100 * share))))
 
     def usage(self) -> Usage:
         """cpu.stat is there without a controller; memory.peak since Linux 5.19."""

@@ -100,6 +100,9 @@ def _second(mount: places.Mount, path: str, platform: str, has: frozenset[str]) 
             usable.add(name)
         except OSError as error:
             why[name] = explain(error, f"enable {name} below {base}", mount)
+    # Beside it are the cells, which may be many: the platform gets its turn whenever it has something to do.
+    with contextlib.suppress(OSError):
+        nodes.write(f"{place}/{places.HOST}/cpu.weight", "10000")
     return Planted(Tree(2, place, frozenset(usable)), why)
 
 

@@ -21,7 +21,14 @@ _TENANTS: Final = 16
 _FETCHER: Final = 1
 _RETRY_MS: Final = 5
 _DEATH_S: Final = 10.0
+_WEIGH_S: Final = 0.5
+_HEAVY: Final = 0.2
+"""Cores' worth of time, above which a cell is one that computes, and below which it is one that answers."""
+_HEAVY_SHARE: Final = 1 / 64
+_FORGIVEN: Final = 6
+"""Times in a row that a cell is seen below that, until it is no longer taken for one that computes."""
 _INODE: Final = 4096
+_FORGIVEN_FIRST: Final = 2
 
 
 class Cell:
@@ -40,6 +47,8 @@ class Cell:
         self.sockets: list[int] = []
         self.begun = False
         self.failed = ""
+        self.spent = 0.0
+        self.heavy = _FORGIVEN_FIRST
 
     def kill(self) -> None:
         """End every process of it."""
@@ -72,11 +81,13 @@ class Server:
         self._volumes: dict[tuple[str, str], str] = {}
         self._volume_number = 0
         self._removals: list[cgroups.Group] = []
+        self._weighs = groups is not None and cgroups.CPU in groups.layers
         self._questions = msgspec.json.Decoder(messages.Question)
         self._cell = msgspec.msgpack.Decoder(walls.Cell)
         self._poll = select.epoll()
         self._sources: dict[int, tuple[str, Cell | None]] = {}
         self._stopping = False
+        self._weighed = 0.0
         self._self = os.pidfd_open(os.getpid())
         peer.settimeout(_DEATH_S)
 
@@ -107,7 +118,7 @@ class Server:
             self._poll.unregister(descriptor)
 
     def _turn(self) -> None:
-        for descriptor, _ in self._poll.poll(_RETRY_MS / 1000 if self._removals else None):
+        for descriptor, _ in self._poll.poll(self._patience()):
             what, cell = self._sources.get(descriptor, ("", None))
             if what == "peer":
                 self._read()
@@ -118,6 +129,28 @@ class Server:
             elif cell is not None and what == "exit":
                 self._exit(cell)
         self._removals = [group for group in self._removals if not group.remove()]
+        if self._weighs and time.monotonic() - self._weighed >= _WEIGH_S:
+            self._weigh()
+
+    def _patience(self) -> float | None:
+        """Seconds until there is something to do without being asked."""
+        if self._removals:
+            return _RETRY_MS / 1000
+        return max(0.0, self._weighed + _WEIGH_S - time.monotonic()) if self._weighs and self._cells else None
+
+    def _weigh(self) -> None:
+        """Who computes gives way to who answers: else each of many spinning cells would have its turn, some
+        milliseconds long, before one that has been asked something. On idle processors nobody is slower for it."""
+        now = time.monotonic()
+        took, self._weighed = now - self._weighed, now
+        for cell in self._cells.values():
+            if cell.group is None:
+                continue
+            spent, before = cell.group.spent(), cell.spent
+            cell.spent, was = spent, cell.heavy
+            cell.heavy = _FORGIVEN if spent - before > _HEAVY * min(took, 2 * _WEIGH_S) else max(0, was - 1)
+            if bool(cell.heavy) != bool(was):
+                cell.group.weigh(_HEAVY_SHARE if cell.heavy else 1.0)
 
     def _send(self, answer: messages.Answer, descriptors: list[int] | None = None) -> None:
         # A platform that does not read is a platform that hangs; it has _DEATH_S, then everything ends.
@@ -226,6 +259,8 @@ class Server:
             group = self._groups.make(f"cell-{number}", limits)
         try:
             self._fork(number, cell, group, (descriptors[0], descriptors[1], descriptors[2]), volume)
+            # Until it has been seen to be quiet, it is not.
+            group.weigh(_HEAVY_SHARE)
         except BaseException:
             if group is not None:
                 self._removals.append(group)

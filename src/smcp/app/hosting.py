@@ -26,7 +26,7 @@ from smcp.deploy import (
 from smcp.kernel import errors, ids, settings
 from smcp.runtime import driver, hiding, journal, pool
 from smcp.runtime.drivers import stdio
-from smcp.sandbox import cells, egress, interpreter, launch, node, walls
+from smcp.sandbox import cells, egress, gvisor, interpreter, launch, node, walls
 from smcp.sandbox.egress import rules
 from smcp.sandbox.volumes import keeper
 
@@ -95,7 +95,7 @@ async def open(
         common.store,
         made,
         kept,
-        probing.Prober(children, specs, timeout_s=config.runtime.start_timeout_s),
+        probing.Prober(children, specs, lines.lines, timeout_s=config.runtime.start_timeout_s),
         _builders(config, found, workbench.Workbench(started, found.python, config.sandbox, config.deploy, reach)),
         sent,
         base.clock,
@@ -131,6 +131,7 @@ def _builders(config: settings.Settings, found: machine.Machine, bench: workbenc
         pypi=pip,
         npm=npm_builder.NpmBuilder(modules),
         upload=upload_builder.UploadBuilder(bench, pip, modules),
+        gvisor=bool(found.host.runsc),
     )
 
 
@@ -164,6 +165,7 @@ class Specs:
             artefact=str(await self._artefacts.path(tenant, deployment.digest)),
             argv=deployment.argv,
             runtime=deployment.runtime,
+            tier="gvisor" if deployment.manifest.runtime == "gvisor" else "",
             env=tuple(deployment.manifest.env.items()),
             egress=rules.parsed(deployment.manifest.egress),
             secrets=tuple(deployment.manifest.secrets.items()),
@@ -182,7 +184,7 @@ def _cell(limits: settings.Sandbox, found: machine.Machine, spec: driver.Spec) -
     ports = rules.ports(spec.egress)
     cell = cells.hosted(limits, runs, spec.tenant, spec.artefact, spec.argv, env, files, spec.mount, ports)
     cell = msgspec.structs.replace(cell, binds=(*cell.binds, *binds))
-    if spec.volume is None:
-        return cell
-    # One file may fill the volume, and is told so: above this limit a signal would end the server instead.
-    return msgspec.structs.replace(cell, file_bytes=max(cell.tmp_bytes, spec.volume.size_bytes + _MORE))
+    if spec.volume is not None:
+        # One file may fill the volume, and is told so: above this limit a signal would end the server instead.
+        cell = msgspec.structs.replace(cell, file_bytes=max(cell.tmp_bytes, spec.volume.size_bytes + _MORE))
+    return gvisor.wider(cell) if spec.tier == walls.GVISOR else cell

@@ -20,15 +20,18 @@ class Builders:
         pypi: build.Builder[pypi.Pypi],
         npm: build.Builder[npm.Npm] | None = None,
         upload: build.Builder[sources.Upload] | None = None,
+        gvisor: bool = False,
     ) -> None:
+        """`gvisor`: whether this machine has that tier."""
         self._pypi = pypi
         self._npm = npm
         self._upload = upload
+        self._gvisor = gvisor
 
-    async def build(
+    # Before `build`, whose name hides the module's in what follows it.
+    async def _built(
         self, source: sources.Source, asked: manifest.Manifest, directory: pathlib.Path, tell: build.Tell
     ) -> build.Built:
-        """As `build.Builder`."""
         match source:
             case pypi.Pypi():
                 return await self._pypi.build(source, asked, directory, tell)
@@ -38,6 +41,23 @@ class Builders:
                 return await _have(self._upload, "uploads").build(source, asked, directory, tell)
             case _:
                 assert_never(source)
+
+    async def build(
+        self, source: sources.Source, asked: manifest.Manifest, directory: pathlib.Path, tell: build.Tell
+    ) -> build.Built:
+        """As `build.Builder`. Raises `errors.DeployFailed` for a tier that is not here too, before anything is built
+        if the order asks for it, else (a folder's own manifest) afterwards."""
+        self._check(asked)
+        built = await self._built(source, asked, directory, tell)
+        self._check(built.asked or asked)
+        return built
+
+    def _check(self, asked: manifest.Manifest) -> None:
+        if asked.runtime == "gvisor" and not self._gvisor:
+            raise errors.DeployFailed(
+                'This platform has no gVisor, which the manifest asks for with runtime = "gvisor". Leave that out, or'
+                " ask the operator: 'smcp doctor' says what is missing and what brings it."
+            )
 
 
 def _have(builder: _Builder | None, what: str) -> _Builder:

@@ -66,7 +66,13 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     name: Annotated[str, Meta(max_length=31), _d("The server's name. Empty: made from the package's name.")] = ""
     source: Annotated[str, Meta(max_length=500), _d("What to deploy, e.g. `pypi:mcp-server-time==2026.1.1`.")] = ""
     description: Annotated[_Text, _d("A sentence for people.")] = ""
-    runtime: Annotated[Literal["python"], _d("May be left out: the source says what runs it.")] = "python"
+    runtime: Annotated[
+        Literal["python", "gvisor"],
+        _d(
+            "`gvisor`: behind the stronger walls of gVisor, where the platform has it. Otherwise left out: the source"
+            " says whether Python or Node.js runs it, in either case."
+        ),
+    ] = "python"
     era: Annotated[
         Literal["auto", "legacy", "modern"],
         _d("Which protocol era to ask the server for: `auto` asks for both, the others save the second question."),

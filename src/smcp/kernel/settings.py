@@ -122,7 +122,7 @@ class Sandbox(_Group, frozen=True):
         tuple[str, ...],
         _d(
             "Layers without which the platform refuses to start. Namespaces: user, pid, net, ipc, uts, cgroup; others:"
-            " nesting, tmp_size, proc, limits, seccomp, uid, cgroup_memory, cgroup_pids, cgroup_cpu."
+            " nesting, tmp_size, proc, limits, seccomp, uid, cgroup_memory, cgroup_pids, cgroup_cpu, gvisor."
         ),
     ] = ("user", "pid", "net", "ipc", "uts", "seccomp")
     uid_first: Annotated[

@@ -41,6 +41,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     argv: tuple[str, ...]
     """Command as seen inside the sandbox."""
     runtime: Literal["python", "node"] = "python"
+    tier: Literal["", "gvisor"] = ""
+    """What holds it: as `walls.Cell.tier`."""
     env: tuple[tuple[str, str], ...] = ()
     files: tuple[walls.File, ...] = ()
     egress: tuple[rules.Rule, ...] = ()

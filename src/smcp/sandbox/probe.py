@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from smcp.kernel import errors, settings
-from smcp.sandbox import cgroups, seccomp, walls
+from smcp.sandbox import cgroups, gvisor, seccomp, walls
 
 _PLACES: Final = "/usr/bin:/bin:/usr/local/bin:/usr/sbin:/sbin"
 _TIMEOUT_S: Final = 10.0
@@ -37,6 +37,7 @@ _MEANING: Final = {
     walls.MEMORY: "one memory limit over all that a cell holds, without swap (cgroup)",
     walls.PIDS: "one limit of processes and threads over a cell (cgroup)",
     walls.CPU: "one share of processor time for a cell (cgroup)",
+    walls.GVISOR: "a kernel of its own, in user space, for the servers that ask for it",
 }
 
 
@@ -58,14 +59,14 @@ def layers(limits: settings.Sandbox) -> list[Layer]:
         why = "bubblewrap is not installed"
         fix = "sudo apt-get install bubblewrap"
         found = [Layer(name, False, why, fix) for name in (*walls.NAMESPACES, *_BWRAP)]
-        return [*found, _limits(prlimit), *others]
-    trial = _Trial(bwrap, limits.uid_first if others[0].present else None)
+        return [*found, _limits(prlimit), *others, Layer(walls.GVISOR, False, why, fix)]
+    uid = limits.uid_first if others[0].present else None
+    trial = _Trial(bwrap, uid)
     options = trial.help()
     # Everything but `cgroup` and `limits` needs a user namespace when who asks is not root.
     base = ["--unshare-user"] if trial.works(["--unshare-user"]) is None else []
-    found = [_try(name, trial, [*base, f"--unshare-{name}"]) for name in walls.NAMESPACES]
-    return [
-        *found,
+    found = [
+        *(_try(name, trial, [*base, f"--unshare-{name}"]) for name in walls.NAMESPACES),
         _option(walls.NESTING, "--disable-userns", options, lambda: trial.works([*base, "--disable-userns"])),
         _option(walls.TMP_SIZE, "--size", options, lambda: trial.works(base, ("--size", "65536", "--tmpfs", "/mnt"))),
         _try(walls.PROC, trial, [*base, "--unshare-pid"], ("--proc", "/proc")),
@@ -73,6 +74,7 @@ def layers(limits: settings.Sandbox) -> list[Layer]:
         _seccomp(trial, base),
         *others,
     ]
+    return [*found, _gvisor(uid, {layer.name for layer in found if layer.present})]
 
 
 def host(limits: settings.Sandbox, found: list[Layer] | None = None) -> walls.Host:
@@ -90,10 +92,12 @@ def host(limits: settings.Sandbox, found: list[Layer] | None = None) -> walls.Ho
     bwrap = shutil.which("bwrap", path=_PLACES)
     if bwrap is None:
         raise errors.SandboxMissing("bubblewrap is not installed. Run: sudo apt-get install bubblewrap")
+    present = frozenset(layer.name for layer in tried if layer.present)
     return walls.Host(
         bwrap=bwrap,
         prlimit=shutil.which("prlimit", path=_PLACES) or "",
-        layers=frozenset(layer.name for layer in tried if layer.present),
+        runsc=(shutil.which("runsc", path=_PLACES) or "") if walls.GVISOR in present else "",
+        layers=present,
     )
 
 
@@ -144,25 +148,31 @@ class _Trial:
             done = self._ran([self._bwrap, *words, "--ro-bind", "/", "/", *mounts, "--", "/bin/true"], fds)
         except (OSError, subprocess.SubprocessError) as error:
             return str(error)
-        if done.returncode == 0:
-            return None
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        return (said or [f"exit code {done.returncode}"])[-1][:300]
+        return None if done.returncode == 0 else _last(done)
 
     def _ran(self, command: list[str], fds: tuple[int, ...] = ()) -> "subprocess.CompletedProcess[bytes]":
-        return subprocess.run(
-            command,
-            env={},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_TIMEOUT_S,
-            check=False,
-            cwd="/",
-            user=self._uid,
-            group=self._uid,
-            extra_groups=None if self._uid is None else [],
-            pass_fds=fds,
-        )
+        return _ran(command, self._uid, fds)
+
+
+def _ran(command: list[str], uid: int | None, fds: tuple[int, ...] = ()) -> "subprocess.CompletedProcess[bytes]":
+    return subprocess.run(
+        command,
+        env={},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=_TIMEOUT_S,
+        check=False,
+        cwd="/",
+        user=uid,
+        group=uid,
+        extra_groups=None if uid is None else [],
+        pass_fds=fds,
+    )
+
+
+def _last(done: "subprocess.CompletedProcess[bytes]") -> str:
+    said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    return (said or [f"exit code {done.returncode}"])[-1][:300]
 
 
 def _try(name: str, trial: _Trial, words: list[str], mounts: tuple[str, ...] = ()) -> Layer:
@@ -220,6 +230,37 @@ def _uid(limits: settings.Sandbox) -> Layer:
         f"the uids {limits.uid_first} to {last} are not mapped in this container",
         "set sandbox.uid_first and sandbox.uid_count to a range of /proc/self/uid_map",
     )
+
+
+def _gvisor(uid: int | None, present: set[str]) -> Layer:
+    runsc = shutil.which("runsc", path=_PLACES)
+    if runsc is None:
+        return Layer(
+            walls.GVISOR,
+            False,
+            'runsc is not installed; only servers with runtime = "gvisor" need it',
+            "sudo apt-get install runsc (Debian), or see gvisor.dev for other systems; then restart the platform",
+        )
+    lacking = [name for name in gvisor.NEEDS if name not in present]
+    if lacking:
+        return Layer(walls.GVISOR, False, f"it needs {', '.join(lacking)}", "as for that layer")
+    said = _ran_in_gvisor(runsc, uid)
+    if said is None:
+        return Layer(walls.GVISOR, True, _MEANING[walls.GVISOR], "")
+    return Layer(walls.GVISOR, False, f"runsc says: {said}", f"sudo {runsc} --rootless do /bin/true  # shows more")
+
+
+def _ran_in_gvisor(runsc: str, uid: int | None) -> str | None:
+    """None when it runs a command in gVisor as the user that cells will run as, else the last line that it said."""
+    with tempfile.TemporaryDirectory() as state:
+        if uid is not None:
+            os.chown(state, uid, uid)
+        command = [runsc, "--rootless", "--ignore-cgroups", "--network=none", "--overlay2=none", f"--root={state}"]
+        try:
+            done = _ran([*command, "do", "/bin/true"], uid)
+        except (OSError, subprocess.SubprocessError) as error:
+            return str(error)
+    return None if done.returncode == 0 else _last(done)
 
 
 def _groups() -> list[Layer]:

@@ -13,7 +13,7 @@ size, an empty environment.
 import os
 import posixpath
 from collections.abc import Sequence
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -38,21 +38,23 @@ UID: Final = "uid"
 MEMORY: Final = "cgroup_memory"
 PIDS: Final = "cgroup_pids"
 CPU: Final = "cgroup_cpu"
+GVISOR: Final = "gvisor"
 
 NAMESPACES: Final = (USER, PID, NET, IPC, UTS, CGROUP)
 GROUPS: Final = (MEMORY, PIDS, CPU)
-LAYERS: Final = (*NAMESPACES, NESTING, TMP_SIZE, PROC, LIMITS, SECCOMP, UID, *GROUPS)
+LAYERS: Final = (*NAMESPACES, NESTING, TMP_SIZE, PROC, LIMITS, SECCOMP, UID, *GROUPS, GVISOR)
 """Every layer: the namespaces; no user namespace inside; a /tmp of fixed size; a /proc of its own; rlimits; a filter of
-system calls; a uid of the host for each tenant; cgroups for memory, processes and processor time."""
+system calls; a uid of the host for each tenant; cgroups for memory, processes and processor time; and gVisor, for those
+servers that ask for it."""
 
 _SHM_MOST: Final = 16_777_216
 _TINY: Final = "65536"
 # What a process with the host's uid 0 behind its map could write in /proc although it has no capability (a sysctl
 # checks the uid: core_pattern would be a way out). bwrap covers what access(2) calls writable; /proc/sys isn't.
 _KERNEL: Final = ("acpi", "bus", "driver", "fs", "irq", "mtrr", "scsi", "sys", "sysrq-trigger", "tty")
-_ROOT_LINKS: Final = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
+ROOT_LINKS: Final = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
 # Places that the walls make themselves; a bind over one of them would take a wall away.
-_OWN: Final = ("/", "/dev", "/proc", "/sys", "/usr", *(f"/{name}" for name in _ROOT_LINKS))
+_OWN: Final = ("/", "/dev", "/proc", "/sys", "/usr", *(f"/{name}" for name in ROOT_LINKS))
 
 
 _Amount = Annotated[int, Meta(ge=1, le=2**50)]
@@ -93,6 +95,8 @@ class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     binds: tuple[Bind, ...]
     tenant: Annotated[str, Meta(pattern=r"\A(?:[a-z0-9][a-z0-9-]{0,62})?\Z")] = ""
     """Whose code runs in it, and so which uid of the host stands behind it; empty: the fetcher's, no tenant's code."""
+    tier: Literal["", "gvisor"] = ""
+    """What holds it: bubblewrap, or gVisor."""
     files: tuple[File, ...] = ()
     volume: Volume | None = None
     egress: tuple[int, ...] = ()
@@ -121,6 +125,8 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
 
     bwrap: str = "/usr/bin/bwrap"
     prlimit: str = "/usr/bin/prlimit"
+    runsc: str = ""
+    """gVisor, if it is here and works."""
     layers: frozenset[str] = frozenset(LAYERS)
 
 
@@ -182,7 +188,7 @@ def _namespaces(cell: Cell, layers: frozenset[str]) -> list[str]:
 def _system() -> list[str]:
     """/usr as it is, and the root's links into it as this distribution has them."""
     words = ["--ro-bind", "/usr", "/usr"]
-    for name in _ROOT_LINKS:
+    for name in ROOT_LINKS:
         path = f"/{name}"
         if os.path.islink(path):
             words += ["--symlink", os.readlink(path), path]

@@ -1,4 +1,4 @@
-"""What a forked child of the launcher does until it is bubblewrap: each step takes something away from it.
+"""What a forked child of the launcher does until it is bubblewrap (or runsc): each step takes something away from it.
 
 It runs between fork and execve(2), in a copy of the launcher, with the launcher's rights, and no code of a tenant's has
 run yet. Whatever fails is said on the status socket, and the child ends.
@@ -17,7 +17,7 @@ import stat
 from collections.abc import Sequence
 from typing import Final, NamedTuple, NoReturn
 
-from smcp.sandbox import network, walls
+from smcp.sandbox import gvisor, network, walls
 from smcp.sandbox.launcher import linux, messages
 
 STAGE: Final = "/tmp"  # noqa: S108 - covered by a file system of the child's own
@@ -50,7 +50,7 @@ class Ends(NamedTuple):
 
 
 def run(cell: walls.Cell, house: messages.House, role: Role, ends: Ends, volume: str, seccomp: bytes) -> NoReturn:
-    """Become bubblewrap. `volume` is where the cell's volume is mounted, or empty. Never returns, never raises."""
+    """Become bubblewrap. `volume` is where the cell's volume is mounted (in the working directory), or empty. Never returns, never raises."""
     try:
         _begin(role)
         # A view of its own first: what is opened in another view can't be mounted in this one.
@@ -59,18 +59,24 @@ def run(cell: walls.Cell, house: messages.House, role: Role, ends: Ends, volume:
         sources = [_opened(bind, house) for bind in cell.binds]
         if volume:
             sources.append(linux.open_plain(volume, os.O_PATH | os.O_DIRECTORY))
+        os.chdir("/")
         staged = _stage(sources)
         sockets = _network(cell)
+        tiered = cell.tier == walls.GVISOR
+        if tiered:
+            _gvisor(cell, role, staged)
         _drop(role, ends.launcher)
-        argv = _command(cell, house, role, ends.info, staged, seccomp)
+        argv = _runsc(cell, house) if tiered else _command(cell, house, role, ends.info, staged, seccomp)
         for number, stream in enumerate(ends.streams):
             os.dup2(stream, number)
         # The last step: the launcher may have more files open than this cell may, and numbers count, not files.
         _limits(cell)
         # The sockets of its network leave before anything else of the cell can touch them.
         socket.send_fds(ends.status, [b"."], [one.fileno() for one in sockets])
+        if tiered:
+            os.write(ends.info, b"{}")  # runsc has nothing like bubblewrap's --info-fd: it is begun when it runs
         # An empty environment: /proc/1/environ.
-        os.execve(house.host.bwrap, argv, {})  # noqa: S606 - no shell is meant
+        os.execve(house.host.runsc if tiered else house.host.bwrap, argv, {})  # noqa: S606 - no shell is meant
     except BaseException as error:  # noqa: BLE001 - whatever it was, this copy of the launcher must not go on
         with contextlib.suppress(OSError):
             ends.status.send(f"!{error}".encode()[:1000])
@@ -96,6 +102,16 @@ def _command(
         os.set_inheritable(descriptor, True)
     behind = walls.inside(cell, house.host, limit_processes=role.limit_processes)
     return [ARGV0 + house.platform, "--args", str(passed[-1]), "--", *behind]
+
+
+def _gvisor(cell: walls.Cell, role: Role, staged: Sequence[str]) -> None:
+    binds, volume = staged[: len(cell.binds)], staged[-1] if cell.volume else ""
+    gvisor.prepare(cell, binds, volume, STAGE, os.geteuid() if role.uid is None else role.uid)
+
+
+def _runsc(cell: walls.Cell, house: messages.House) -> list[str]:
+    linux.close_all_on_exec(3)
+    return gvisor.command(cell, ARGV0 + house.platform, STAGE)
 
 
 def _begin(role: Role) -> None:
@@ -135,22 +151,22 @@ def _stage(sources: Sequence[int]) -> list[str]:
 
 
 def _network(cell: walls.Cell) -> list[socket.socket]:
-    if not cell.egress:
-        return []
-    linux.unshare(linux.CLONE_NEWNET)
-    return network.enter(cell.egress)
+    if cell.egress or cell.tier == walls.GVISOR:
+        linux.unshare(linux.CLONE_NEWNET)
+    return network.enter(cell.egress) if cell.egress else []
 
 
 def _limits(cell: walls.Cell) -> None:
     # RLIMIT_AS would stop runtimes that reserve address space they never touch (V8, Go, WebAssembly).
-    for what, amount in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, cell.open_files),
-        (resource.RLIMIT_FSIZE, cell.file_bytes or cell.tmp_bytes),
-        (resource.RLIMIT_DATA, cell.memory_bytes),
-        (resource.RLIMIT_MEMLOCK, 65536),
-        (resource.RLIMIT_MSGQUEUE, 0),
-    ):
+    amounts = [(resource.RLIMIT_CORE, 0), (resource.RLIMIT_MEMLOCK, 65536), (resource.RLIMIT_MSGQUEUE, 0)]
+    if cell.tier == walls.GVISOR:
+        # Its own processes'. All memory of the cell is one file of theirs; what the cell may do, its kernel holds.
+        amounts.append((resource.RLIMIT_NOFILE, gvisor.OPEN_FILES))
+    else:
+        amounts.append((resource.RLIMIT_NOFILE, cell.open_files))
+        amounts.append((resource.RLIMIT_FSIZE, cell.file_bytes or cell.tmp_bytes))
+        amounts.append((resource.RLIMIT_DATA, cell.memory_bytes))
+    for what, amount in amounts:
         hard = resource.getrlimit(what)[1]
         amount = amount if hard == resource.RLIM_INFINITY else min(amount, hard)
         resource.setrlimit(what, (amount, amount))

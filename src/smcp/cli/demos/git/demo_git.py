@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import tempfile
 from typing import Final
 
 _PLACE: Final = pathlib.Path("/data/repo")
@@ -12,10 +13,8 @@ _README: Final = "# A demo\n\nThis repository lives in a volume of its own: comm
 
 
 def make(git: str, place: pathlib.Path) -> None:
-    """Make the repository. It appears whole or not at all: a start that is interrupted is done again by the next."""
-    new = place.with_name("new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir()
+    """Make the repository. It appears whole or not at all: interrupted starts and two at once do no harm."""
+    new = pathlib.Path(tempfile.mkdtemp(dir=place.parent))
     (new / "README.md").write_text(_README, "utf-8")
     for words in (
         ["init", "--quiet", "--initial-branch=main"],
@@ -25,7 +24,11 @@ def make(git: str, place: pathlib.Path) -> None:
         ["commit", "--quiet", "--message=The first commit"],
     ):
         subprocess.run([git, *words], cwd=new, check=True, stdin=subprocess.DEVNULL, stdout=sys.stderr)
-    new.rename(place)
+    try:
+        new.rename(place)
+    except OSError:
+        # Another copy was faster.
+        shutil.rmtree(new)
 
 
 def main() -> None:

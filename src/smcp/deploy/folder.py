@@ -10,13 +10,12 @@ their packages from the lock by the same fetch and build as packages of an index
 import asyncio
 import pathlib
 import re
-import tomllib
 from typing import Any, Final, Literal, cast
 
 import msgspec
 
 from smcp.deploy import build as builds
-from smcp.deploy import locks, manifest, npm_builder, npm_lock, npm_modules, pypi_builder
+from smcp.deploy import locks, manifest, npm_builder, npm_lock, npm_modules, pypi_builder, toml
 from smcp.deploy.sources import pypi
 from smcp.kernel import errors
 from smcp.sandbox import cells, interpreter
@@ -214,8 +213,8 @@ def _pyproject(root: pathlib.Path) -> dict[str, Any]:
     if not (root / "pyproject.toml").is_file():
         return {}
     try:
-        found: Any = tomllib.loads(locks.text(root / "pyproject.toml")).get("project", {})
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        found: Any = toml.loads(locks.text(root / "pyproject.toml")).get("project", {})
+    except ValueError as error:
         raise errors.DeployFailed(f"pyproject.toml is not valid TOML: {str(error)[:200]}.") from error
     return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
 

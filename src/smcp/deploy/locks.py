@@ -8,12 +8,12 @@ pylock.toml are not used, its digests are.
 
 import pathlib
 import re
-import tomllib
 from collections.abc import Iterator
 from typing import Any, Final, cast
 
 import msgspec
 
+from smcp.deploy import toml
 from smcp.deploy.sources import pypi
 from smcp.kernel import errors
 
@@ -143,8 +143,8 @@ def _why_not(line: str) -> str:
 def pylock(content: str) -> Iterator[Pin]:
     """The pins of a pylock.toml. Raises `errors.DeployFailed` with the package."""
     try:
-        tree: dict[str, Any] = tomllib.loads(content)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        tree = toml.loads(content)
+    except ValueError as error:
         raise errors.DeployFailed(f"pylock.toml is not valid TOML: {str(error)[:200]}.") from error
     if not str(tree.get("lock-version", "")).startswith("1."):
         raise errors.DeployFailed("pylock.toml is not of lock-version 1.")

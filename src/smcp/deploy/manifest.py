@@ -5,12 +5,12 @@ flag of a tool of the platform. An unknown key is refused with its path: a missp
 """
 
 import re
-import tomllib
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
+from smcp.deploy import toml
 from smcp.kernel import errors
 from smcp.sandbox.egress import rules
 
@@ -137,11 +137,9 @@ def parse(text: str) -> Manifest:
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise errors.InvalidParams(f"The manifest is larger than {MAX_BYTES} bytes.")
     try:
-        tree: dict[str, Any] = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeError) as error:
+        tree = toml.loads(text)
+    except ValueError as error:
         raise errors.InvalidParams(f"The manifest is not valid TOML: {error}.") from error
-    except RecursionError:
-        raise errors.InvalidParams("The manifest is nested too deeply.") from None
     try:
         manifest = msgspec.convert(tree, Manifest)
     except msgspec.ValidationError as error:

@@ -87,6 +87,8 @@ class _Tree:
         for end in range(1, len(parts) + 1):
             path = "/".join(parts[:end])
             if self._take(path, directory=True):
+                if end < len(parts):
+                    self.counted(name)  # one that no entry of its own asks for is work and room all the same
                 (self._root / path).mkdir(mode=0o755)
 
     def file(self, name: str, content: Iterator[bytes], *, executable: bool) -> None:
@@ -294,10 +296,11 @@ def _untar(stream: IO[bytes], tree: _Tree) -> None:
         longer.clear()
         name = header.name.removeprefix("./")
         if header.kind == b"5":
+            if header.size:
+                # Nothing of it would be kept or counted, and gigabytes of it fit into an upload.
+                raise _refused(header.name, "is a directory with a content")
             if name.rstrip("/") not in ("", "."):
                 tree.directory(name)
-            for _ in reader.content(header.size):
-                pass
         elif header.kind in (b"0", b"\0"):
             tree.file(name, reader.content(header.size), executable=header.executable)
         else:

@@ -251,6 +251,20 @@ def test_attack_bomb_too_many_entries_and_endless_headers_are_refused(tmp_path: 
         _refused(header.tobuf(tarfile.GNU_FORMAT), tmp_path / kind.hex(), "endless header|no sound")
 
 
+@pytest.mark.requirement("deploy:unpack:bombs")
+def test_attack_bomb_directories_that_no_entry_asks_for_count_as_entries(tmp_path: pathlib.Path) -> None:
+    # 850 entries of 60 parts each: a few kilobytes packed.
+    deep = "/".join("d" * 60)
+    _refused(gzip.compress(_tar(*((f"{one}/{deep}/x", b"") for one in range(850)))), tmp_path, "more than 50000 entries")
+
+
+@pytest.mark.requirement("deploy:unpack:bombs")
+def test_attack_bomb_a_directory_with_a_content_is_refused_before_it_is_read(tmp_path: pathlib.Path) -> None:
+    entry = tarfile.TarInfo("d/")
+    entry.type, entry.size = tarfile.DIRTYPE, 8_000_000_000
+    _refused(gzip.compress(entry.tobuf(tarfile.USTAR_FORMAT)), tmp_path, "directory with a content")
+
+
 @pytest.mark.requirement("deploy:unpack:sound")
 @pytest.mark.parametrize(
     "data",

@@ -5,6 +5,7 @@ platform, which runs without privilege, gets the result. The launcher gets its p
 too: the platform can't widen it.
 """
 
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -25,6 +26,7 @@ ARTEFACTS: Final = "cache/artefacts"
 PIP_CACHE: Final = "cache/pip"
 VOLUMES: Final = "run/volumes"
 _ID: Final = 10
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +64,12 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     def needed(self, config: settings.Settings) -> tuple[str, ...]:
         """What the platform's process must be able to reach: its code, its data."""
         own = (sys.base_prefix, sys.prefix, os.path.dirname(smcp.__file__), sys.executable)
-        data = (str(config.platform.directory()), os.path.dirname(config.platform.root_key()))
+        data = [str(config.platform.directory())]
+        if config.platform.root_key_file:
+            data.append(os.path.dirname(config.platform.root_key()))
+        # Never a path below the data directory, which is the platform's to change: a link there would name what is to
+        # be opened to it.
+        data = [path for path in data if path == data[0] or not f"{path}/".startswith(f"{data[0]}/")]
         return tuple(path for path in (*own, *data) if os.path.exists(path))
 
     @property
@@ -105,13 +112,19 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make(data: pathlib.Path, name: str, uid: int) -> None:
-    """Make `name` below `data`, each new directory closed to others and the property of `uid`."""
-    place = data
-    for part in pathlib.PurePosixPath(name).parts:
-        place /= part
-        try:
-            place.mkdir(mode=0o700)
-        except FileExistsError:
-            continue
-        if uid != os.geteuid():
-            os.chown(place, uid, uid)
+    """Make `name` below `data`, each new directory closed to others and the property of `uid`.
+
+    `data` may be in hostile hands, and this process root: step by step, and through no link. Raises OSError for one.
+    """
+    here = os.open(data, _FOLDER)
+    try:
+        for part in pathlib.PurePosixPath(name).parts:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(part, mode=0o700, dir_fd=here)
+            inside = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=here)
+            os.close(here)
+            here = inside
+            if uid != os.geteuid() and os.fstat(here).st_uid == os.geteuid():
+                os.fchown(here, uid, uid)
+    finally:
+        os.close(here)

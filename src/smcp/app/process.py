@@ -22,6 +22,8 @@ from smcp.sandbox import launch
 _READY_S: Final = 60.0
 _STOP_S: Final = 60.0
 _LAUNCHER_S: Final = 20.0
+_WORDS: Final = 8
+"""Messages of the platform that wait to be read; it says one when it is ready, and one to each question."""
 
 _Said = TypeVar("_Said", node.Ready, node.Key)
 
@@ -35,7 +37,7 @@ class Process:
         self._running = running
         self._launcher = launcher
         self._control = control
-        self._said: asyncio.Queue[node.Said] = asyncio.Queue()
+        self._said: asyncio.Queue[node.Said] = asyncio.Queue(_WORDS)
         self._reader = asyncio.create_task(self._read(), name="platform's words")
         self.ended = asyncio.Event()
         """Set when the platform has ended, asked or not."""
@@ -104,8 +106,8 @@ class Process:
         try:
             while data := await loop.sock_recv(self._control, node.LARGEST):
                 self._said.put_nowait(decoder.decode(data))
-        except OSError:
-            pass  # as its end
+        except (OSError, msgspec.DecodeError, asyncio.QueueFull):
+            pass  # as its end: who says what was not asked for is not the platform any more
         finally:
             self.ended.set()
 
@@ -158,5 +160,7 @@ def _ended(running: "subprocess.Popen[bytes]", timeout_s: float) -> None:
 
 
 def _error(said: node.Refused) -> errors.SmcpError:
-    kind = getattr(errors, said.kind, errors.Unavailable)
+    kind = getattr(errors, said.kind, None)
+    if not (isinstance(kind, type) and issubclass(kind, errors.SmcpError)):
+        kind = errors.Unavailable
     return kind(said.public, detail=said.detail)

@@ -117,7 +117,9 @@ class DataDir:
     def write(self, notes: Notes) -> None:
         """Remember `notes`."""
         temporary = self._marker.with_suffix(".new")
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        # Always a new file: what lies there may be another name for a file elsewhere, if the platform was taken over.
+        temporary.unlink(missing_ok=True)
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(handle, "wb") as stream:
             stream.write(msgspec.json.encode(notes) + b"\n")
             stream.flush()
@@ -133,8 +135,9 @@ class DataDir:
         """Remove the content; what was unpacked read-only too. The directory itself stays: it may be a mount."""
         for entry in self.content():
             if entry.is_dir() and not entry.is_symlink():
-                for folder, _, _ in os.walk(entry):
-                    pathlib.Path(folder).chmod(0o700)
+                # By descriptors: a name could be a link to elsewhere by then.
+                for _, _, _, folder in os.fwalk(entry):
+                    os.fchmod(folder, 0o700)
                 shutil.rmtree(entry)
             else:
                 entry.unlink()

@@ -15,7 +15,8 @@ from smcp.sandbox.launcher import linux
 def drop(uid: int, needed: Iterable[str]) -> None:
     """Become `uid` for good, with `needed` (existing absolute paths) within reach. Raises OSError.
 
-    Nothing is left of root: no capability, no group, and no way back (PR_SET_NO_NEW_PRIVS).
+    Nothing is left of root: no capability, no group, no key of its session (keyrings(7)), and no way back
+    (PR_SET_NO_NEW_PRIVS).
     """
     linux.unshare(linux.CLONE_NEWNS)
     linux.mount("none", "/", flags=linux.MS_REC | linux.MS_SLAVE)
@@ -30,6 +31,7 @@ def drop(uid: int, needed: Iterable[str]) -> None:
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
     linux.no_new_privileges()
+    linux.forget_keys()
 
 
 def _closed(path: str, uid: int) -> str:

@@ -1,6 +1,7 @@
 """`python -m smcp.sandbox.launcher SOCKET`: the house comes on standard input, questions on the descriptor SOCKET."""
 
 import contextlib
+import errno
 import os
 import resource
 import signal
@@ -22,6 +23,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a terminal's Ctrl-C is for the foreground, which then ends the platform
     linux.no_new_privileges()
+    linux.forget_keys()
     # A few descriptors for each cell that runs.
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -57,6 +59,12 @@ def _own_view(house: messages.House) -> None:
     place = linux.open_plain(house.volumes, os.O_PATH | os.O_DIRECTORY)
     flags = linux.MS_NOSUID | linux.MS_NODEV
     linux.mount("volumes", f"/proc/self/fd/{place}", "tmpfs", flags, "mode=0700,size=1m")
+    # Entered, and never named by its path again: the platform may move the directories above it.
+    volumes = linux.open_plain(house.volumes, os.O_RDONLY | os.O_DIRECTORY)
+    if os.fstat(volumes).st_dev == os.fstat(place).st_dev:
+        raise OSError(errno.ELOOP, f"{house.volumes} is being moved")
+    os.fchdir(volumes)
+    os.close(volumes)
     os.close(place)
     for cache in house.caches if house.uid_first else ():
         with contextlib.suppress(OSError):

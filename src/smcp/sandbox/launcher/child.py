@@ -50,7 +50,10 @@ class Ends(NamedTuple):
 
 
 def run(cell: walls.Cell, house: messages.House, role: Role, ends: Ends, volume: str, seccomp: bytes) -> NoReturn:
-    """Become bubblewrap. `volume` is where the cell's volume is mounted (in the working directory), or empty. Never returns, never raises."""
+    """Become bubblewrap. `volume` is where the cell's volume is mounted (in the working directory), or empty.
+
+    Never returns, never raises.
+    """
     try:
         _begin(role)
         # A view of its own first: what is opened in another view can't be mounted in this one.

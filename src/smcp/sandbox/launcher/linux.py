@@ -6,6 +6,7 @@ Each raises OSError with errno, as the functions of `os` do.
 
 import array
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -42,9 +43,12 @@ _CLOSE_RANGE_CLOEXEC: Final = 0x4
 _OPENAT2: Final = 437
 _MOUNT_SETATTR: Final = 442
 """These numbers are the same on every architecture (Linux 5.3, 5.9, 5.6, 5.12)."""
+_KEYCTL: Final = {"x86_64": 250, "aarch64": 219}
+_KEYCTL_JOIN_SESSION_KEYRING: Final = 1
 _RESOLVE_NO_MAGICLINKS: Final = 0x02
 _RESOLVE_NO_SYMLINKS: Final = 0x04
 _AT_FDCWD: Final = -100
+_AT_EMPTY_PATH: Final = 0x1000
 _AT_RECURSIVE: Final = 0x8000
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -111,13 +115,19 @@ def read_only(path: str) -> None:
 
 
 def open_plain(path: str, flags: int) -> int:
-    """openat2(2) of an absolute path none of whose components may be a symbolic link. The result is close-on-exec.
+    """openat2(2) of a path none of whose components may be a symbolic link. The result is close-on-exec.
 
     Raises OSError ELOOP for a link: what was checked as a string can't be swapped for another place afterwards.
     """
     how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS)
     words = (ctypes.c_long(_OPENAT2), ctypes.c_int(_AT_FDCWD), os.fsencode(path), how, ctypes.c_size_t(len(how)))
     return _checked(_libc.syscall(*words), f"open {path}")
+
+
+def chown(descriptor: int, uid: int) -> None:
+    """fchownat(2) with AT_EMPTY_PATH: also of what is open with O_PATH, a link included; uid and gid."""
+    owner = ctypes.c_uint(uid)
+    _checked(_libc.fchownat(ctypes.c_int(descriptor), b"", owner, owner, ctypes.c_int(_AT_EMPTY_PATH)), "chown")
 
 
 def receive(peer: socket.socket, size: int, most: int, flags: int = 0) -> tuple[bytes, list[int], int]:
@@ -159,6 +169,20 @@ def die_with_parent() -> None:
 def no_new_privileges() -> None:
     """PR_SET_NO_NEW_PRIVS: no setuid file and no file capability counts any more, for this process and its children."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def forget_keys() -> None:
+    """KEYCTL_JOIN_SESSION_KEYRING: an empty one. Who possesses a session's keyring may read its keys, whatever its uid
+    (session-keyring(7)), and it is kept over setuid(2) and execve(2).
+    """
+    number = _KEYCTL.get(os.uname().machine)
+    if number is not None:
+        try:
+            _checked(_libc.syscall(ctypes.c_long(number), ctypes.c_long(_KEYCTL_JOIN_SESSION_KEYRING), None), "keyctl")
+        except OSError as error:
+            # A kernel without keyrings, or a container's filter, which refuses it to everybody in there.
+            if error.errno not in (errno.ENOSYS, errno.EPERM):
+                raise
 
 
 def not_dumpable() -> None:

@@ -218,7 +218,7 @@ class Server:
         if key in self._volumes:
             raise errors.Conflict("This volume is open already.")
         self._volume_number += 1
-        place = f"{self._house.volumes}/{self._volume_number}"
+        place = str(self._volume_number)  # in the working directory, which is the launcher's own (`__main__`)
         uid = self._uid(question.tenant) if self._house.uid_first else os.geteuid()
         data = f"size={question.bytes},nr_inodes={question.bytes // _INODE + 64},mode=0700,uid={uid},gid={uid}"
         if not self._house.uid_first:

@@ -56,8 +56,22 @@ def _give(directory: int, owners: Collection[int], uid: int) -> list[str]:
             if stat.S_ISDIR(found.st_mode):
                 folders.append(entry.name)
             elif found.st_uid in owners and found.st_nlink == 1:
-                os.chown(entry.name, uid, uid, dir_fd=directory, follow_symlinks=False)
+                _give_file(directory, entry.name, owners, uid)
     return folders
+
+
+def _give_file(directory: int, name: str, owners: Collection[int], uid: int) -> None:
+    # What is looked at once more is what changes hands: the name may mean another file by now.
+    try:
+        file = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    except FileNotFoundError:
+        return
+    try:
+        found = os.fstat(file)
+        if found.st_uid in owners and found.st_nlink == 1:
+            linux.chown(file, uid)
+    finally:
+        os.close(file)
 
 
 def sweep(platform: str) -> int:

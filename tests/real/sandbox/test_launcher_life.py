@@ -318,12 +318,17 @@ async def test_when_the_launcher_is_gone_everybody_hears_of_it() -> None:
         with pytest.raises(errors.Unavailable):
             await children[0].freeze()
         assert processes.left(processes.naming(f"smcp-cell:{house.platform}"), 3) == set()
+        # The next one takes down the groups of it.
+        await (await launch.Launcher.start(house)).close()
+        assert _groups(house.platform) == []
 
 
 @pytest.mark.requirement("sandbox:launcher:told")
 async def test_a_launcher_that_can_not_start_says_so(capfd: pytest.CaptureFixture[str]) -> None:
-    with cell.house() as house, pytest.raises(errors.SandboxMissing):
-        await launch.Launcher.start(msgspec.structs.replace(house, volumes="/nope"))
+    with cell.house() as house:
+        with pytest.raises(errors.SandboxMissing):
+            await launch.Launcher.start(msgspec.structs.replace(house, volumes="/nope"))
+        await (await launch.Launcher.start(house)).close()
     said = capfd.readouterr().err
     assert "/nope" in said
     assert "Traceback" not in said

@@ -30,6 +30,8 @@ _STDERR_LINES: Final = 500
 _BROKEN_PER_S: Final = 500
 """Lines a second that are no messages, above which a child is killed: each costs more than a message, and all tenants
 share this loop. A server that prints by mistake stays far below."""
+_DRAIN_S: Final = 2.0
+"""Seconds after its end in which a child's pipes are read to theirs."""
 
 
 class StdioDriver(driver.Driver):
@@ -290,6 +292,14 @@ class _Pipes:
         """Every process is gone; the pipes may still hold data, and end behind it."""
         self._ended = ended.result()
         self._finish()
+        if self._open > 0:
+            asyncio.get_running_loop().call_later(_DRAIN_S, self._overdue)
+
+    def _overdue(self) -> None:
+        # Another cell holds an end, given away over a socket in their volume: nobody waits for what that one writes.
+        if self._open > 0:
+            self._open = 0
+            self._finish()
 
     def _lost(self) -> None:
         self._open -= 1

@@ -22,7 +22,7 @@ from smcp.app import machine
 from smcp.kernel import ids, observe, settings
 from smcp.runtime import driver, peer
 from smcp.runtime.drivers import stdio
-from smcp.sandbox import cells, egress, launch, spawn, walls
+from smcp.sandbox import cells, cgroups, egress, launch, spawn, walls
 from smcp.sandbox.egress import rules
 
 _LIMITS: Final = settings.Sandbox()
@@ -146,6 +146,9 @@ class Sandbox:
                     without = (layer, walls.NESTING, walls.UID) if layer == walls.USER else (layer,)
                     made = await stack.enter_async_context(self._standing(f"bench{len(ways)}", *without))
                     ways[f"… without {' and '.join(without)}"] = (made.launcher, cell)
+            groups = cgroups.find("benchgroups")
+            if groups is not None:
+                stack.callback(groups.close)
             ways["… with egress"] = (whole.launcher, self._cell(echo, (_TRUE,), (80,)))
             # Who is not the launcher can't bind from the platform's closed directory; any other costs the same.
             alone = walls.command(self._cell(echo._replace(artefact=_OPEN), (_TRUE,)), self._found.host)
@@ -158,6 +161,8 @@ class Sandbox:
                     self._started(how, ended)
                     if how == _WHOLE:
                         self._started("… of that, until it runs", began)
+                if groups is not None:
+                    self._started("… of that, cgroups made and removed", _grouped(groups, cell))
 
     def _started(self, how: str, taken_ms: float) -> None:
         self._figures.add("start, to the end of `true`", "true", how, "ms", [taken_ms])
@@ -292,6 +297,15 @@ async def _ran(launcher: launch.Launcher, cell: walls.Cell) -> tuple[float, floa
     if code != 0:
         raise RuntimeError(f"{cell.argv} ended with {code} in a cell")
     return (began - before) * 1000, (ended - before) * 1000
+
+
+def _grouped(groups: cgroups.Groups, cell: walls.Cell) -> float:
+    """Milliseconds that the cgroups of `cell` take: the launcher has no switch that leaves them out."""
+    before = time.perf_counter()
+    made = groups.make("cell", cgroups.Limits(cell.memory_bytes, cell.processes, cell.cpus))
+    while not made.remove():
+        pass
+    return (time.perf_counter() - before) * 1000
 
 
 @contextlib.asynccontextmanager

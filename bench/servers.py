@@ -30,8 +30,11 @@ class Deployed(NamedTuple):
     def bare(self) -> list[str]:
         """The same command without walls: the paths are this machine's, the interpreter is named."""
         words = [self._outside(word) for word in self.argv]
-        program = self._outside(self.runs.executable)
-        return words if words[0] == program else [program, *words]
+        program = [self._outside(self.runs.executable)]
+        if not isinstance(self.runs, node.Node):
+            # Packages of this machine stay out, as they do in a cell; some servers search all that they find.
+            program.append("-S")
+        return [*program, *(words[1:] if words[0] == program[0] else words)]
 
     def bare_env(self) -> Mapping[str, str]:
         """The same environment, and the way to the modules, which a virtual environment knows only at its place."""

@@ -172,7 +172,9 @@ def _is_left_out(entry: "os.DirEntry[str]") -> bool:
 
 
 def _kept_by_git(root: pathlib.Path) -> frozenset[str] | None:
-    """What git tracks or would track below `root`; None when git is not there or `root` is in no repository."""
+    """What git tracks or would track below `root`; None when git is not there, `root` is in no repository, or
+    all of it is ignored.
+    """
     command = ["git", "-c", "core.fsmonitor=false", "-C", str(root), "ls-files", "-z"]
     try:
         done = subprocess.run(
@@ -186,7 +188,8 @@ def _kept_by_git(root: pathlib.Path) -> frozenset[str] | None:
         return None
     if done.returncode != 0:
         return None
-    return frozenset(os.fsdecode(one) for one in done.stdout.split(b"\0") if one)
+    # All of it is ignored (a build, an installed package): who names such a folder means what is in it.
+    return frozenset(os.fsdecode(one) for one in done.stdout.split(b"\0") if one) or None
 
 
 def _some(names: Sequence[str]) -> str:

@@ -54,6 +54,9 @@ def test_what_git_ignores_is_left_out(root: pathlib.Path) -> None:
     assert chosen.files == ("a.py", "src/b.py")
     assert "What git ignores is left out, too." in chosen.left_out
     assert pack.choose(root, ["x.bin"]).files == _FILES
+    # An installed package, a build: the folder that is named is meant all the same.
+    (root / ".gitignore").write_text("src/\n")
+    assert pack.choose(root / "src").files == ("b.py",)
 
 
 @pytest.mark.requirement("cli:deploy:folder")

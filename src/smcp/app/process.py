@@ -117,12 +117,14 @@ def _node(
 ) -> "tuple[subprocess.Popen[bytes], subprocess.Popen[bytes], socket.socket]":
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     content = launch.memory("plan", msgspec.json.encode(plan))
+    spoken = voice()
     try:
         handed = [one.fileno() for one in (theirs, peer, listener)]
         running = subprocess.Popen(
             [sys.executable, "-I", "-m", "smcp.app.node", *map(str, handed)],
             stdin=content,
             stdout=subprocess.DEVNULL,
+            stderr=spoken,
             pass_fds=handed,
             start_new_session=True,
         )
@@ -132,8 +134,21 @@ def _node(
     finally:
         theirs.close()
         os.close(content)
+        if spoken is not None:
+            os.close(spoken)
     ours.setblocking(False)
     return running, launcher, ours
+
+
+def voice() -> int | None:
+    """What the platform gets as its standard error, for the caller to close; None for this process's own.
+
+    A terminal is opened for both ways, and what is typed into it is for this user's programs: the platform may only
+    write to it, and under another uid it can't open it anew.
+    """
+    if not os.isatty(2):
+        return None
+    return os.open("/proc/self/fd/2", os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
 
 
 def hand_over(config: settings.Settings, uid: int) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import os
 import pathlib
+import pty
 import socket
 import subprocess
 import sys
@@ -240,3 +241,37 @@ async def test_a_refusal_of_no_known_kind_is_an_error_all_the_same(kind: str) ->
         with pytest.raises(errors.Unavailable):
             await made.ensure_operator()
         await made.stop()
+
+
+@_AS_ROOT
+@pytest.mark.requirement("up:processes:rights")
+def test_the_platform_does_not_hear_what_is_typed_into_roots_terminal() -> None:
+    keyboard, terminal = pty.openpty()
+    os.write(keyboard, b"canary\n")
+    tries = f"""
+import fcntl, os, sys, termios
+from smcp.sandbox import demote
+demote.drop({_UID}, (sys.prefix, sys.base_prefix))
+for name, attempt in (
+    ("read", lambda: os.read(2, 100)),
+    ("open", lambda: os.open("/proc/self/fd/2", os.O_RDWR)),
+    ("type", lambda: fcntl.ioctl(2, termios.TIOCSTI, b"x")),
+):
+    try:
+        print(name, attempt())
+    except OSError:
+        print(name, "refused")
+os.write(2, b"heard")
+"""
+    starts = f"""
+import subprocess, sys
+from smcp.app import process
+subprocess.run([sys.executable, "-c", {tries!r}], stderr=process.voice(), start_new_session=True, check=True)
+"""
+    try:
+        done = subprocess.run([sys.executable, "-c", starts], stdout=subprocess.PIPE, stderr=terminal, timeout=30)
+        assert done.stdout.decode().splitlines() == ["read refused", "open refused", "type refused"]
+        assert b"heard" in os.read(keyboard, 4096)
+    finally:
+        os.close(keyboard)
+        os.close(terminal)

@@ -5,6 +5,7 @@ The era of a server is locked by its first message, and some servers exit or sta
 recorded with the deployment.
 """
 
+import asyncio
 import collections
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -67,12 +68,8 @@ class Prober:
         older = tuple(one for one in (legacy.server.versions[::-1] if legacy else ()) if one in eras.LEGACY)
         if not spoken and not older:
             raise errors.DeployFailed("The server speaks no version of MCP that is spoken here.")
-        return deployer.Probed(
-            eras=versions.Eras(legacy=older, modern=spoken),
-            tools=tuple(_tool(one, found.hide) for one in found.tools),
-            server_info=_info(found.server, found.hide),
-            instructions=found.hide(found.server.instructions)[:16384],
-        )
+        # In a thread: megabytes, looked through for every form of every secret, may take long.
+        return await asyncio.to_thread(_probed, found, versions.Eras(legacy=older, modern=spoken))
 
     async def _ask(self, spec: driver.Spec, said: collections.deque[str], *, modern: bool) -> "_Answer | None":
         instance = await self._stdio.start(spec, modern=modern, lines=said.append)
@@ -93,6 +90,15 @@ class _Answer(msgspec.Struct, frozen=True):
     server: peer.Server
     tools: list[jsonrpc.Json]
     hide: Callable[[str], str]
+
+
+def _probed(found: _Answer, spoken: versions.Eras) -> deployer.Probed:
+    return deployer.Probed(
+        eras=spoken,
+        tools=tuple(_tool(one, found.hide) for one in found.tools),
+        server_info=_info(found.server, found.hide),
+        instructions=found.hide(found.server.instructions)[:16384],
+    )
 
 
 def _tool(tool: jsonrpc.Json, hide: Callable[[str], str]) -> versions.Tool:

@@ -5,7 +5,7 @@ flag of a tool of the platform. An unknown key is refused with its path: a missp
 """
 
 import re
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta

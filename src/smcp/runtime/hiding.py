@@ -10,6 +10,7 @@ line is looked at by itself, so of a value that a server itself spreads over lin
 a tool answers is the tenant's own and passes untouched.
 """
 
+import asyncio
 import base64
 import time
 import urllib.parse
@@ -34,6 +35,8 @@ _CUT: Final = 8000
 _IGNORED: Final = "[smcp] ignored"
 _BUDGET_S: Final = 0.05
 """Processor time for looking through the lines of one tenant in one second; all tenants share this thread."""
+_MANY: Final = 4096
+"""Bytes of values from which on finding all their forms is no work for the loop's thread."""
 _OWN_LINES: Final = 100
 _OWN_LENGTH: Final = 400
 _LEFT_OUT: Final = "[smcp] a line was left out: there is too much to look through for secrets"
@@ -70,7 +73,10 @@ class Hiding(driver.Driver):
         budget = self._budgets.get(spec.tenant)
         if budget is None:
             budget = self._budgets[spec.tenant] = Budget()
-        mask = Mask(given, budget)
+        if sum(len(one.value) for one in given) > _MANY:
+            mask = await asyncio.to_thread(Mask, given, budget)
+        else:
+            mask = Mask(given, budget)
         instance = await self._inner.start(_with(spec, given), modern=modern, lines=lambda text: lines(mask.line(text)))
         instance.hide = mask.text
         return instance
@@ -103,7 +109,9 @@ class Budget:
         """Whether there is time for one more line. A few short ones about a copy's life always have it."""
         second = int(time.monotonic())
         if second != self._second:
-            self._second, self._spent, self._own = second, 0.0, 0
+            # What one dear line took beyond its second's share is taken from the seconds behind it.
+            self._spent = max(0.0, self._spent - (second - self._second) * _BUDGET_S)
+            self._second, self._own = second, 0
         if self._spent < _BUDGET_S:
             return True
         if not text.startswith("[smcp] ") or len(text) > _OWN_LENGTH:

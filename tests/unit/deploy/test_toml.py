@@ -26,7 +26,7 @@ _PATIENCE_S = 5.0
         "a = " + "[" * 32_000,
         "volume = {size = " + "9" * 60_000 + "}",
     ],
-    ids=["bare", "quoted", "table", "inline", "behind a text", "behind a comment", "ends", "long ends", "deep", "number"],
+    ids=["bare", "quoted", "table", "inline", "text", "comment", "ends", "long ends", "deep", "number"],
 )
 def test_attack_a_manifest_that_is_dear_to_parse_is_refused_at_once(text: str) -> None:
     began = time.thread_time()

@@ -190,3 +190,34 @@ async def test_what_is_missing_keeps_a_copy_from_starting() -> None:
     with pytest.raises(errors.SecretMissing, match="API_KEY"):
         await hiding.Hiding(inner, find).start(_spec(), modern=True, lines=lambda line: None)
     assert inner.started == []
+
+
+@pytest.mark.requirement("deploy:secrets:hiding-is-bounded")
+def test_what_one_dear_line_took_beyond_its_second_is_taken_from_the_next_ones() -> None:
+    budget = hiding.Budget()
+    assert budget.allows("x")
+    budget.spend(600.0)
+    allowed: list[bool] = []
+    until = time.monotonic() + 1.1  # a second's beginning lies in it
+    while time.monotonic() < until:
+        allowed.append(budget.allows("x"))
+    assert not any(allowed)
+
+
+@pytest.mark.requirement("deploy:secrets:hiding-is-bounded")
+async def test_values_of_thousands_of_lines_do_not_hold_the_loop_when_a_copy_starts() -> None:
+    value = "\n".join(f"{number:06x}" for number in range(9000)).encode()
+    given = (hiding.Given(name="A", value=value), hiding.Given(name="B", value=value[::-1]))
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    busy = asyncio.create_task(others())
+    await hiding.Hiding(Inner(), _giving(*given)).start(_spec(), modern=True, lines=lambda _: None)
+    busy.cancel()
+    # Three or so, if the values were looked at in between two turns.
+    assert turns > 10

@@ -161,8 +161,8 @@ class Sandbox:
                     self._started(how, ended)
                     if how == _WHOLE:
                         self._started("… of that, until it runs", began)
-                if groups is not None:
-                    self._started("… of that, cgroups made and removed", _grouped(groups, cell))
+                        if groups is not None:
+                            self._started("… of that, cgroups made and removed", _grouped(groups, cell))
 
     def _started(self, how: str, taken_ms: float) -> None:
         self._figures.add("start, to the end of `true`", "true", how, "ms", [taken_ms])

@@ -28,6 +28,7 @@ _HEAVY_SHARE: Final = 1 / 64
 _FORGIVEN: Final = 6
 """Times in a row that a cell is seen below that, until it is no longer taken for one that computes."""
 _INODE: Final = 4096
+_MOST_DESCRIPTORS: Final = 8
 _FORGIVEN_FIRST: Final = 2
 
 
@@ -164,8 +165,10 @@ class Server:
     def _read(self) -> None:
         descriptors: list[int] = []
         try:
-            data, descriptors, flags = linux.receive(self._peer, messages.LARGEST, 8)
-            if not data or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            data, descriptors, flags = linux.receive(self._peer, messages.LARGEST, _MOST_DESCRIPTORS)
+            # Less than there is room for, and yet cut: this process has none left. One cell is missed, not all.
+            cut = flags & socket.MSG_CTRUNC and len(descriptors) >= _MOST_DESCRIPTORS
+            if not data or flags & socket.MSG_TRUNC or cut:
                 self._stopping = True
                 return
             self._answer(self._questions.decode(data), descriptors)
@@ -272,24 +275,25 @@ class Server:
         self, number: int, cell: walls.Cell, group: cgroups.Group | None, streams: tuple[int, int, int], volume: str
     ) -> None:
         counted = self._groups is not None and cgroups.PIDS in self._groups.layers
-        place = group.place() if group is not None else None
-        opened = group.opened(born=True) if group is not None else []
-        read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
+        with contextlib.ExitStack() as lent, contextlib.ExitStack() as kept:
+            place = group.place() if group is not None else None
+            if place is not None:
+                lent.callback(os.close, place)
+            opened = group.opened(born=True) if group is not None else []
+            for descriptor in opened:
+                lent.callback(os.close, descriptor)
+            read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            kept.callback(os.close, read)
+            lent.callback(os.close, write)
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            kept.callback(ours.close)
+            lent.callback(theirs.close)
             role = child.Role(self._uid(cell.tenant) if self._house.uid_first else None, tuple(opened), not counted)
             pid, pidfd = linux.fork(linux.CLONE_NEWPID if walls.PID in self._house.host.layers else 0, place)
             if pid == 0:
                 ends = child.Ends(streams, write, theirs, self._self)
                 child.run(cell, self._house, role, ends, volume, self._seccomp)
-        except BaseException:
-            os.close(read)
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-            for descriptor in (write, *opened, *([] if place is None else [place])):
-                os.close(descriptor)
+            kept.pop_all()
         made = self._cells[number] = Cell(number, pid, pidfd, group, read, ours)
         self._watch(ours.fileno(), "status", made)
         self._watch(read, "info", made)

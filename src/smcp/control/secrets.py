@@ -1,7 +1,6 @@
 """Secrets of a server: set, listed, given a new value, deleted. No answer ever holds a value."""
 
 import base64
-import binascii
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -136,7 +135,7 @@ def _value(order: SecretOrder) -> bytes:
         return order.value.encode()
     try:
         return base64.b64decode(order.value_base64 or "", validate=True)
-    except binascii.Error:
+    except ValueError:  # also for what is not ASCII, which is no binascii.Error
         # Without the cause, and without what was sent.
         raise errors.InvalidParams("In the body: value_base64 is not base64 (RFC 4648, section 4).") from None
 

@@ -28,6 +28,7 @@ _TOGETHER: Final = 2
 _WAITING: Final = 8
 _STEPS: Final = 200
 _KEPT_S: Final = 7 * 86400.0
+_SUSPENDED: Final = "The tenant was suspended during this deployment. What was live before still is."
 _INTERRUPTED: Final = "The platform stopped during this deployment. What was live before still is. Deploy again."
 
 
@@ -113,6 +114,8 @@ class Deployer:
         self._slots = asyncio.Semaphore(_TOGETHER)
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._closed = False
+        self._stopped: set[str] = set()
+        """Operations that end because their tenant was suspended."""
 
     async def start(self) -> None:
         """Sweep what a crash left: build directories and half-made copies of artefacts. Before anything is deployed."""
@@ -167,6 +170,15 @@ class Deployer:
             return msgspec.structs.replace(found.value, state="failed", error=_INTERRUPTED)
         return found.value
 
+    async def stop_tenant(self, tenant: ids.TenantId) -> None:
+        """End a suspended tenant's deployments; they fail and change nothing, and no process of theirs is left."""
+        theirs = [one.id for one in self._running.values() if one.tenant == tenant]
+        self._stopped.update(theirs)
+        ended = [self._tasks[one] for one in theirs if one in self._tasks]
+        for task in ended:
+            task.cancel()
+        await asyncio.gather(*ended, return_exceptions=True)
+
     async def close(self) -> None:
         """End what runs; it fails and changes nothing. Idempotent."""
         self._closed = True
@@ -188,6 +200,8 @@ class Deployer:
             error, code = failure.public, failure.code
         except asyncio.CancelledError:
             error, code = _INTERRUPTED, "unavailable"
+            if order.operation in self._stopped:
+                error, code = _SUSPENDED, "tenant_suspended"
         except Exception as failure:
             # The edge of a background task: without this nobody would ever hear of it.
             error, code = f"An error of the platform: {type(failure).__name__}. Its log has more.", "internal"
@@ -285,6 +299,7 @@ class Deployer:
                 await self._record(await self._event(order, code=code, deployment=deployment))
         finally:
             self._running.pop(order.operation, None)
+            self._stopped.discard(order.operation)
             self._busy.pop((order.tenant, order.server), None)
 
     async def _event(self, order: _Order, *, code: str, deployment: str) -> events.Event:

@@ -11,7 +11,7 @@ import pytest
 
 from smcp.audit import events
 from smcp.deploy import versions
-from smcp.kernel import errors
+from smcp.kernel import errors, ids
 from support import wheels, workshop
 
 pytestmark = pytest.mark.real
@@ -129,6 +129,24 @@ async def test_a_first_deployment_that_fails_leaves_no_server(shop: workshop.Wor
     assert await shop.versions.servers(workshop.ACME) == []
     with pytest.raises(errors.NotFound):
         await shop.versions.server(workshop.ACME, "ghost")
+
+
+@pytest.mark.requirement("deploy:deploy:suspended")
+async def test_a_suspended_tenants_deployment_ends_says_so_and_leaves_nothing(
+    shop: workshop.Workshop, shelf: pathlib.Path
+) -> None:
+    operation = await shop.deployer.submit("key-x", workshop.ACME, "pypi:hello-mcp", "hello", None)
+    while not (await shop.deployer.operation(workshop.ACME, operation.id)).steps:
+        await asyncio.sleep(0.01)
+    await shop.deployer.stop_tenant(ids.TenantId("globex"))
+    assert (await shop.deployer.operation(workshop.ACME, operation.id)).state == "running"
+    await shop.deployer.stop_tenant(workshop.ACME)
+    ended = await shop.deployer.operation(workshop.ACME, operation.id)
+    assert (ended.state, "suspended" in (ended.error or "")) == ("failed", True)
+    assert [type(event) for event in shop.events] == [events.DeployFailed]
+    assert shop.leftovers() == []
+    # The next one, when it is resumed, knows nothing of it.
+    assert (await shop.deploy("pypi:hello-mcp", "hello")).error is None
 
 
 @pytest.mark.requirement("deploy:deploy:killed")

@@ -81,6 +81,7 @@ _WRONG_SECRETS: Final[tuple[dict[str, Any], ...]] = (
     {"value": "x", "value_base64": "eA=="},
     {"value_base64": "eA"},
     {"value_base64": "not base64"},
+    {"value_base64": "é"},
     {"value_base64": "/w==", "kind": "env"},
     {"value": "a\u0000b", "kind": "env"},
     {"value": "x", "kind": "flag"},

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -24,6 +25,12 @@ _STOP_S: Final = 60.0
 _LAUNCHER_S: Final = 20.0
 _WORDS: Final = 8
 """Messages of the platform that wait to be read; it says one when it is ready, and one to each question."""
+
+# Nothing else of root's environment reaches the process that faces the network: object stores' credentials and places
+# (obstore), certificates, proxies, OpenTelemetry, the language, the time zone.
+_PASSED: Final = re.compile(
+    r"(?:AWS|GOOGLE|AZURE|OTEL|LC)_[A-Z0-9_]+|LANG|TZ|PATH|SSL_CERT_(?:FILE|DIR)|(?:https?|all|no)_proxy", re.IGNORECASE
+)
 
 _Said = TypeVar("_Said", node.Ready, node.Key)
 
@@ -125,6 +132,7 @@ def _node(
             stdin=content,
             stdout=subprocess.DEVNULL,
             stderr=spoken,
+            env={name: value for name, value in os.environ.items() if _PASSED.fullmatch(name)},
             pass_fds=handed,
             start_new_session=True,
         )

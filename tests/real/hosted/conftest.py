@@ -18,7 +18,7 @@ _NPM: Final = "npm:@modelcontextprotocol/server-{}@2026.8.31"
 _VOLUME: Final = '[volume]\npath = "/data"\nsize = "8MiB"\n'
 # docs/how-to/allow-egress.md says why: names stand for addresses that are not public inside, and with Node.js in sight
 # it would have npm install something at each page.
-_FETCH: Final = 'args = ["--allow-private-ips"]\n[env]\nPATH = "/app/venv/bin"\n'
+_FETCH: Final = '[env]\nPATH = "/app/venv/bin"\n'
 
 
 class Wanted(NamedTuple):

@@ -28,7 +28,6 @@ _LIMITS: Final = settings.Sandbox(memory_bytes=268_435_456, processes=64)
 _CALLS: Final = 400
 _ROUNDS: Final = 5
 _ATTEMPTS: Final = 4
-_BUSY: Final = 0.4
 _SLICE_S: Final = 0.005
 """A task's turn is some milliseconds long (EEVDF's base slice): less is not told apart from the machine's own noise."""
 _ECHO: Final = """
@@ -111,6 +110,7 @@ class _Echo:
         assert await self.child.wait() == 0
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(200)
 @pytest.mark.requirement("sandbox:hostile:noise")
 async def test_a_neighbour_that_takes_all_it_can_does_not_double_the_slowest_calls(tmp_path: pathlib.Path) -> None:
@@ -135,9 +135,7 @@ async def test_a_neighbour_that_takes_all_it_can_does_not_double_the_slowest_cal
             if seen[-1][1] < max(2 * seen[-1][0], _SLICE_S):
                 break
         else:
-            if min(busy) > _BUSY:
-                pytest.skip(f"others compute on this machine ({min(busy):.0%} of it when all here was quiet)")
-            raise AssertionError(seen)
+            raise AssertionError(f"{seen}, while others took {min(busy):.0%} of this machine at the least")
         await echo.end()
 
 

@@ -1,5 +1,6 @@
 """A cell's name system: total on any bytes, exact in what it answers, bounded in what it keeps."""
 
+import ipaddress
 import struct
 
 import pytest
@@ -117,9 +118,17 @@ def test_addresses_are_taken_again_only_after_all_others() -> None:
     mine = names.Names(most=2)
     mine.address("kept")
     seen: set[str] = set()
-    for number in range(names.NETWORK.num_addresses - 4):
+    for number in range(sum(network.num_addresses - 2 for network in names.NETWORKS) - 2):
         mine.address("kept")
         found = mine.address(f"{number}")
         assert found not in seen
         seen.add(found)
     assert mine.name(mine.address("kept")) == "kept"
+
+
+@pytest.mark.requirement("sandbox:egress:looks-public")
+def test_the_first_names_stand_for_addresses_that_careful_programs_do_not_refuse() -> None:
+    mine = names.Names()
+    found = [ipaddress.ip_address(mine.address(f"{number}.example")) for number in range(254)]
+    assert all(one.is_global and not one.is_private and not one.is_reserved for one in found)
+    assert len(set(found)) == 254

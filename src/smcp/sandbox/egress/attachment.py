@@ -190,7 +190,7 @@ class Attachment:
             return _Target(address, port, literal=True)
         name = self._names.name(address)
         if name is None:
-            stale = ipaddress.IPv4Address(address) in names.NETWORK
+            stale = any(ipaddress.IPv4Address(address) in network for network in names.NETWORKS)
             why = "its address was given to no name" if stale else _NOT_LISTED
             self._verdicts.tell(Reason.ADDRESS, f"{address}:{port}", why=why)
             return None

@@ -1,9 +1,9 @@
 """The name system of one cell: an answerer that knows the allow-list and nobody to ask.
 
-A name that a rule allows gets an address of 198.18.0.0/15 (RFC 2544: never routed), which stands for that name in this
-cell only; a connection to it tells which name was meant. Every other name does not exist. Nothing is forwarded or
-resolved here, so that a question carries nothing out (no tunnel in names). Packets are a stranger's bytes: `answer`
-is total, it never raises.
+A name that a rule allows gets an address of `NETWORKS`, none of which is routed anywhere, and which stands for that
+name in this cell only; a connection to it tells which name was meant. Every other name does not exist. Nothing is
+forwarded or resolved here, so that a question carries nothing out (no tunnel in names). Packets are a stranger's
+bytes: `answer` is total, it never raises.
 """
 
 import ipaddress
@@ -11,11 +11,14 @@ import struct
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-NETWORK: Final = ipaddress.IPv4Network("198.18.0.0/15")
+NETWORKS: Final = (ipaddress.IPv4Network("192.88.99.0/24"), ipaddress.IPv4Network("198.18.0.0/15"))
+"""The first (RFC 7526: withdrawn, nobody's) is taken for public by programs that refuse private addresses, as careful
+ones do; the second (RFC 2544: for benchmarks) is for the names behind its 254."""
 MOST_NAMES: Final = 4096
 LARGEST: Final = 1232
 """Bytes of a question that is looked at (DNS flag day 2020)."""
 
+_SIZE: Final = sum(network.num_addresses - 2 for network in NETWORKS)
 _TTL_S: Final = 60
 _HEADER: Final = struct.Struct(">HHHHHH")
 _A: Final = 1
@@ -28,11 +31,11 @@ _NOT_IMPLEMENTED: Final = 4
 
 
 class Names:
-    """One cell's addresses and what they stand for. An address gets a second meaning only after 131,070 others."""
+    """One cell's addresses and what they stand for. An address gets a second meaning only after 131,324 others."""
 
     def __init__(self, most: int = MOST_NAMES) -> None:
         self._most = most
-        self._next = 1
+        self._next = 0
         self._addresses: dict[str, str] = {}
         self._names: dict[str, str] = {}
 
@@ -60,10 +63,18 @@ class Names:
             # Insertion order is order of use, because what is found is put back at the end.
             del self._names[self._addresses.pop(next(iter(self._addresses)))]
         while True:
-            found = str(NETWORK[self._next])
-            self._next = self._next % (NETWORK.num_addresses - 2) + 1
+            found = _nth(self._next)
+            self._next = (self._next + 1) % _SIZE
             if found not in self._names:
                 return found
+
+
+def _nth(number: int) -> str:
+    for network in NETWORKS:
+        if number < network.num_addresses - 2:
+            return str(network[number + 1])
+        number -= network.num_addresses - 2
+    raise IndexError(number)
 
 
 class Question(NamedTuple):

@@ -263,9 +263,9 @@ class Server:
             limits = cgroups.Limits(cell.memory_bytes, cell.processes, cell.cpus)
             group = self._groups.make(f"cell-{number}", limits)
         try:
+            if group is not None:
+                group.weigh(_HEAVY_SHARE)  # until it has been seen to be quiet, it is not
             self._fork(number, cell, group, (descriptors[0], descriptors[1], descriptors[2]), volume)
-            # Until it has been seen to be quiet, it is not.
-            group.weigh(_HEAVY_SHARE)
         except BaseException:
             if group is not None:
                 self._removals.append(group)

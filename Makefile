@@ -39,10 +39,11 @@ unit: dev
 
 check: format lint types layers unit ## Format, lint, types, layers, quick tests: under two minutes
 
-# One run of pytest, so that its closing line counts everything. Files are not split over workers: a file's real parts
-# (a platform, a cluster) are started once.
+# What compares times runs first and alone; then all the rest in one run, so that its closing line counts it. Files are
+# not split over workers: a file's real parts (a platform, a cluster) are started once.
 test: format lint types layers node ## Everything that `make check` does, and the tests with real parts
-	$(PYTEST) -v -n 2 --dist loadfile
+	$(PYTEST) -v -n 0 -m alone
+	$(PYTEST) -v -n 2 --dist loadfile -m "not alone"
 
 bench: dev ## Print what a call costs, beside a yardstick measured in the same run
 	$(BIN)/python -m bench $(ARGS)

@@ -229,6 +229,10 @@ def address(base_url: str) -> tuple[str, int]:
     return parts.hostname, parts.port
 
 
+OWN_PROCESSES: Final = 3
+"""The foreground, the launcher, the platform."""
+
+
 class Vitals(NamedTuple):
     """What a platform holds at a moment."""
 
@@ -253,15 +257,16 @@ def vitals(platform: Platform) -> Vitals:
             name = name.partition("{")[0]
             metrics[name] = metrics.get(name, 0.0) + float(value)
     family = platform.family()
-    [root] = [one for one in family if f"--data {platform.data}" in one.command and " up " in one.command]
-    files = len(list(pathlib.Path(f"/proc/{root.pid}/fd").iterdir()))
+    # Of its three processes the one that faces the network holds what callers can make it hold.
+    [node] = [one for one in family if "smcp.app.node" in one.command]
+    files = len(list(pathlib.Path(f"/proc/{node.pid}/fd").iterdir()))
     return Vitals(
-        root.pid,
+        node.pid,
         files,
         metrics["smcp_sessions_live"],
         metrics["smcp_instances_live"],
         metrics["smcp_requests_in_flight"],
-        len(family) - 1,
+        len(family) - OWN_PROCESSES,
     )
 
 

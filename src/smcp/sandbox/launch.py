@@ -135,6 +135,11 @@ class Launcher:
         return self
 
     @property
+    def pid(self) -> int:
+        """Process id of a launcher of one's own; 0 for one that somebody else started."""
+        return 0 if self._running is None else self._running.pid
+
+    @property
     def layers(self) -> tuple[str, ...]:
         """The layers of cgroups that it found."""
         return self._ready.result().layers
@@ -194,9 +199,10 @@ class Launcher:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_END_S):
                         await self.ended.wait()
-            else:
-                await asyncio.to_thread(_end, self._running)
-            self._lost()
+        # Also when it has ended by itself: a process that nobody waited for is left otherwise.
+        if self._running is not None:
+            await asyncio.to_thread(_end, self._running)
+        self._lost()
 
     # --- the wire ---
 

@@ -217,7 +217,7 @@ async def _cycle(launcher: launch.Launcher, dice: random.Random, mark: str) -> N
 async def test_a_thousand_cells_come_and_go_and_leave_nothing() -> None:
     dice = random.Random(4711)
     async with cell.standing() as (launcher, house):
-        (head,) = [one for one in processes.descendants(os.getpid()) if "smcp.sandbox.launcher" in one.command]
+        (head,) = [one for one in processes.descendants(os.getpid()) if one.pid == launcher.pid]
         mark = f"mark-{house.platform}"
         dead = _dead()
 
@@ -299,7 +299,7 @@ async def test_a_frozen_cell_stands_still_goes_on_and_can_be_ended() -> None:
 @pytest.mark.requirement("sandbox:launcher:told")
 async def test_when_the_launcher_is_gone_everybody_hears_of_it() -> None:
     async with cell.standing() as (launcher, house):
-        (head,) = [one for one in processes.descendants(os.getpid()) if "smcp.sandbox.launcher" in one.command]
+        (head,) = [one for one in processes.descendants(os.getpid()) if one.pid == launcher.pid]
         children = [await _spawned(launcher, _shell("trap '' TERM; sleep 600")) for _ in range(3)]
         starting = [asyncio.create_task(_spawned(launcher, _plain("/usr/bin/sleep", "600"))) for _ in range(3)]
         await asyncio.sleep(0)

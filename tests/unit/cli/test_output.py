@@ -94,4 +94,11 @@ def test_every_destructive_command_has_yes_and_dry_run() -> None:
         for context in commands.walk()
         if {"yes", "dry_run"} <= {parameter.name for parameter in context.command.params}
     }
-    assert with_both == {"smcp reset", "smcp key revoke", "smcp secret delete", "smcp server delete"}
+    assert with_both == {
+        "smcp reset",
+        "smcp key revoke",
+        "smcp secret delete",
+        "smcp server delete",
+        "smcp volume delete",
+        "smcp volume restore",
+    }

@@ -11,9 +11,10 @@ import struct
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-NETWORKS: Final = (ipaddress.IPv4Network("192.88.99.0/24"), ipaddress.IPv4Network("198.18.0.0/15"))
-"""The first (RFC 7526: withdrawn, nobody's) is taken for public by programs that refuse private addresses, as careful
-ones do; the second (RFC 2544: for benchmarks) is for the names behind its 254."""
+NETWORKS: Final = (ipaddress.IPv4Network("192.52.193.0/24"), ipaddress.IPv4Network("198.18.0.0/15"))
+"""The first is taken for public by programs that refuse private addresses, as careful ones do: it is globally
+reachable by IANA's registry, and only ever for multicast tunnels over UDP (RFC 7450, AMT discovery). The second
+(RFC 2544: for benchmarks) is for the names behind its 254."""
 MOST_NAMES: Final = 4096
 LARGEST: Final = 1232
 """Bytes of a question that is looked at (DNS flag day 2020)."""

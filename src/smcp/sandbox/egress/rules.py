@@ -28,7 +28,7 @@ _NUMERIC: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _PORT: Final = re.compile(r"[1-9][0-9]{0,4}")
 _NEVER: Final = tuple(
     ipaddress.IPv4Network(text)
-    for text in ("0.0.0.0/8", "127.0.0.0/8", "192.88.99.0/24", "198.18.0.0/15", "224.0.0.0/3")
+    for text in ("0.0.0.0/8", "127.0.0.0/8", "192.52.193.0/24", "198.18.0.0/15", "224.0.0.0/3")
 )
 
 

@@ -119,7 +119,7 @@ async def test_nothing_but_tcp_to_the_listeners_gets_anywhere(site: int) -> None
                     "host's listener": tried(I, T, ("127.0.0.1", {listener.getsockname()[1]})),
                     "udp": tried(I, U, ("127.0.0.1", {outside.getsockname()[1]})),
                     "udp out": tried(I, U, ("8.8.8.8", 53)),
-                    "quic": tried(I, U, ("192.88.99.1", 443)),
+                    "quic": tried(I, U, ("192.52.193.1", 443)),
                     "ping": tried(I, U, ("8.8.8.8", 0), socket.IPPROTO_ICMP),
                     "raw": tried(I, R, ("8.8.8.8", 0), socket.IPPROTO_ICMP),
                     "ipv6": tried(S, T, ("2001:4860:4860::8888", 443)),
@@ -283,9 +283,9 @@ async def test_a_name_that_is_not_allowed_is_asked_of_nobody(site: int) -> None:
             """
         )
     assert found[:3] == ["", "", ""]
-    assert found[3].startswith("192.88.99.")
+    assert found[3].startswith("192.52.193.")
     assert found[4] == found[5] != found[3]
-    assert found[4].startswith("192.88.99.")
+    assert found[4].startswith("192.52.193.")
     assert found[6:] == ["", "127.0.0.1"]
     assert asked == []
 
@@ -307,7 +307,7 @@ async def test_two_cells_know_nothing_of_each_others_names(site: int) -> None:
         one = await first.ask(ask.format(mine="one.example", other="two.example", port=site))
         two = await second.ask(ask.format(mine="two.example", other="one.example", port=site))
     # The same address stands for another name in each.
-    assert one == two == ["192.88.99.1", False]
+    assert one == two == ["192.52.193.1", False]
 
 
 @pytest.mark.requirement("sandbox:egress:closed", "sandbox:egress:networks")

@@ -285,12 +285,13 @@ async def settled(platform: Platform, wanted: Vitals, *, files: int | None = Non
     return now
 
 
-def zombies(pid: int) -> int:
-    """How many ended children `pid` has not waited for."""
+def zombies(platform: Platform) -> int:
+    """How many ended children the platform's processes have not waited for."""
+    family = {one.pid for one in platform.family()}
     found = 0
     for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             # proc(5): the name in parentheses may hold anything, so fields are counted after the last one.
             state, parent = stat.read_text("utf-8", "replace").rpartition(")")[2].split()[:2]
-            found += state == "Z" and int(parent) == pid
+            found += state == "Z" and int(parent) in family
     return found

@@ -49,7 +49,7 @@ async def _watched(gate: Gate, umbra: wire.Caller) -> AsyncGenerator[None]:
     assert (after.sessions, after.in_flight) == (before.sessions, 0)
     assert after.instances <= 3  # the shared copies of three servers
     assert after.files <= before.files + 12  # the pipes of a copy that was not there before
-    assert wire.zombies(after.pid) == 0
+    assert wire.zombies(gate.platform) == 0
 
 
 async def _logged(gate: Gate, after: int, *texts: str) -> bool:
@@ -190,12 +190,12 @@ async def test_a_session_ends_with_every_process_its_server_started_however_stub
     session = await acme.open()
     await acme.act("family", session, count=6)
     assert await acme.act("stubborn", session) == "stubborn"
-    family = processes.descendants(before.pid)
+    family = gate.platform.family()
     assert len(family) >= before.children + 6
     assert await acme.end(session) == 204
     after = await wire.settled(gate.platform, before)
     assert after.children == before.children
-    assert len(processes.alive(family)) == before.children + 1
+    assert len(processes.alive(family)) == before.children + wire.OWN_PROCESSES
 
 
 @pytest.mark.requirement("gateway:hosted:whole")
@@ -218,4 +218,4 @@ async def test_two_hundred_starts_and_ends_leave_no_process_no_zombie_and_no_fil
     after = await wire.settled(gate.platform, before, files=2)
     assert (after.sessions, after.instances, after.children) == (before.sessions, before.instances, before.children)
     assert after.files <= before.files + 8  # this client's own connections
-    assert wire.zombies(after.pid) == 0
+    assert wire.zombies(gate.platform) == 0

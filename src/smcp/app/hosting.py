@@ -102,6 +102,7 @@ async def open(
         work=config.platform.directory() / machine.WORK,
         record=record,
         metrics=base.metrics,
+        log=base.log,
     )
     base.undo.push_async_callback(maker.close)
     await maker.start()

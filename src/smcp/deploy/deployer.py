@@ -96,8 +96,10 @@ class Deployer:
         work: pathlib.Path,
         record: Record,
         metrics: observe.Metrics | None = None,
+        log: observe.Logger | None = None,
     ) -> None:
         """`work` is a directory of the deployer's own: `start` empties it."""
+        self._log = log
         self._operations = records.Records(store, Operation, ("operation",), cached=1024)
         self._versions = versions
         self._artefacts = artefacts
@@ -198,6 +200,9 @@ class Deployer:
                 deployment = await self._deploy(order)
         except errors.SmcpError as failure:
             error, code = failure.public, failure.code
+            if self._log is not None:
+                # The tenant reads the public half; the rest is what an operator needs.
+                self._log.info("deployment failed", tenant=order.tenant, server=order.server, why=str(failure))
         except asyncio.CancelledError:
             error, code = _INTERRUPTED, "unavailable"
             if order.operation in self._stopped:

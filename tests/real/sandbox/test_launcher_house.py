@@ -336,3 +336,23 @@ async def test_a_file_exists_only_inside_and_can_not_be_written() -> None:
     assert outcome.code == 0, outcome
     assert outcome.tail[0].startswith("canary-4711 0o100400")
     assert outcome.tail[1] in ("13", "30")  # EACCES, EROFS
+
+
+@pytest.mark.requirement("sandbox:launcher:reclaims")
+async def test_what_a_build_had_when_all_was_killed_is_the_platforms_again() -> None:
+    with cell.house() as house:
+        launcher = await launch.Launcher.start(house)
+        place = pathlib.Path(house.work, "op-1")
+        (place / "app" / "deep").mkdir(parents=True)
+        (place / "app" / "file").write_text("x")
+        await launcher.own(str(place), "acme")
+        had = (place / "app" / "file").stat().st_uid
+        os.kill(launcher.pid, signal.SIGKILL)
+        await launcher.ended.wait()
+        await launcher.close()
+        again = await launch.Launcher.start(house)
+        try:
+            assert {one.stat().st_uid for one in (place, *place.rglob("*"))} == {house.uid}
+        finally:
+            await again.close()
+        assert not house.uid_first or had != house.uid

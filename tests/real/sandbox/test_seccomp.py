@@ -52,7 +52,8 @@ def walls(argv: Sequence[str], *, filtered: bool, binds: Sequence[str] = ()) -> 
         descriptor = os.dup(file.fileno())
     words = ["--unshare-all", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]
     words += ["--die-with-parent", "--new-session", "--cap-drop", "ALL"]
-    for place in binds:
+    # A checkout may lie in what is covered.
+    for place in (*binds, str(pathlib.Path(__file__).parents[3]), sys.prefix):
         words += ["--ro-bind", place, place]
     if filtered:
         words += ["--seccomp", str(descriptor)]

@@ -31,6 +31,8 @@ def main() -> int:
     groups = cgroups.find(house.platform)
     swept = (groups.sweep() if groups is not None else 0) + tidy.sweep(house.platform)
     _own_view(house)
+    if house.uid_first:
+        tidy.reclaim(house.work, range(house.uid_first, house.uid_first + house.uid_count), house.uid)
     linux.not_dumpable()  # not before: the files of /proc/self would be root's, and the map of a user namespace too
     program = seccomp.program() if walls.SECCOMP in house.host.layers else b""
     answering = server.Server(house, peer, groups, program)

@@ -45,6 +45,15 @@ def own(root: str, path: str, owners: Collection[int], uid: int) -> None:
         os.close(here)
 
 
+def reclaim(root: str, owners: Collection[int], uid: int) -> None:
+    """Give back to the platform, `uid`, what builds had when an earlier run was killed: else it can't remove them."""
+    with os.scandir(root) as entries:
+        left = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    for path in left:
+        with contextlib.suppress(OSError):
+            own(root, path, owners, uid)
+
+
 def _give(directory: int, owners: Collection[int], uid: int) -> list[str]:
     """Give a directory and its files to `uid`; the names of those in it."""
     if os.fstat(directory).st_uid in owners:

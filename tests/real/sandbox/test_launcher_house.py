@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import os
 import pathlib
+import signal
 import threading
 from collections.abc import Generator
 from typing import Any, Final
@@ -352,7 +353,11 @@ async def test_what_a_build_had_when_all_was_killed_is_the_platforms_again() -> 
         await launcher.close()
         again = await launch.Launcher.start(house)
         try:
-            assert {one.stat().st_uid for one in (place, *place.rglob("*"))} == {house.uid}
+            assert {found.st_uid for found in _owners(place)} == {house.uid}
         finally:
             await again.close()
         assert not house.uid_first or had != house.uid
+
+
+def _owners(place: pathlib.Path) -> list[os.stat_result]:
+    return [one.stat() for one in (place, *place.rglob("*"))]

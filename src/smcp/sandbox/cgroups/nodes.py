@@ -1,5 +1,6 @@
 """One group in one hierarchy: a directory whose files are switches and meters, in version 1 and in version 2."""
 
+import abc
 import contextlib
 import os
 from collections.abc import Iterator
@@ -49,7 +50,7 @@ class Setting(NamedTuple):
     needed: bool = True
 
 
-class Node:
+class Node(abc.ABC):
     """A group's directory. Every method raises OSError where nothing else is said."""
 
     def __init__(self, path: str, controllers: frozenset[str]) -> None:
@@ -57,9 +58,9 @@ class Node:
         self.controllers = controllers
         """Those that limit here; never one that doesn't work."""
 
+    @abc.abstractmethod
     def settings(self, limits: Limits) -> Iterator[Setting]:
         """What is to be written for `limits`, in this order."""
-        raise NotImplementedError
 
     def limit(self, limits: Limits) -> None:
         """Set them."""
@@ -91,21 +92,21 @@ class Node:
         """End all of them at once; False where the kernel can't. Never raises."""
         return False
 
+    @abc.abstractmethod
     def freeze(self, frozen: bool) -> bool:
         """Hold them all, or let them go on; False where this hierarchy can't. Never raises."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def usage(self) -> Usage:
         """What this hierarchy knows. Never raises."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def spent(self) -> float:
         """Processor time in seconds. Never raises."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def weigh(self, share: float) -> None:
         """Its weight where processors are short, as a part of what each group has at first. Never raises."""
-        raise NotImplementedError
 
     def remove(self) -> bool:
         """False as long as something is in it, or dying. Never raises."""

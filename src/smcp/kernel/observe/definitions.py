@@ -1,0 +1,87 @@
+"""What each metric counts. docs/reference/metrics.md is written from this table, and a test compares the two."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from smcp.kernel.observe import names
+from smcp.kernel.observe.names import Definition, Kind, Metric
+
+DEFINITIONS: Final[Mapping[Metric, Definition]] = {
+    Metric.OPERATION_DURATION: Definition(
+        Kind.HISTOGRAM,
+        "seconds",
+        "Time from the whole request read to the last byte of its answer handed on, per MCP method.",
+        (("mcp_method_name", names.METHODS), ("mcp_protocol_version", names.VERSIONS), ("error_type", ("", "error"))),
+        names.CALL,
+    ),
+    Metric.SESSION_DURATION: Definition(
+        Kind.HISTOGRAM, "seconds", "Life of a legacy session, from initialize to its end.", (), names.SESSION
+    ),
+    Metric.HTTP_REQUESTS: Definition(
+        Kind.COUNTER,
+        "requests",
+        "HTTP requests answered, by surface and status class.",
+        (("surface", names.SURFACE), ("status", names.STATUS)),
+    ),
+    Metric.HTTP_IN: Definition(Kind.COUNTER, "bytes", "Bytes of request bodies read.", (("surface", names.SURFACE),)),
+    Metric.HTTP_OUT: Definition(Kind.COUNTER, "bytes", "Bytes of answer bodies sent.", (("surface", names.SURFACE),)),
+    Metric.IN_FLIGHT: Definition(Kind.GAUGE, "requests", "MCP requests that have not been answered yet."),
+    Metric.AUTH_FAILURES: Definition(
+        Kind.COUNTER,
+        "requests",
+        "Requests refused for want of a valid credential.",
+        (("surface", names.SURFACE),),
+    ),
+    Metric.ACCESS_REFUSED: Definition(
+        Kind.COUNTER,
+        "requests",
+        "Decisions that refused: `deny` answers 403, `conceal` answers 404.",
+        (("surface", names.SURFACE), ("decision", ("deny", "conceal"))),
+    ),
+    Metric.RATE_LIMITED: Definition(
+        Kind.COUNTER,
+        "requests",
+        "Requests answered 429: by rate, by concurrency, or for an address without a valid credential.",
+        (("limit", ("rate", "concurrency", "unauthenticated")),),
+    ),
+    Metric.SESSIONS: Definition(Kind.GAUGE, "sessions", "Legacy sessions that have not ended."),
+    Metric.INSTANCES: Definition(
+        Kind.GAUGE, "instances", "Running copies of hosted servers.", (("driver", names.DRIVER),)
+    ),
+    Metric.INSTANCE_START: Definition(
+        Kind.HISTOGRAM,
+        "seconds",
+        "Time to start a copy of a hosted server, sandbox included.",
+        (("driver", names.DRIVER), ("outcome", names.OUTCOME)),
+        names.START,
+    ),
+    Metric.DEPLOYS: Definition(
+        Kind.HISTOGRAM,
+        "seconds",
+        "Time of a deployment, from its request to live or failed.",
+        (("outcome", names.OUTCOME),),
+        names.DEPLOY,
+    ),
+    Metric.VOLUMES: Definition(Kind.GAUGE, "volumes", "Volumes that are in memory, because a server uses them."),
+    Metric.VOLUME_SNAPSHOTS: Definition(
+        Kind.COUNTER,
+        "snapshots",
+        "Snapshots of volumes: stored, left out because nothing had changed, or failed and tried again.",
+        (("outcome", ("stored", "unchanged", "failed")),),
+    ),
+    Metric.STORE_OPS: Definition(
+        Kind.COUNTER,
+        "operations",
+        "Calls of the storage interfaces by tenants' handles.",
+        (("interface", ("kv", "log", "objects")),),
+    ),
+    Metric.EGRESS: Definition(
+        Kind.COUNTER,
+        "verdicts",
+        "What hosted servers asked of the network: `allowed` (connected), `refused` (name, address, port or network not"
+        " allowed, or too many connections at once: `busy`), `failed` (the host was not found or not reached).",
+        (("verdict", ("allowed", "refused", "failed")), ("reason", names.EGRESS_REASONS)),
+    ),
+    Metric.AUDIT_QUEUE: Definition(Kind.GAUGE, "entries", "Audit entries that wait to be written."),
+    Metric.BUILD: Definition(Kind.GAUGE, "1", "Always 1; the label carries the version.", (("version", ()),)),
+}

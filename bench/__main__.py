@@ -22,7 +22,7 @@ import uvloop
 # The platform under test is started as the tests start it.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
 
-from bench import cores, figures, guest, load, report, sandbox, servers
+from bench import cores, figures, guest, load, profiled, report, sandbox, servers
 from smcp.app import machine
 from smcp.kernel import errors, settings
 
@@ -217,12 +217,35 @@ class _Bench:
         return number, taken / number, front / number, behind / number
 
 
+def _profiles(directory: pathlib.Path, tell: Callable[[str], None], *, legacy: bool, native: bool) -> None:
+    """Print where the platform's time goes under 64 connections, on one wire."""
+    where = cores.choose()
+    platform = guest.prepare(directory)
+    os.sched_setaffinity(0, {where.load})
+    tell("starting, and deploying the echo server")
+    try:
+        roles = guest.started(platform, where)
+        key = guest.settle(platform).caller
+        with httpx2.Client(timeout=60.0) as client:
+            guest.call(client, platform, key)
+            session = guest.open_session(client, platform, key) if legacy else ""
+        target = guest.target(platform, key, session)
+        tell("sampling under load")
+        found = profiled.profile(roles.platform, target, 64, 8.0, native=native)
+    finally:
+        platform.stop()
+    profiled.show(f"SMCP, {guest.LEGACY if legacy else guest.MODERN}, 64 connections", found)
+
+
 def main() -> int:
     """Run, print, and return 0; 1 with the reason when an answer was wrong."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="What a call through SMCP costs.")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--quick", action="store_true", help="fewer connections, one short round: a smoke test")
     parser.add_argument("--only", choices=PARTS, help="calls through the platform, or what the sandbox costs")
+    parser.add_argument("--profile", action="store_true", help="only print where the platform's time goes under load")
+    parser.add_argument("--legacy", action="store_true", help="profile the legacy wire instead of the modern one")
+    parser.add_argument("--native", action="store_true", help="profile native frames too: slower, and more to see")
     options = parser.parse_args()
 
     def tell(text: str) -> None:
@@ -230,6 +253,9 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory(prefix="smcp-bench-") as directory:
         try:
+            if options.profile:
+                _profiles(pathlib.Path(directory), tell, legacy=options.legacy, native=options.native)
+                return 0
             parts = (options.only,) if options.only else PARTS
             found = _Bench(pathlib.Path(directory), QUICK if options.quick else FULL, parts, tell).run()
         except (RuntimeError, AssertionError, errors.SmcpError) as error:

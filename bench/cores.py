@@ -49,14 +49,20 @@ def name(pid: int) -> str:
 
 def cpu_us(pids: set[int]) -> float:
     """Microseconds of CPU that `pids` have used, user and system (proc(5), fields 14 and 15 of stat)."""
-    total = 0.0
-    for pid in pids:
-        try:
-            fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        total += (int(fields[11]) + int(fields[12])) * _TICK
-    return total
+    return sum(_used_us(f"/proc/{pid}/stat") for pid in pids)
+
+
+def thread_us(pid: int, thread: int) -> float:
+    """The same for one thread of a process; the first one's id is the process's."""
+    return _used_us(f"/proc/{pid}/task/{thread}/stat")
+
+
+def _used_us(stat: str) -> float:
+    try:
+        fields = pathlib.Path(stat).read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) * _TICK
 
 
 def memory_kib(pids: set[int], kind: str = "Pss") -> int:

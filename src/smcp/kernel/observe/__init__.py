@@ -23,5 +23,8 @@ from smcp.kernel.observe.names import VERSIONS as VERSIONS
 from smcp.kernel.observe.names import Definition as Definition
 from smcp.kernel.observe.names import Kind as Kind
 from smcp.kernel.observe.names import Metric as Metric
+from smcp.kernel.observe.series import Counter as Counter
+from smcp.kernel.observe.series import Gauge as Gauge
+from smcp.kernel.observe.series import Histogram as Histogram
 from smcp.kernel.observe.spans import Span as Span
 from smcp.kernel.observe.spans import Traces as Traces

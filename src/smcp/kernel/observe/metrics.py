@@ -3,43 +3,46 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-import prometheus_client
-from prometheus_client import exposition, metrics_core, process_collector, registry
+from prometheus_client import exposition, process_collector, registry
 
+from smcp.kernel.observe import series
 from smcp.kernel.observe.definitions import DEFINITIONS
 from smcp.kernel.observe.names import METHODS, OTHER, VERSIONS, Kind, Metric
 
 
 class Metrics:
-    """One platform's metrics, in a registry of its own.
+    """One platform's metrics.
 
     `counter`, `gauge` and `histogram` return a bound child: take it once, in a constructor, and use it on the hot
-    path, where an increment is below a microsecond.
+    path, where an increment is a fraction of a microsecond. Children are added to by the event loop's thread only.
     """
 
     def __init__(self, version: str) -> None:
-        self._registry = registry.CollectorRegistry(auto_describe=False)
-        self._families = {metric: _family(metric, self._registry) for metric in Metric}
-        self._operations: dict[tuple[str, str, bool], prometheus_client.Histogram] = {}
+        self._process = registry.CollectorRegistry(auto_describe=False)
+        process_collector.ProcessCollector(registry=self._process)
+        self._families: dict[Metric, dict[tuple[str, ...], series.Series]] = {metric: {} for metric in Metric}
+        self._operations: dict[tuple[str, str, bool], series.Histogram] = {}
         self._followed: list[Callable[[], None]] = []
-        self._families[Metric.BUILD].labels(version=version).set(1)
-        process_collector.ProcessCollector(registry=self._registry)
+        for metric, definition in DEFINITIONS.items():
+            if not definition.labels:
+                self._child(metric, definition.kind, {})
+        self.gauge(Metric.BUILD, version=version).set(1)
 
-    def counter(self, metric: Metric, **labels: str) -> prometheus_client.Counter:
+    def counter(self, metric: Metric, **labels: str) -> series.Counter:
         """The counter with these labels. Raises ValueError for a label or value that is not in the list."""
         return self._child(metric, Kind.COUNTER, labels)
 
-    def gauge(self, metric: Metric, **labels: str) -> prometheus_client.Gauge:
+    def gauge(self, metric: Metric, **labels: str) -> series.Gauge:
         """The gauge with these labels. Raises ValueError as `counter` does."""
         return self._child(metric, Kind.GAUGE, labels)
 
-    def histogram(self, metric: Metric, **labels: str) -> prometheus_client.Histogram:
+    def histogram(self, metric: Metric, **labels: str) -> series.Histogram:
         """The histogram with these labels. Raises ValueError as `counter` does."""
         return self._child(metric, Kind.HISTOGRAM, labels)
 
     def watch(self, metric: Metric, read: Callable[[], float], **labels: str) -> None:
         """Let `read` answer for this gauge at every scrape, instead of counting up and down."""
-        self.gauge(metric, **labels).set_function(read)
+        self.gauge(metric, **labels).watch(read)
 
     def follow(self, metric: Metric, read: Callable[[], float], **labels: str) -> None:
         """Let this counter follow `read`, a number that somebody else counts up, at every scrape."""
@@ -75,10 +78,21 @@ class Metrics:
         child.observe(seconds)
 
     def render(self) -> bytes:
-        """Everything in the Prometheus text format, version 0.0.4 (content type `CONTENT_TYPE`)."""
+        """Everything in the Prometheus text format, version 0.0.4 (content type `CONTENT_TYPE`).
+
+        To be called by the event loop's thread, as everything here.
+        """
         for catch_up in self._followed:
             catch_up()
-        return exposition.generate_latest(_WithoutCreated(self._registry))
+        return "".join(self._lines()).encode() + exposition.generate_latest(self._process)
+
+    def _lines(self) -> Iterator[str]:
+        for metric, children in self._families.items():
+            definition = DEFINITIONS[metric]
+            yield f"# HELP {metric.value} {series.escaped(definition.help)}\n"
+            yield f"# TYPE {metric.value} {definition.kind.value}\n"
+            for child in children.values():
+                yield from child.lines()
 
     def _child(self, metric: Metric, kind: Kind, labels: Mapping[str, str]) -> Any:
         definition = DEFINITIONS[metric]
@@ -89,30 +103,17 @@ class Metrics:
         for name, allowed in definition.labels:
             if allowed and labels[name] not in allowed:
                 raise ValueError(f"'{labels[name]}' is not a value of {metric.value}'s label {name}")
-        family = self._families[metric]
-        return family.labels(**labels) if labels else family
+        children = self._families[metric]
+        key = tuple(labels[name] for name, _ in definition.labels)
+        child = children.get(key)
+        if child is None:
+            named = tuple(labels.items())
+            if kind is Kind.HISTOGRAM:
+                child = series.Histogram(metric.value, named, definition.buckets)
+            else:
+                child = (series.Counter if kind is Kind.COUNTER else series.Gauge)(metric.value, named)
+            children[key] = child
+        return child
 
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-
-
-class _WithoutCreated(registry.Collector):
-    """The registry's families without their `…_created` samples, which double the page and tell nothing."""
-
-    def __init__(self, source: registry.CollectorRegistry) -> None:
-        self._source = source
-
-    def collect(self) -> Iterator[metrics_core.Metric]:
-        for family in self._source.collect():
-            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
-            yield family
-
-
-def _family(metric: Metric, into: registry.CollectorRegistry) -> Any:
-    definition = DEFINITIONS[metric]
-    labels = [name for name, _ in definition.labels]
-    if definition.kind is Kind.COUNTER:
-        return prometheus_client.Counter(metric.value, definition.help, labels, registry=into)
-    if definition.kind is Kind.GAUGE:
-        return prometheus_client.Gauge(metric.value, definition.help, labels, registry=into)
-    return prometheus_client.Histogram(metric.value, definition.help, labels, registry=into, buckets=definition.buckets)

@@ -5,8 +5,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-import prometheus_client
-
 from smcp.kernel import observe
 
 _AGAIN_S: Final = 60.0
@@ -28,7 +26,7 @@ class Reason(enum.Enum):
     UNREACHABLE = ("failed", "connect")
 
 
-Counters = Mapping[Reason, prometheus_client.Counter]
+Counters = Mapping[Reason, observe.Counter]
 
 
 def counters(metrics: observe.Metrics) -> Counters:

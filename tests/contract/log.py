@@ -19,6 +19,11 @@ class LogContract:
     async def trimmed(self, log: base.Log, now: float) -> int:
         return await log.trim(now=now)
 
+    @pytest.fixture
+    def twin(self, log: base.Log) -> base.Log:
+        """A further handle over the same storage, as another process has one."""
+        return log
+
     @pytest.mark.requirement("stores:log:positions")
     async def test_records_come_back_in_order_with_positions_from_one(
         self, log: base.Log, clock: clocks.FrozenClock
@@ -65,6 +70,31 @@ class LogContract:
         assert [r.position for r in records] == list(range(1, len(records) + 1))
         for n, end in enumerate(ends):
             assert {r.data for r in records[end - 1 - n % 3 : end]} == {b"%d" % n}
+
+    @pytest.mark.requirement("stores:log:many-writers")
+    async def test_each_record_of_many_writers_through_two_handles_is_there_once_in_its_writers_order(
+        self, log: base.Log, twin: base.Log
+    ) -> None:
+        placed: dict[int, bytes] = {}
+
+        async def write(handle: base.Log, name: str, count: int) -> None:
+            for n in range(count):  # all of one length: who lost a race then guesses right where the winner goes on
+                records = [f"{name} {n} {part}".encode() for part in range(2)]
+                end = await handle.append(("s",), records)
+                for position, data in enumerate(records, end - len(records) + 1):
+                    assert placed.setdefault(position, data) is data, "one position was given twice"
+
+        await asyncio.gather(
+            *[write(log, f"a{writer}", 200) for writer in range(16)],
+            *[write(twin, f"b{writer}", 100) for writer in range(4)],
+        )
+        assert sorted(placed) == list(range(1, len(placed) + 1))
+        assert [(r.position, r.data) for r in await log.read(("s",), limit=10**6)] == sorted(placed.items())
+        numbers: dict[bytes, list[tuple[int, int]]] = {}
+        for _, data in sorted(placed.items()):
+            name, n, part = data.split()
+            numbers.setdefault(name, []).append((int(n), int(part)))
+        assert all(of_one == sorted(of_one) for of_one in numbers.values())
 
     async def test_an_append_of_nothing_or_for_no_time_is_refused(self, log: base.Log) -> None:
         with pytest.raises(ValueError, match="nothing"):

@@ -19,6 +19,7 @@ from smcp.stores.log import base as log_base
 from smcp.stores.log import sqlite as log_sqlite
 from smcp.stores.objects import base as objects_base
 from smcp.stores.objects import obstore
+from smcp.stores.wrappers import sealed
 
 
 class TestSqliteKV(KVContract):
@@ -77,6 +78,33 @@ class TestTenantLog(WithStore, LogContract):
     @pytest.fixture
     def log(self, store: tenant.Store, tmp_path: Path) -> log_base.Log:
         return store.tenant(backends.ACME).log
+
+    async def trimmed(self, log: log_base.Log, now: float) -> int:
+        pytest.fail("replaced below")
+
+    async def test_trimming_removes_what_is_over_and_positions_never_return(
+        self, log: log_base.Log, clock: clocks.FrozenClock
+    ) -> None:
+        with pytest.raises(errors.Forbidden):
+            await log.trim(now=clock.now())
+
+
+class TestSealedLog(LogContract):
+    """Two handles of one tenant over one log, as two processes have them."""
+
+    @pytest.fixture
+    async def raw(self, tmp_path: Path, clock: clocks.FrozenClock) -> AsyncIterator[log_base.Log]:
+        raw = log_sqlite.SqliteLog(tmp_path / "log.db", clock)
+        yield raw
+        await raw.close()
+
+    @pytest.fixture
+    def log(self, raw: log_base.Log) -> log_base.Log:
+        return sealed.SealedLog(raw, backends.ACME, bytes(32))
+
+    @pytest.fixture
+    def twin(self, raw: log_base.Log) -> log_base.Log:
+        return sealed.SealedLog(raw, backends.ACME, bytes(32))
 
     async def trimmed(self, log: log_base.Log, now: float) -> int:
         pytest.fail("replaced below")

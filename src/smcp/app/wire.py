@@ -131,7 +131,9 @@ async def _compose(
         authenticator.Authenticator((keys,)),
         limits.Limiter(config.limits, base.clock),
     )
-    gauges.connect(base.metrics, store.counts, common.limiter, audit)
+    gauges.connect(base.metrics, config, store, common.limiter, audit)
+    lag = asyncio.create_task(gauges.time_the_loop(base.metrics), name="event loop's lag")
+    base.undo.callback(lag.cancel)
     hosted = await hosting.open(base, common, found, peer)
     parts = await _gateway(base, common, hosted)
     admin = control.build(_services(base, common, hosted, parts, port, found.layers), docs.pages())

@@ -83,6 +83,16 @@ class Trail:
         """Events that wait to be written, over all tenants."""
         return self._waiting
 
+    @property
+    def failing(self) -> int:
+        """Tenants whose trail can't be written at the moment."""
+        return sum(queue.failed is not None for queue in self._tenants.values())
+
+    @property
+    def capacity(self) -> int:
+        """Events that may wait."""
+        return self._queue
+
     # --- writing ---
 
     def note(self, event: events.Event) -> None:

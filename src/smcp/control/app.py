@@ -1,5 +1,6 @@
 """The admin API as one ASGI application, with the pages that are handed in beside it."""
 
+import time
 from collections.abc import Sequence
 
 from starlette import routing
@@ -27,6 +28,7 @@ class Edge:
         self._services = services
         self._received = services.metrics.counter(observe.Metric.HTTP_IN, surface="control")
         self._sent = services.metrics.counter(observe.Metric.HTTP_OUT, surface="control")
+        self._active = services.metrics.gauge(observe.Metric.HTTP_ACTIVE, surface="control")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -34,6 +36,8 @@ class Edge:
             return
         request_id = scope["smcp.request_id"] = ids.new("req")
         status = 0
+        began = time.monotonic()
+        self._active.inc()
 
         async def receive_on() -> Message:
             message = await receive()
@@ -53,6 +57,7 @@ class Edge:
             self._services.hosts.check(*_host_and_origin(scope))
             await self._inner(scope, receive_on, send_on)
         except errors.SmcpError as error:
+            self._services.metrics.error("control", error.code)
             if status:
                 raise
             self._tell(error, request_id, scope)
@@ -60,12 +65,15 @@ class Edge:
         except Exception:
             # The last line of defence: what a handler did not expect ends here, is told to the log in full and to
             # the caller not at all.
+            self._services.metrics.error("control", errors.SmcpError.code)
             self._services.logger.exception("unexpected error", request_id=request_id, path=scope["path"])
             if status:
                 raise
             await answers.refusal(errors.SmcpError(), request_id)(scope, receive, send_on)
         finally:
+            self._active.inc(-1)
             self._count(status)
+            self._services.metrics.answered("control", scope["method"], status, time.monotonic() - began)
 
     def _tell(self, error: errors.SmcpError, request_id: str, scope: Scope) -> None:
         level = self._services.logger.warning if error.http_status >= 500 else self._services.logger.info

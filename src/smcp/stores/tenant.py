@@ -6,6 +6,7 @@ charges it to the tenant's quota and counts it. The order of the wrappers is wri
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -18,9 +19,17 @@ from smcp.stores.objects import base as objects_base
 from smcp.stores.wrappers import metered, quota, sealed, sealed_objects
 
 HEARTBEAT_S: Final = 0.5
-HEARTBEAT_TIMEOUT_S: Final = 1.0
 STALE_S: Final = 2.0
 """Without a heartbeat for this long, nobody may trust what is in memory: `check` raises."""
+
+PATIENCE_S: Final = 5.0
+"""How long `proven` waits for the next one."""
+
+_ANSWER_S: Final = 30.0
+"""After this long, an answer of the storage is not waited for any more. It says that the storage lived when it was
+asked, so one that took longer than `STALE_S` proves nothing; those that were asked meanwhile may."""
+
+_MOST_PINGS: Final = 8
 
 _TRIM_S: Final = 300.0
 _ERASE_PAGE: Final = 500
@@ -87,6 +96,7 @@ class Store:
         *,
         quota_bytes: int,
         quota_keys: int,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         """Takes the raw back ends over and closes them in the end. The quota is for each tenant but the platform."""
         self.ring: Final = ring
@@ -102,7 +112,12 @@ class Store:
         self._changing = asyncio.Lock()
         self._listeners: list[tuple[kv_base.Key, KeyListener]] = []
         self._end_watch = kv.watch((), self._changed)
+        self._patience_s = patience_s
         self._beat: float | None = None
+        self._news = asyncio.Event()
+        """Set, and replaced, with each answer of the storage: a beat, or that it failed."""
+        self._problem: errors.Unavailable | None = None
+        self._pings: dict[asyncio.Task[None], float] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
 
@@ -195,26 +210,68 @@ class Store:
         """Make the platform's storage, take the first heartbeat and keep taking it. Raises `errors.Unavailable`."""
         self.platform()
         await self._ping()
+        self.check()
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._beat_for_ever()), loop.create_task(self._trim_for_ever())]
 
     def check(self) -> None:
         """Raises `errors.Unavailable` when the storage has not answered for `STALE_S`. Costs next to nothing."""
-        if self._beat is None or self._clock.monotonic() - self._beat > STALE_S:
-            raise errors.Unavailable(detail="no heartbeat from the store")
+        if not self.fresh():
+            raise self._problem or errors.Unavailable(detail="no heartbeat from the store")
+
+    def fresh(self) -> bool:
+        """Whether the storage has answered within `STALE_S`. Costs next to nothing."""
+        return self.silence() <= STALE_S
+
+    def silence(self) -> float:
+        """Seconds since the storage last answered; infinite when it never has."""
+        return math.inf if self._beat is None else self._clock.monotonic() - self._beat
+
+    async def proven(self) -> None:
+        """Return when the storage has answered within `STALE_S`: at once where it has, else with its next answer.
+
+        A loaded machine can make an answer late: that alone refuses nobody. Raises `errors.Unavailable` when the
+        storage says that it can't, and when nothing comes within `PATIENCE_S`.
+        """
+        try:
+            async with asyncio.timeout(self._patience_s):
+                while not self.fresh():
+                    if not self._tasks or self._closed:
+                        self.check()
+                    news = self._news
+                    self._ask()
+                    await news.wait()
+                    if self._problem is not None:
+                        self.check()
+        except TimeoutError:
+            self.check()
+
+    def _ask(self) -> None:
+        """Ask the storage whether it lives, unless it was asked just now and has not answered."""
+        now = self._clock.monotonic()
+        if any(now - asked < HEARTBEAT_S for asked in self._pings.values()) or len(self._pings) >= _MOST_PINGS:
+            return
+        ping = asyncio.get_running_loop().create_task(self._ping())
+        self._pings[ping] = now
+        ping.add_done_callback(self._pings.pop)
 
     async def _ping(self) -> None:
         asked = self._clock.monotonic()
-        async with asyncio.timeout(HEARTBEAT_TIMEOUT_S):
-            await self._kv.ping()
-        self._beat = asked
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                await self._kv.ping()
+        except (errors.Unavailable, TimeoutError) as error:
+            self._problem = error if isinstance(error, errors.Unavailable) else None
+        else:
+            self._problem = None
+            self._beat = asked if self._beat is None else max(self._beat, asked)
+        self._news.set()
+        self._news = asyncio.Event()
 
     async def _beat_for_ever(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
-            # The next one may come through; until then `check` refuses by itself.
-            with contextlib.suppress(errors.Unavailable, TimeoutError):
-                await self._ping()
+            self._ask()  # beside those that were not answered yet: `check` refuses by itself until one is
 
     async def _trim_for_ever(self) -> None:
         while True:
@@ -227,10 +284,12 @@ class Store:
         if self._closed:
             return
         self._closed = True
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._pings]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._beat = None
+        self._news.set()
         self._end_watch()
         await self._kv.close()
         await self._log.close()

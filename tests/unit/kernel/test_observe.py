@@ -70,7 +70,7 @@ def test_lines_below_the_level_are_not_written() -> None:
 def test_every_metric_has_a_definition_and_its_name_says_its_unit() -> None:
     assert set(observe.DEFINITIONS) == set(observe.Metric)
     for metric, definition in observe.DEFINITIONS.items():
-        assert metric.value.startswith(("smcp_", "mcp_server_"))
+        assert metric.value.startswith(("smcp_", "mcp_server_", "http_server_"))
         if definition.kind is observe.Kind.COUNTER:
             assert metric.value.endswith("_total")
         if definition.unit in ("seconds", "bytes"):
@@ -100,6 +100,31 @@ def test_a_caller_who_invents_methods_makes_no_new_series() -> None:
     assert len(page.splitlines()) == before
     assert 'mcp_method_name="_OTHER"' in page
     assert "invented" not in page
+
+
+@pytest.mark.requirement("kernel:metrics:closed")
+def test_a_caller_who_invents_verbs_makes_no_new_series() -> None:
+    metrics = observe.Metrics("0")
+    for number in range(1000):
+        metrics.answered("gateway", f"VERB{number}", 405, 0.01)
+    metrics.answered("gateway", "POST", 0, 0.01)
+    metrics.answered("gateway", "POST", 299, 0.01)
+    page = metrics.render().decode()
+    labels = 'http_request_method="_OTHER",http_response_status_code="405",surface="gateway"'
+    assert f"http_server_request_duration_seconds_count{{{labels}}} 1000.0" in page
+    assert page.count("http_server_request_duration_seconds_count{") == 3
+    assert "VERB1" not in page
+
+
+@pytest.mark.requirement("kernel:metrics:scrape")
+def test_every_error_of_ours_can_be_counted_by_its_code() -> None:
+    metrics = observe.Metrics("0")
+    for code in {
+        kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.SmcpError)
+    }:
+        metrics.error("gateway", code)
+    metrics.error("control", errors.NotFound.code)
+    assert 'smcp_errors_total{error_type="not_found",surface="control"} 1.0' in metrics.render().decode()
 
 
 @pytest.mark.requirement("kernel:metrics:scrape")

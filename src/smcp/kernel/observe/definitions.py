@@ -17,6 +17,24 @@ DEFINITIONS: Final[Mapping[Metric, Definition]] = {
     Metric.SESSION_DURATION: Definition(
         Kind.HISTOGRAM, "seconds", "Life of a legacy session, from initialize to its end.", (), names.SESSION
     ),
+    Metric.HTTP_DURATION: Definition(
+        Kind.HISTOGRAM,
+        "seconds",
+        "Time from the header fields read to the last byte of the answer handed on; an event stream counts whole."
+        " Without a status code: the client hung up first.",
+        (
+            ("surface", names.SURFACE),
+            ("http_request_method", names.VERBS),
+            ("http_response_status_code", ("", *names.STATUS_CODES)),
+        ),
+        names.HTTP,
+    ),
+    Metric.HTTP_ACTIVE: Definition(
+        Kind.GAUGE,
+        "requests",
+        "HTTP requests that are being answered, open event streams included.",
+        (("surface", names.SURFACE),),
+    ),
     Metric.HTTP_REQUESTS: Definition(
         Kind.COUNTER,
         "requests",
@@ -37,6 +55,12 @@ DEFINITIONS: Final[Mapping[Metric, Definition]] = {
         "requests",
         "Decisions that refused: `deny` answers 403, `conceal` answers 404.",
         (("surface", names.SURFACE), ("decision", ("deny", "conceal"))),
+    ),
+    Metric.ERRORS: Definition(
+        Kind.COUNTER,
+        "errors",
+        "Requests that ended with an error, by its code; `rpc_error`: the hosted server's own answer was one.",
+        (("surface", names.SURFACE), ("error_type", names.ERRORS)),
     ),
     Metric.RATE_LIMITED: Definition(
         Kind.COUNTER,
@@ -73,7 +97,25 @@ DEFINITIONS: Final[Mapping[Metric, Definition]] = {
         Kind.COUNTER,
         "operations",
         "Calls of the storage interfaces by tenants' handles.",
-        (("interface", ("kv", "log", "objects")),),
+        (("interface", names.INTERFACE),),
+    ),
+    Metric.STORE_FAILURES: Definition(
+        Kind.COUNTER,
+        "operations",
+        "Calls of the storage interfaces that failed; one that lost a race for a revision counts too.",
+        (("interface", names.INTERFACE),),
+    ),
+    Metric.STORE_DURATION: Definition(
+        Kind.HISTOGRAM,
+        "seconds",
+        "Time of a call of the storage interfaces, sealing and waiting for its turn included.",
+        (("interface", names.INTERFACE),),
+        names.STORE,
+    ),
+    Metric.STORE_SILENCE: Definition(
+        Kind.GAUGE,
+        "seconds",
+        "Time since the store last answered its heartbeat, which is due twice a second; above 2 requests are refused.",
     ),
     Metric.EGRESS: Definition(
         Kind.COUNTER,
@@ -82,6 +124,30 @@ DEFINITIONS: Final[Mapping[Metric, Definition]] = {
         " allowed, or too many connections at once: `busy`), `failed` (the host was not found or not reached).",
         (("verdict", ("allowed", "refused", "failed")), ("reason", names.EGRESS_REASONS)),
     ),
+    Metric.USAGE_WAITING: Definition(
+        Kind.GAUGE, "seconds", "Age of the oldest usage that is in memory only: what a crash now would lose."
+    ),
+    Metric.USAGE_FAILURES: Definition(
+        Kind.COUNTER,
+        "attempts",
+        "Attempts to write usage that failed and are made again: `commit` into the log, `fold` into the hours.",
+        (("step", ("commit", "fold")),),
+    ),
     Metric.AUDIT_QUEUE: Definition(Kind.GAUGE, "entries", "Audit entries that wait to be written."),
+    Metric.AUDIT_CAPACITY: Definition(
+        Kind.GAUGE, "entries", "Audit entries that may wait; then requests are refused. A tenant may fill a quarter."
+    ),
+    Metric.AUDIT_FAILING: Definition(
+        Kind.GAUGE, "trails", "Tenants whose audit trail can't be written now; their requests are refused."
+    ),
+    Metric.DISK_FREE: Definition(Kind.GAUGE, "bytes", "Free space where the data directory lies."),
+    Metric.DISK_SIZE: Definition(Kind.GAUGE, "bytes", "Space in all where the data directory lies."),
+    Metric.LOOP_LAG: Definition(
+        Kind.HISTOGRAM,
+        "seconds",
+        "How late the event loop came back to a timer, asked ten times a second: what blocks it delays every request.",
+        (),
+        names.LAG,
+    ),
     Metric.BUILD: Definition(Kind.GAUGE, "1", "Always 1; the label carries the version.", (("version", ()),)),
 }

@@ -7,7 +7,7 @@ from prometheus_client import exposition, process_collector, registry
 
 from smcp.kernel.observe import series
 from smcp.kernel.observe.definitions import DEFINITIONS
-from smcp.kernel.observe.names import METHODS, OTHER, VERSIONS, Kind, Metric
+from smcp.kernel.observe.names import ERRORS, METHODS, OTHER, STATUS_CODES, VERBS, VERSIONS, Kind, Metric
 
 
 class Metrics:
@@ -22,6 +22,7 @@ class Metrics:
         process_collector.ProcessCollector(registry=self._process)
         self._families: dict[Metric, dict[tuple[str, ...], series.Series]] = {metric: {} for metric in Metric}
         self._operations: dict[tuple[str, str, bool], series.Histogram] = {}
+        self._answers: dict[tuple[str, str, int], series.Histogram] = {}
         self._followed: list[Callable[[], None]] = []
         for metric, definition in DEFINITIONS.items():
             if not definition.labels:
@@ -76,6 +77,25 @@ class Metrics:
                     error_type="error" if failed else "",
                 )
         child.observe(seconds)
+
+    def answered(self, surface: str, verb: str, status: int, seconds: float) -> None:
+        """One HTTP request is over; `status` 0: the client hung up before there was an answer."""
+        child = self._answers.get((surface, verb, status))
+        if child is None:
+            known = str(status) if status else ""
+            child = self.histogram(
+                Metric.HTTP_DURATION,
+                surface=surface,
+                http_request_method=verb if verb in VERBS else OTHER,
+                http_response_status_code=known if known in STATUS_CODES or not known else OTHER,
+            )
+            if verb in VERBS:  # what a caller invents does not grow the table
+                self._answers[(surface, verb, status)] = child
+        child.observe(seconds)
+
+    def error(self, surface: str, code: str) -> None:
+        """A request ended with this error."""
+        self.counter(Metric.ERRORS, surface=surface, error_type=code if code in ERRORS else OTHER).inc()
 
     def render(self) -> bytes:
         """Everything in the Prometheus text format, version 0.0.4 (content type `CONTENT_TYPE`).

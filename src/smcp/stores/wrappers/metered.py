@@ -1,5 +1,6 @@
 """What is done with storage, counted: calls, failures and bytes for each operation."""
 
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final, NamedTuple, TypeVar
@@ -26,15 +27,21 @@ class Counts:
         self.failures: Counter[Operation] = Counter()
         self.bytes: Counter[Operation] = Counter()
         """Of values that went in or came out, before sealing and after opening."""
+        self.took: Callable[[Operation, float], None] | None = None
+        """Told of each call's seconds, failed or not."""
 
     async def call(self, operation: Operation, work: Awaitable[T]) -> T:
         """Count a call of `operation` and whether it failed."""
         self.calls[operation] += 1
+        began = time.perf_counter()
         try:
             return await work
         except BaseException:
             self.failures[operation] += 1
             raise
+        finally:
+            if self.took is not None:
+                self.took(operation, time.perf_counter() - began)
 
 
 _KV_GET: Final = Operation("kv", "get")

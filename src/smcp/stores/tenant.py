@@ -116,7 +116,7 @@ class Store:
         self._beat: float | None = None
         self._news = asyncio.Event()
         """Set, and replaced, with each answer of the storage: a beat, or that it failed."""
-        self._problem: errors.Unavailable | None = None
+        self._problem = ""
         self._pings: dict[asyncio.Task[None], float] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
@@ -209,15 +209,18 @@ class Store:
     async def start(self) -> None:
         """Make the platform's storage, take the first heartbeat and keep taking it. Raises `errors.Unavailable`."""
         self.platform()
-        await self._ping()
-        self.check()
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._beat_for_ever()), loop.create_task(self._trim_for_ever())]
+        try:
+            await self._proven(_ANSWER_S)
+        except BaseException:
+            await self._stop_tasks()
+            raise
 
     def check(self) -> None:
         """Raises `errors.Unavailable` when the storage has not answered for `STALE_S`. Costs next to nothing."""
         if not self.fresh():
-            raise self._problem or errors.Unavailable(detail="no heartbeat from the store")
+            raise errors.Unavailable(detail=self._problem or "no heartbeat from the store")
 
     def fresh(self) -> bool:
         """Whether the storage has answered within `STALE_S`. Costs next to nothing."""
@@ -233,15 +236,18 @@ class Store:
         A loaded machine can make an answer late: that alone refuses nobody. Raises `errors.Unavailable` when the
         storage says that it can't, and when nothing comes within `PATIENCE_S`.
         """
+        await self._proven(self._patience_s)
+
+    async def _proven(self, patience_s: float) -> None:
         try:
-            async with asyncio.timeout(self._patience_s):
+            async with asyncio.timeout(patience_s):
                 while not self.fresh():
-                    if not self._tasks or self._closed:
+                    if not self._tasks:  # nobody asks: not started, or closed
                         self.check()
                     news = self._news
                     self._ask()
                     await news.wait()
-                    if self._problem is not None:
+                    if self._problem:
                         self.check()
         except TimeoutError:
             self.check()
@@ -260,10 +266,12 @@ class Store:
         try:
             async with asyncio.timeout(_ANSWER_S):
                 await self._kv.ping()
-        except (errors.Unavailable, TimeoutError) as error:
-            self._problem = error if isinstance(error, errors.Unavailable) else None
+        except errors.Unavailable as error:
+            self._problem = str(error)
+        except TimeoutError:
+            return  # silence is no news
         else:
-            self._problem = None
+            self._problem = ""
             self._beat = asked if self._beat is None else max(self._beat, asked)
         self._news.set()
         self._news = asyncio.Event()
@@ -284,13 +292,17 @@ class Store:
         if self._closed:
             return
         self._closed = True
-        tasks = [*self._tasks, *self._pings]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._beat = None
-        self._news.set()
+        await self._stop_tasks()
         self._end_watch()
         await self._kv.close()
         await self._log.close()
         await self._objects.close()
+
+    async def _stop_tasks(self) -> None:
+        tasks = [*self._tasks, *self._pings]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._tasks = []
+        self._beat = None
+        self._news.set()

@@ -25,8 +25,10 @@ class StallingKV(kv_sqlite.SqliteKV):
         self.answers.set()
         self.answered = asyncio.Event()
         self.fails = False
+        self.asked = 0
 
     async def ping(self) -> None:
+        self.asked += 1
         await self.answers.wait()
         if self.fails:
             self.answered.set()
@@ -36,7 +38,7 @@ class StallingKV(kv_sqlite.SqliteKV):
 
 
 class Kit:
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, patience_s: float = tenant.PATIENCE_S) -> None:
         self.clock = clocks.FrozenClock()
         self.kv = StallingKV(directory / "kv.db", self.clock)
         self.store = tenant.Store(
@@ -47,6 +49,7 @@ class Kit:
             self.clock,
             quota_bytes=10**9,
             quota_keys=10**6,
+            patience_s=patience_s,
         )
 
 
@@ -98,6 +101,66 @@ async def test_a_store_refuses_two_seconds_after_the_last_answer_and_allows_agai
     kit.kv.answers.set()
     await next_answer(kit)
     kit.store.check()
+
+
+@pytest.mark.requirement("stores:tenant:proof")
+async def test_who_comes_when_the_answer_is_late_waits_for_it_and_all_ask_together(kit: Kit) -> None:
+    await kit.store.start()
+    await kit.store.proven()
+    kit.kv.answers.clear()
+    kit.clock.advance(2.1)
+    asked = kit.kv.asked
+    callers = [asyncio.create_task(kit.store.proven()) for _ in range(200)]
+    await asyncio.sleep(0.1)
+    assert not any(caller.done() for caller in callers)
+    assert kit.kv.asked == asked + 1
+    kit.kv.answers.set()
+    await asyncio.wait_for(asyncio.gather(*callers), 10)
+    kit.store.check()
+
+
+@pytest.mark.requirement("stores:tenant:proof")
+async def test_an_answer_that_took_too_long_proves_nothing_and_the_next_one_does(kit: Kit) -> None:
+    await kit.store.start()
+    kit.kv.answers.clear()
+    kit.clock.advance(2.1)
+    caller = asyncio.create_task(kit.store.proven())
+    await asyncio.sleep(0)
+    kit.clock.advance(2.1)
+    asked = kit.kv.asked
+    kit.kv.answers.set()
+    await asyncio.wait_for(caller, 10)
+    assert kit.kv.asked > asked
+
+
+@pytest.mark.requirement("stores:tenant:proof")
+async def test_nobody_waits_where_the_storage_says_no_or_is_closed(tmp_path: Path) -> None:
+    kit = Kit(tmp_path, patience_s=600)
+    await kit.store.start()
+    kit.kv.fails = True
+    kit.clock.advance(2.1)
+    with pytest.raises(errors.Unavailable):
+        await asyncio.wait_for(kit.store.proven(), 60)
+    kit.kv.fails = False
+    kit.kv.answers.clear()
+    waiting = asyncio.create_task(kit.store.proven())
+    await asyncio.sleep(0)
+    await kit.store.close()
+    with pytest.raises(errors.Unavailable):
+        await asyncio.wait_for(waiting, 60)
+    with pytest.raises(errors.Unavailable):
+        await asyncio.wait_for(kit.store.proven(), 60)
+
+
+@pytest.mark.requirement("stores:tenant:proof")
+async def test_a_silent_storage_is_unavailable_after_the_patience(tmp_path: Path) -> None:
+    kit = Kit(tmp_path, patience_s=0.05)
+    await kit.store.start()
+    kit.kv.answers.clear()
+    kit.clock.advance(2.1)
+    with pytest.raises(errors.Unavailable):
+        await asyncio.wait_for(kit.store.proven(), 60)
+    await kit.store.close()
 
 
 @pytest.mark.requirement("stores:tenant:fail-closed")

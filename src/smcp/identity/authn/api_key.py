@@ -172,7 +172,8 @@ class ApiKeys(base.Method):
 
     async def authenticate(self, credential: str) -> policy.Principal:
         """Who this is: see `base.Method`. From memory when the key was verified before and is unchanged."""
-        self._store.check()
+        if not self._store.fresh():
+            await self._store.proven()
         if len(credential) > key_text.LONGEST or not credential.isascii():
             raise base.refused(base.Reason.MALFORMED)
         digest = hashlib.blake2b(credential.encode(), key=self._process_key, digest_size=32).digest()

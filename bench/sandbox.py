@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import subprocess
+import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Final, NamedTuple
@@ -20,7 +21,7 @@ from bench import bare, cores, figures, guest, servers
 from bench.figures import BARE
 from smcp.app import machine
 from smcp.kernel import ids, observe, settings
-from smcp.runtime import driver, peer
+from smcp.runtime import driver, peer, spool
 from smcp.runtime.drivers import stdio
 from smcp.sandbox import cells, cgroups, egress, launch, spawn, walls
 from smcp.sandbox.egress import rules
@@ -196,7 +197,8 @@ class Sandbox:
             stream_buffer=self._config.runtime.stream_buffer,
             tenant_buffer_bytes=self._config.runtime.tenant_buffer_bytes,
         )
-        made = stdio.StdioDriver(lambda _: self._cell(one), whole.launcher, limits)
+        spools = spool.Spools(tempfile.gettempdir())
+        made = stdio.StdioDriver(lambda _: self._cell(one), whole.launcher, limits, spools)
         tenant, server = ids.TenantId(guest.TENANT), ids.ServerName("bench")
         spec = driver.Spec(tenant=tenant, server=server, deployment="bench", artefact=one.artefact, argv=one.argv)
         instance = await made.start(spec, modern=False, lines=_ignored)

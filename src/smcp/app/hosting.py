@@ -24,7 +24,7 @@ from smcp.deploy import (
     workbench,
 )
 from smcp.kernel import errors, ids, settings
-from smcp.runtime import driver, hiding, journal, pool
+from smcp.runtime import driver, hiding, journal, pool, spool
 from smcp.runtime.drivers import stdio
 from smcp.sandbox import cells, egress, gvisor, interpreter, launch, node, walls
 from smcp.sandbox.egress import rules
@@ -122,7 +122,9 @@ def _driver(
         stream_buffer=config.runtime.stream_buffer,
         tenant_buffer_bytes=config.runtime.tenant_buffer_bytes,
     )
-    return stdio.StdioDriver(functools.partial(_cell, config.sandbox, found), started, patience, volumes, reach)
+    # Beside what is built, in a directory that only the platform's own uid can enter.
+    spools = spool.Spools(str(config.platform.directory() / machine.WORK))
+    return stdio.StdioDriver(functools.partial(_cell, config.sandbox, found), started, patience, spools, volumes, reach)
 
 
 def _builders(config: settings.Settings, found: machine.Machine, bench: workbench.Workbench) -> builders.Builders:

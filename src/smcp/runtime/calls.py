@@ -24,6 +24,7 @@ import msgspec
 
 from smcp.kernel import errors, jsonrpc
 from smcp.protocol import eras
+from smcp.runtime import spool
 
 _HELD_BYTES: Final = 16 * 1024 * 1024
 _KEPT: Final = 256
@@ -85,6 +86,7 @@ class Call:
         "log_level",
         "method",
         "response",
+        "spooled",
         "token",
         "token_key",
     )  # fmt: skip
@@ -102,6 +104,8 @@ class Call:
         self.method = method
         self.frames: collections.deque[bytes] = collections.deque()
         self.response = b""
+        self.spooled: spool.Result | None = None
+        """The result, instead of `response`, when it is too large for memory."""
         self.code: int | None = None
         """The JSON-RPC error code of the response, None for a result."""
         self.failure: errors.SmcpError | None = None
@@ -166,6 +170,8 @@ class Call:
         self._budget.give(self._held)
         self._held = 0
         self.frames.clear()
+        if self.spooled is not None:
+            self.spooled.close()
 
     def finish(self, response: bytes, code: int | None) -> None:
         """The response has come."""
@@ -176,6 +182,14 @@ class Call:
             return
         self._held += len(response)
         self.response, self.code, self.done = response, code, True
+        self.wake()
+
+    def finish_spooled(self, result: spool.Result) -> None:
+        """The response has come, with a result that is too large for memory."""
+        if self.done:
+            result.close()
+            return
+        self.spooled, self.done = result, True
         self.wake()
 
     def fail(self, failure: errors.SmcpError) -> None:
@@ -232,6 +246,11 @@ class Calls:
 
     def __len__(self) -> int:
         return len(self._pending)
+
+    @property
+    def sent(self) -> int:
+        """Requests that were ever forwarded."""
+        return self._next
 
     def send(self, message: jsonrpc.Message) -> tuple[int, Call]:
         """Forward a client's request; returns its number (for `cancel`) and the call."""
@@ -337,6 +356,18 @@ class Calls:
             self._request(frame, line)
         else:
             self._notification(frame, line)
+
+    def spooled(self, number: int, result: spool.Result) -> None:
+        """A response of the hosted server, whose result is too large for memory."""
+        self.heard = time.monotonic()
+        call = self._pop(number)
+        if call is None:
+            result.close()
+        elif call.listens or call.method == "initialize":
+            result.close()
+            call.fail(errors.ServerFailed(f"The hosted server's answer to {call.method} is too large."))
+        else:
+            call.finish_spooled(result)
 
     def _response(self, frame: jsonrpc.Frame) -> None:
         call = self._pop(_number(frame.id))

@@ -10,7 +10,7 @@ import msgspec
 
 from smcp.kernel import errors, jsonrpc
 from smcp.protocol import eras
-from smcp.runtime import driver
+from smcp.runtime import calls, driver
 
 _PAGES: Final = 100
 _ANSWER_BYTES: Final = 4 * 1024 * 1024
@@ -48,17 +48,13 @@ class Peer:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await call.completed()
+                response = await self._read(call, method)
         except TimeoutError as error:
             raise errors.ServerTimeout(f"The hosted server did not answer {method} in time.") from error
         finally:
             self._instance.calls.cancel(number, "timed out")
             call.release()
-        if call.failure is not None:
-            raise call.failure
-        size = len(call.response)
-        if size > _ANSWER_BYTES:
-            raise errors.ServerFailed(f"The hosted server's answer to {method} is larger than {_ANSWER_BYTES} bytes.")
-        answer = jsonrpc.obj(jsonrpc.decode(call.response)) or {}
+        answer = jsonrpc.obj(jsonrpc.decode(response)) or {}
         failed = jsonrpc.obj(answer.get("error"))
         if failed is not None:
             data = {"code": call.code, "data": failed.get("data")}
@@ -66,7 +62,16 @@ class Peer:
         result = jsonrpc.obj(answer.get("result"))
         if result is None:
             raise errors.ServerFailed(f"The hosted server's answer to {method} is not an object.")
-        return result, size
+        return result, len(response)
+
+    @staticmethod
+    async def _read(call: calls.Call, method: str) -> bytes:
+        if call.failure is not None:
+            raise call.failure
+        size = len(call.response) if call.spooled is None else call.spooled.size
+        if size > _ANSWER_BYTES:
+            raise errors.ServerFailed(f"The hosted server's answer to {method} is larger than {_ANSWER_BYTES} bytes.")
+        return call.response if call.spooled is None else jsonrpc.result(call.id, await call.spooled.whole())
 
     async def introduce(self) -> Server:
         """`server/discover`, or `initialize` and its notification. Raises as `request` does."""

@@ -25,7 +25,7 @@ from typing import Final
 
 from smcp.kernel import crypto, errors
 
-LARGE: Final = 1024 * 1024
+LARGE: Final = 256 * 1024
 """Bytes of one line from which on it goes to disk."""
 IN_MEMORY: Final = 16 * 1024 * 1024
 """Longest line that comes back into memory when it is no plain result: a request, a notification, an error."""

@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from smcp.kernel import errors, ids
-from smcp.runtime import calls, driver
+from smcp.runtime import calls, driver, spool
 from smcp.sandbox import egress, launch, walls
 from smcp.sandbox.launcher import messages
 from smcp.sandbox.volumes import keeper
@@ -32,6 +32,8 @@ _BROKEN_PER_S: Final = 500
 share this loop. A server that prints by mistake stays far below."""
 _DRAIN_S: Final = 2.0
 """Seconds after its end in which a child's pipes are read to theirs."""
+_ON_DISK: Final = 8
+"""How many times as much of a tenant may wait on disk as in memory."""
 
 
 class StdioDriver(driver.Driver):
@@ -42,17 +44,23 @@ class StdioDriver(driver.Driver):
         cell: Callable[[driver.Spec], walls.Cell],
         launcher: launch.Launcher,
         limits: driver.Limits,
+        spools: spool.Spools,
         volumes: keeper.Volumes | None = None,
         reach: egress.Egress | None = None,
     ) -> None:
-        """`cell` says what a child may see and take; it comes from `app/hosting.py`, which knows the settings."""
+        """`cell` says what a child may see and take; it comes from `app/hosting.py`, which knows the settings.
+
+        `spools` takes lines that are too large for memory; it is closed with the driver.
+        """
         self._volumes = volumes
         self._egress = reach
         self._cell = cell
         self._launcher = launcher
         self._limits = limits
+        self._spools = spools
         self._children: set[StdioInstance] = set()
         self._budgets: weakref.WeakValueDictionary[ids.TenantId, calls.Budget] = weakref.WeakValueDictionary()
+        self._disks: weakref.WeakValueDictionary[ids.TenantId, calls.Budget] = weakref.WeakValueDictionary()
         self._closed = False
 
     async def start(self, spec: driver.Spec, *, modern: bool, lines: driver.Lines) -> driver.Instance:
@@ -61,7 +69,9 @@ class StdioDriver(driver.Driver):
         budget = self._budgets.get(spec.tenant)
         if budget is None:
             budget = self._budgets[spec.tenant] = calls.Budget(self._limits.tenant_buffer_bytes)
-        child = StdioInstance(self._limits, lines, self._children.discard, modern=modern, budget=budget)
+        child = StdioInstance(
+            self._limits, lines, self._children.discard, modern=modern, budget=budget, spools=self._spool(spec.tenant)
+        )
         if spec.volume is not None and self._volumes is not None:
             child.hold = await self._volumes.acquire(spec.tenant, spec.server, spec.volume, lines)
             spec = msgspec.structs.replace(spec, mount=child.hold.volume)
@@ -82,6 +92,14 @@ class StdioDriver(driver.Driver):
     async def close(self) -> None:
         self._closed = True
         await asyncio.gather(*(child.stop("the platform stops") for child in list(self._children)))
+        await asyncio.to_thread(self._spools.close)
+
+    def _spool(self, tenant: ids.TenantId) -> Callable[[], spool.Spool]:
+        """Makes spools that count against what the tenant may have on disk."""
+        disk = self._disks.get(tenant)
+        if disk is None:
+            disk = self._disks[tenant] = calls.Budget(self._limits.tenant_buffer_bytes * _ON_DISK)
+        return functools.partial(self._spools.open, disk.take, disk.give)
 
 
 class StdioInstance(driver.Instance):
@@ -95,9 +113,11 @@ class StdioInstance(driver.Instance):
         *,
         modern: bool,
         budget: calls.Budget,
+        spools: Callable[[], spool.Spool],
     ) -> None:
         self._limits = limits
         self.budget = budget
+        self.spools = spools
         self._lines = lines
         self._gone = gone
         self._stopping = ""
@@ -122,7 +142,7 @@ class StdioInstance(driver.Instance):
             write=self._write,
             stray=self._stray,
             limit=limits.stream_buffer,
-            limit_bytes=limits.max_message_bytes,
+            limit_bytes=min(limits.max_message_bytes, spool.IN_MEMORY),
             budget=budget,
         )
 
@@ -207,6 +227,21 @@ class StdioInstance(driver.Instance):
             if self._broken > _BROKEN_PER_S:
                 self._silence(f"it wrote more than {_BROKEN_PER_S} lines a second that are no messages")
 
+    def kept(self, line: spool.Line) -> None:
+        """A line that was too large for memory has come whole."""
+        if self.hold is not None:
+            self.hold.active = True
+        if isinstance(line.found, tuple):
+            self.calls.spooled(*line.found)
+            return
+        size = line.spool.size
+        line.drop()
+        if line.found is None:
+            # Whose call it was cannot be told: all of them must hear that something is lost.
+            self._silence(f"a message of {size} bytes was lost: {line.failure or 'it is no result, and too large'}")
+        else:
+            self.line(line.found)
+
     def stderr(self, text: str) -> None:
         # What begins so is the platform's word, and nobody else's.
         self._lines(f" {text}" if text.startswith("[smcp]") else text)
@@ -258,7 +293,13 @@ class _Pipes:
         self._errors = b""
         self._open = 2
         self._ended: messages.Exited | None = None
-        self._readers: list[asyncio.BaseTransport] = []
+        self._readers: list[asyncio.ReadTransport] = []
+        self._large: spool.Line | None = None
+        """The unfinished line, when it is too large for memory."""
+        self._keeping: set[spool.Line] = set()
+        """Finished ones that are on their way to disk."""
+        self._full = 0
+        """How many lines wait for the disk."""
         self.stdin: asyncio.WriteTransport | None = None
 
     async def open(self, loop: asyncio.AbstractEventLoop) -> tuple[int, int, int]:
@@ -297,7 +338,9 @@ class _Pipes:
 
     def _overdue(self) -> None:
         # Another cell holds an end, given away over a socket in their volume: nobody waits for what that one writes.
-        if self._open > 0:
+        if self._full:
+            asyncio.get_running_loop().call_later(_DRAIN_S, self._overdue)
+        elif self._open > 0:
             self._open = 0
             self._finish()
 
@@ -306,7 +349,7 @@ class _Pipes:
         self._finish()
 
     def _finish(self) -> None:
-        if self._open or self._ended is None:
+        if self._open or self._ended is None or self._keeping:
             return
         if self._errors:
             self.stderr(b"\n")
@@ -322,7 +365,9 @@ class _Pipes:
             self._gather(data)
             return
         lines = data.split(b"\n")
-        if self._parts:
+        if self._large is not None:
+            self._end_large(lines.pop(0))
+        elif self._parts:
             lines[0] = b"".join([*self._parts, lines[0]])
             self._drop()
         rest = lines.pop()
@@ -335,16 +380,59 @@ class _Pipes:
                     return
 
     def _gather(self, data: bytes) -> None:
-        """Keep a part of a long message, which comes in many chunks; it is joined once."""
-        if self._held + len(data) > self._child.max_message or not self._child.budget.take(len(data)):
-            self._drop()
-            self._child.flooded()
-            return
-        self._parts.append(data)
-        self._held += len(data)
+        """Keep a part of a long message, which comes in many chunks: in memory, where it is joined once, or on disk."""
+        if self._held + len(data) > self._child.max_message:
+            self._flooded()
+        elif self._large is not None:
+            self._held += len(data)
+            if not self._large.feed(data):
+                self._flooded()
+        elif self._child.budget.take(len(data)):
+            self._parts.append(data)
+            self._held += len(data)
+            if self._held > spool.LARGE:
+                self._begin_large()
+        else:
+            self._flooded()
+
+    def _begin_large(self) -> None:
+        parts, size = list(self._parts), self._held
+        self._drop()
+        self._large, self._held = spool.Line(self._child.spools(), self._pause, self._kept), size
+        if not self._large.feed(b"".join(parts)):
+            self._flooded()
+
+    def _end_large(self, rest: bytes) -> None:
+        self._gather(rest)
+        line, self._large, self._held = self._large, None, 0
+        if line is not None:
+            self._keeping.add(line)
+            line.end()
+
+    def _kept(self, line: spool.Line) -> None:
+        self._keeping.discard(line)
+        if self._child.silenced:
+            line.drop()
+        else:
+            self._child.kept(line)
+        self._finish()
+
+    def _pause(self, full: bool) -> None:
+        before, self._full = self._full, self._full + (1 if full else -1)
+        stdout = self._readers[0]
+        if bool(before) != bool(self._full) and not stdout.is_closing():
+            (stdout.pause_reading if full else stdout.resume_reading)()
+
+    def _flooded(self) -> None:
+        self._drop()
+        self._child.flooded()
 
     def _drop(self) -> None:
-        self._child.budget.give(self._held)
+        if self._large is not None:
+            self._large.drop()
+            self._large = None
+        elif self._held:
+            self._child.budget.give(self._held)
         self._parts.clear()
         self._held = 0
 

@@ -47,6 +47,14 @@ def name(pid: int) -> str:
         return ""
 
 
+def command(pid: int) -> str:
+    """The command line of the process; empty when it is gone."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def cpu_us(pids: set[int]) -> float:
     """Microseconds of CPU that `pids` have used, user and system (proc(5), fields 14 and 15 of stat)."""
     return sum(_used_us(f"/proc/{pid}/stat") for pid in pids)

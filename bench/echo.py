@@ -1,6 +1,6 @@
-"""The hosted server that costs next to nothing: MCP over stdio, both eras, one tool, standard library only.
+"""The hosted server that costs next to nothing: MCP over stdio, both eras or one, one tool, standard library only.
 
-It is what `smcp_bench_echo` in the wheel of `bench.guest` consists of. It reads in large chunks and answers all
+It is what the wheels of `bench.guest` consist of. It reads in large chunks and answers all
 complete lines of a chunk in one write, as a good server would.
 """
 
@@ -18,8 +18,8 @@ _CACHE = {"resultType": "complete", "ttlMs": 60_000, "cacheScope": "private"}
 _LEGACY = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 
 
-def answer(message: dict[str, Any]) -> dict[str, Any] | None:
-    """The response to one message; None for a notification."""
+def answer(message: dict[str, Any], *, legacy: bool = True) -> dict[str, Any] | None:
+    """The response to one message; None for a notification. Without `legacy` there is no handshake."""
     if "id" not in message or "method" not in message:
         return None
     params: dict[str, Any] = message.get("params") or {}
@@ -36,7 +36,7 @@ def answer(message: dict[str, Any]) -> dict[str, Any] | None:
                 "_meta": {"io.modelcontextprotocol/serverInfo": _INFO},
                 **_CACHE,
             }
-        case "initialize":
+        case "initialize" if legacy:
             asked = params.get("protocolVersion")
             version = asked if asked in _LEGACY else _LEGACY[-1]
             result = {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": _INFO}
@@ -48,12 +48,17 @@ def answer(message: dict[str, Any]) -> dict[str, Any] | None:
     return {"jsonrpc": "2.0", "id": message["id"], "result": result}
 
 
-def main() -> None:
+def modern() -> None:
+    """Answer until stdin ends, in the modern era only."""
+    main(legacy=False)
+
+
+def main(*, legacy: bool = True) -> None:
     """Answer until stdin ends."""
     rest = b""
     while chunk := os.read(0, 1 << 18):
         *lines, rest = (rest + chunk).split(b"\n")
-        answers = [answer(json.loads(line)) for line in lines if line.strip()]
+        answers = [answer(json.loads(line), legacy=legacy) for line in lines if line.strip()]
         out = b"".join(json.dumps(one).encode() + b"\n" for one in answers if one is not None)
         while out:
             out = out[os.write(1, out) :]

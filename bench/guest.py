@@ -5,26 +5,20 @@ import os
 import pathlib
 import subprocess
 import sys
-import urllib.parse
 from collections.abc import Generator
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-import httpx2
-
-from bench import cores, load, yardstick
+from bench import cores, load, wire, yardstick
 from support import platform as running
 from support import wheels
 
 PACKAGE: Final = "smcp-bench-echo"
+_MODERN: Final = "smcp-bench-echo-modern"
 TENANT: Final = "bench"
 SERVER: Final = "echo"
-LEGACY: Final = "2025-11-25"
-MODERN: Final = "2026-07-28"
-
-_META: Final = (
-    '{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},'
-    '"io.modelcontextprotocol/clientInfo":{"name":"bench","version":"1"}}'
-)
+"""Speaks both eras."""
+SHARED: Final = "echo-modern"
+"""Speaks 2026-07-28 only, so that legacy sessions share one copy of it."""
 
 # Plan limits, raised so that the bench measures the platform and not its plan. Every stage still runs.
 _PLAN: Final = {
@@ -66,9 +60,9 @@ def on(core: int, after: int) -> Generator[None]:
 def prepare(directory: pathlib.Path) -> running.Platform:
     """A platform that can deploy the echo server; not started."""
     source = pathlib.Path(__file__).with_name("echo.py").read_text("utf-8")
-    wheels.build_wheel(
-        directory / "wheels", PACKAGE, "1.0.0", {"smcp_bench_echo.py": source}, {PACKAGE: "smcp_bench_echo:main"}
-    )
+    for name, run in ((PACKAGE, "main"), (_MODERN, "modern")):
+        module = name.replace("-", "_")
+        wheels.build_wheel(directory / "wheels", name, "1.0.0", {f"{module}.py": source}, {name: f"{module}:{run}"})
     return running.Platform(directory, {**_PLAN, "SMCP_DEPLOY_WHEEL_DIRS": str(directory / "wheels")})
 
 
@@ -100,83 +94,17 @@ def started(platform: running.Platform, where: cores.Cores) -> Roles:
 
 
 def settle(platform: running.Platform) -> Keys:
-    """Make the tenant, and deploy the echo server."""
+    """Make the tenant, and deploy the echo server in its two builds."""
     platform.create_tenant(TENANT)
     admin = platform.create_key(TENANT, "admin")
     platform.deploy(TENANT, f"pypi:{PACKAGE}==1.0.0", SERVER, admin)
+    platform.deploy(TENANT, f"pypi:{_MODERN}==1.0.0", SHARED, admin)
     return Keys(Key(admin), Key(platform.create_key(TENANT, "mcp_user")))
 
 
-def target(platform: running.Platform, key: Key, session: str = "") -> load.Target:
-    """tools/call of the echo server, on the modern wire, or on the legacy one within `session`."""
-    address = urllib.parse.urlsplit(platform.base_url)
-    assert address.hostname is not None
-    assert address.port is not None
-    fields = {**_common(key), "host": address.netloc, **(_legacy(session) if session else _modern("tools/call"))}
-    head = f"POST /t/{TENANT}/{SERVER}/mcp HTTP/1.1\r\n" + "".join(f"{n}: {v}\r\n" for n, v in fields.items())
-    meta = "" if session else f',"_meta":{_META}'
-    params = f'{{"name":"echo","arguments":{{"text":"text %d"}}{meta}}}'
-    template = f'{{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":{params}}}'.encode()
-
-    def body(number: int) -> bytes:
-        return template % (number, number)
-
-    def expect(number: int) -> tuple[int, str]:
-        return number, f"text {number}"
-
-    return load.Target(address.hostname, address.port, head.encode(), body, expect)
-
-
-def call(client: httpx2.Client, platform: running.Platform, key: Key) -> None:
-    """One modern call. Raises RuntimeError unless it answers rightly."""
-    made = target(platform, key)
-    answer = client.post(
-        f"{platform.base_url}/t/{TENANT}/{SERVER}/mcp",
-        headers={**_common(key), **_modern("tools/call")},
-        content=made.body(1),
-    )
-    if answer.status_code != 200 or '"text 1"' not in answer.text:
-        raise RuntimeError(f"HTTP {answer.status_code}: {answer.text[:400]}")
-
-
-def open_session(client: httpx2.Client, platform: running.Platform, key: Key) -> str:
-    """A new legacy session, initialized; its id."""
-    url = f"{platform.base_url}/t/{TENANT}/{SERVER}/mcp"
-    params: dict[str, Any] = {
-        "protocolVersion": LEGACY,
-        "capabilities": {},
-        "clientInfo": {"name": "bench", "version": "1"},
-    }
-    asked = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params}
-    answer = client.post(url, headers=_common(key), json=asked)
-    if answer.status_code != 200:
-        raise RuntimeError(f"HTTP {answer.status_code}: {answer.text[:400]}")
-    session = answer.headers["mcp-session-id"]
-    told = {"jsonrpc": "2.0", "method": "notifications/initialized"}
-    client.post(url, headers={**_common(key), **_legacy(session)}, json=told).raise_for_status()
-    return session
-
-
-def end_session(client: httpx2.Client, platform: running.Platform, key: Key, session: str) -> None:
-    """End a legacy session and its copy of the server."""
-    url = f"{platform.base_url}/t/{TENANT}/{SERVER}/mcp"
-    client.delete(url, headers={**_common(key), **_legacy(session)}).raise_for_status()
-
-
-def _common(key: Key) -> dict[str, str]:
-    return {
-        "authorization": f"Bearer {key.text}",
-        "content-type": "application/json",
-        "accept": "application/json, text/event-stream",
-    }
-
-
-def _modern(method: str) -> dict[str, str]:
-    return {"mcp-protocol-version": MODERN, "mcp-method": method, "mcp-name": "echo"}
-
-
-def _legacy(session: str) -> dict[str, str]:
-    return {"mcp-protocol-version": LEGACY, "mcp-session-id": session}
+def endpoint(platform: running.Platform, key: Key, server: str = SERVER) -> wire.Endpoint:
+    """Where a server of the tenant is, for `key`."""
+    return wire.Endpoint(f"{platform.base_url}/t/{TENANT}/{server}/mcp", key.text)
 
 
 def _fixed(_number: int) -> tuple[int, str]:
@@ -191,24 +119,29 @@ class Yardstick(NamedTuple):
 
 
 class Site(NamedTuple):
-    """The bare uvicorn app."""
+    """What serves HTTP beside the platform."""
 
     pid: int
     port: int
 
 
 @contextlib.contextmanager
-def site_on(where: cores.Cores) -> Generator[Site]:
-    """The bare uvicorn app on the measured core."""
+def module_on(where: cores.Cores, module: str) -> Generator[Site]:
+    """A module of the bench that serves, as a process on the measured core."""
     root = pathlib.Path(__file__).parents[1]
     with on(where.measured, where.load):
-        process = subprocess.Popen([sys.executable, "-m", "bench.yardstick"], cwd=root, stdout=subprocess.PIPE)
+        process = subprocess.Popen([sys.executable, "-m", module], cwd=root, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
         yield Site(process.pid, int(process.stdout.readline()))
     finally:
         process.terminate()
-        process.wait(10)
+        process.communicate(timeout=10)
+
+
+def site_on(where: cores.Cores) -> contextlib.AbstractContextManager[Site]:
+    """The bare uvicorn app on the measured core."""
+    return module_on(where, "bench.yardstick")
 
 
 @contextlib.contextmanager

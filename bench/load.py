@@ -5,8 +5,10 @@ is an error, and a run with an error has no result.
 """
 
 import asyncio
+import functools
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import httptools
@@ -18,8 +20,9 @@ class Target(NamedTuple):
 
     host: str
     port: int
-    head: bytes
-    """Request line and headers, all but Content-Length and the empty line."""
+    heads: Sequence[bytes]
+    """Request line and headers, all but Content-Length and the empty line. Connections share them out: each of them
+    uses its own in turns, and they use the same ones only where there are fewer heads than connections."""
     body: Callable[[int], bytes]
     """The body of the request with this number."""
     expect: Callable[[int], tuple[int, str]]
@@ -36,6 +39,8 @@ class Sample(NamedTuple):
     p99_ms: float
     cpu_us: float
     """CPU of the measured processes per call."""
+    load_us: float
+    """CPU of who measures, per call: far below the others', or the load is what is measured."""
 
 
 class _Text(msgspec.Struct):
@@ -68,8 +73,9 @@ class _Run:
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, run: _Run) -> None:
+    def __init__(self, run: _Run, heads: Sequence[bytes]) -> None:
         self._run = run
+        self._heads = itertools.cycle(heads)
         self._parser: Any = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
         self._number = 0
@@ -86,7 +92,7 @@ class _Connection(asyncio.Protocol):
         self._number = self._run.number
         body = self._run.target.body(self._number)
         self._sent = time.perf_counter()
-        self._transport.write(b"%scontent-length: %d\r\n\r\n%s" % (self._run.target.head, len(body), body))
+        self._transport.write(b"%scontent-length: %d\r\n\r\n%s" % (next(self._heads), len(body), body))
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -112,7 +118,7 @@ class _Connection(asyncio.Protocol):
     def _check(self, body: bytes) -> None:
         status: int = self._parser.get_status_code()
         try:
-            answer = _decode(_event(body))
+            answer = _decode(event(body))
             right = (answer.id, answer.result.content[0].text) == self._run.target.expect(self._number)
         except (msgspec.MsgspecError, IndexError):
             right = False
@@ -126,7 +132,7 @@ class _Connection(asyncio.Protocol):
             self.done.set_result(None)
 
 
-def _event(body: bytes) -> bytes:
+def event(body: bytes) -> bytes:
     """The last message of an event stream, or the body as it is."""
     if body[:1] == b"{":
         return body
@@ -142,14 +148,17 @@ async def measure(target: Target, connections: int, warm_s: float, seconds: floa
     loop = asyncio.get_running_loop()
     run = _Run(target)
     open_: list[_Connection] = []
-    for _ in range(connections):
-        _, connection = await loop.create_connection(lambda: _Connection(run), target.host, target.port)
+    for number in range(connections):
+        heads = target.heads[number::connections] or (target.heads[number % len(target.heads)],)
+        made = functools.partial(_Connection, run, heads)
+        _, connection = await loop.create_connection(made, target.host, target.port)
         open_.append(connection)
     await asyncio.sleep(warm_s)
     run.taken.clear()
-    cpu_before, before = cpu(), time.perf_counter()
+    cpu_before, own_before, before = cpu(), time.process_time(), time.perf_counter()
     await asyncio.sleep(seconds)
-    taken, passed, used = sorted(run.taken), time.perf_counter() - before, cpu() - cpu_before
+    passed, own, used = time.perf_counter() - before, time.process_time() - own_before, cpu() - cpu_before
+    taken = sorted(run.taken)
     run.stopping = True
     await asyncio.wait([connection.done for connection in open_], timeout=10)
     if run.wrong or not taken:
@@ -161,4 +170,5 @@ async def measure(target: Target, connections: int, warm_s: float, seconds: floa
         p50_ms=taken[len(taken) // 2] * 1000,
         p99_ms=taken[min(len(taken) - 1, len(taken) * 99 // 100)] * 1000,
         cpu_us=used / len(taken),
+        load_us=own * 1e6 / len(taken),
     )

@@ -7,22 +7,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import figures, load
-
-
-class Row(NamedTuple):
-    """One line: what was asked, at how many connections."""
-
-    name: str
-    sample: load.Sample
-    hosted_us: float
-    """CPU of the hosted server (and its walls) per call; 0 for the yardstick."""
-    ratio: float
-    """Calls a second, as a share of the yardstick's at as many connections."""
+from bench import calls, figures, sessions
 
 
 class Facts(NamedTuple):
-    """What is not a rate. MiB, KiB and milliseconds."""
+    """What is not a rate. MiB and milliseconds."""
 
     cold_start_ms: float
     warm_start_ms: float
@@ -30,16 +19,12 @@ class Facts(NamedTuple):
     warm_call_ms: float
     idle_mib: float
     hosted_mib: float
-    sessions: int
-    session_ms: float
-    session_kib: float
-    session_hosted_kib: float
 
 
 class Calls(NamedTuple):
     """What calls through the platform cost."""
 
-    rows: Sequence[Row]
+    rows: Sequence[calls.Row]
     facts: Facts
 
 
@@ -50,6 +35,7 @@ class Report(NamedTuple):
     load: float
     """The machine's load average of one minute at the end: what else ran makes every figure worse."""
     calls: Calls | None
+    sessions: sessions.Found | None
     sandbox: Sequence[figures.Figure]
     notes: Sequence[str]
     seconds: float
@@ -59,20 +45,31 @@ class Report(NamedTuple):
         found: dict[str, object] = {"machine": self.machine, "load": self.load}
         if self.calls is not None:
             rows = [
-                {"name": row.name, **row.sample._asdict(), "hosted_us": row.hosted_us, "ratio": row.ratio}
+                {**row.sample._asdict(), **{name: value for name, value in row._asdict().items() if name != "sample"}}
                 for row in self.calls.rows
             ]
             found |= {"rows": rows, **self.calls.facts._asdict()}
+        if self.sessions is not None:
+            streams = self.sessions.streams
+            found["sessions"] = {
+                **self.sessions._asdict(),
+                "steps": [step._asdict() for step in self.sessions.steps],
+                "streams": None if streams is None else streams._asdict(),
+            }
         sandbox = [one._asdict() for one in self.sandbox]
         return {**found, "sandbox": sandbox, "notes": list(self.notes), "seconds": self.seconds}
 
 
 def show(report: Report) -> None:
     """Print the tables."""
-    console = Console(width=110)
+    console = Console(width=118)
     if report.calls is not None:
         console.print(_calls(report.calls.rows))
         console.print(_facts(report.calls.facts))
+        console.print()
+    if report.sessions is not None:
+        console.print(_sessions(report.sessions))
+        console.print(_latencies(report.sessions))
         console.print()
     if report.sandbox:
         console.print(_sandbox(report.sandbox))
@@ -81,47 +78,93 @@ def show(report: Report) -> None:
     console.print(f"  {report.machine}; load {report.load:.1f}; {report.seconds:.0f} s", highlight=False)
 
 
-def _calls(rows: Sequence[Row]) -> Table:
-    table = Table(
-        title="tools/call through SMCP, beside a bare uvicorn app; CPU per call, on one core",
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-    )
-    table.add_column("what", no_wrap=True)
-    for name in ("connections", "calls/s", "p50 ms", "p99 ms", "CPU µs", "hosted µs", "of yardstick"):
+def _table(title: str, first: str, *names: str) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column(first, no_wrap=True)
+    for name in names:
         table.add_column(name, justify="right")
-    last = ""
+    return table
+
+
+def _calls(rows: Sequence[calls.Row]) -> Table:
+    table = _table(
+        "tools/call of a lean echo server; the server's side on one core, the load on another.\n"
+        "Each answer's id and text checked, no error in any figure. CPU is for each call",
+        "what",
+        *("calls/s", "of yardstick", "p50 ms", "p99 ms", "CPU µs", "hosted µs", "load µs", "MiB", "session ms"),
+    )
+    last = 0
     for row in rows:
-        if row.name != last and last:
-            table.add_section()
         sample = row.sample
+        if sample.connections != last:
+            if last:
+                table.add_section()
+            table.add_row(f"[bold]{sample.connections} connection{'' if sample.connections == 1 else 's'}[/bold]")
+        last = sample.connections
         table.add_row(
-            "" if row.name == last else row.name,
-            str(sample.connections),
+            f"  {row.name}",
             f"{sample.per_second:,.0f}",
+            f"{row.ratio:.2f}",
             f"{sample.p50_ms:.2f}",
             f"{sample.p99_ms:.2f}",
-            f"{sample.cpu_us:.0f}",
+            f"{sample.cpu_us:,.0f}",
             f"{row.hosted_us:.0f}" if row.hosted_us else "",
-            f"{row.ratio:.0%}",
+            f"{sample.load_us:.0f}",
+            f"{row.memory_mib:.0f}",
+            "" if row.open_ms is None else f"{row.open_ms:.1f}",
         )
-        last = row.name
+    return table
+
+
+def _grid(lines: Sequence[tuple[str, str]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for line in lines:
+        table.add_row(*line)
     return table
 
 
 def _facts(facts: Facts) -> Table:
-    lines = Table.grid(padding=(0, 2))
-    for name, text in (
-        ("platform, first start / next start", f"{facts.cold_start_ms:,.0f} / {facts.warm_start_ms:,.0f} ms"),
-        ("call that starts the server / warm call", f"{facts.first_call_ms:.0f} / {facts.warm_call_ms:.1f} ms"),
-        ("memory, platform idle / hosted server", f"{facts.idle_mib:.0f} / {facts.hosted_mib:.0f} MiB"),
-        (
-            f"each of {facts.sessions} legacy sessions, platform / its server",
-            f"{facts.session_kib:.0f} / {facts.session_hosted_kib:,.0f} KiB, {facts.session_ms:.0f} ms to open",
-        ),
+    return _grid(
+        [
+            ("platform, first start / next start", f"{facts.cold_start_ms:,.0f} / {facts.warm_start_ms:,.0f} ms"),
+            ("call that starts the server / warm call", f"{facts.first_call_ms:.0f} / {facts.warm_call_ms:.1f} ms"),
+            ("memory, platform idle / hosted server", f"{facts.idle_mib:.0f} / {facts.hosted_mib:.0f} MiB"),
+        ]
+    )
+
+
+def _sessions(found: sessions.Found) -> Table:
+    table = _table(
+        "legacy sessions over one shared child, 64 connections",
+        *("live sessions", "calls/s", "of the first", "p99 ms", "platform MiB (Pss_Anon)"),
+    )
+    for step in found.steps:
+        table.add_row(
+            f"{step.sessions:,}",
+            f"{step.per_second:,.0f}",
+            f"{step.ratio:.2f}",
+            f"{step.p99_ms:.2f}",
+            f"{step.anon_kib / 1024:.1f}",
+        )
+    return table
+
+
+def _latencies(found: sessions.Found) -> Table:
+    lines: list[tuple[str, str]] = []
+    if found.session_kib is not None:
+        lines.append(("each session (growth of Pss_Anon in the last step)", f"{found.session_kib:.1f} KiB"))
+    for name, taken in (
+        ("session and first call, shared child", found.shared_ms),
+        ("… Python server, a spare stands ready", found.spare_ms),
+        ("… Python server, cold", found.cold_ms),
     ):
-        lines.add_row(name, text)
-    return lines
+        if taken is not None:
+            lines.append((name, f"{taken:.1f} ms"))
+    if found.streams is not None:
+        streams = found.streams
+        told = f"{streams.kib:.1f} KiB each, {streams.cpu_ms:.1f} ms of CPU a second for all"
+        lines.append((f"{streams.number:,} idle event streams", told))
+    return _grid(lines)
 
 
 def _sandbox(found: Sequence[figures.Figure]) -> Table:

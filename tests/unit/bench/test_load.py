@@ -51,7 +51,7 @@ async def _measured(answer: Answer, connections: int = 3) -> load.Sample:
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         port = int(server.sockets[0].getsockname()[1])
-        target = load.Target("127.0.0.1", port, b"POST / HTTP/1.1\r\nhost: x\r\n", _body, _expected)
+        target = load.Target("127.0.0.1", port, (b"POST / HTTP/1.1\r\nhost: x\r\n",), _body, _expected)
         return await load.measure(target, connections, 0.01, 0.1, lambda: 0.0)
 
 

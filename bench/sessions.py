@@ -1,0 +1,213 @@
+"""Legacy sessions: does their number cost speed, and what does each cost in memory, at its start, and idle?"""
+
+import asyncio
+import resource
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, cast
+
+import uvloop
+
+from bench import calls, cores, guest, load, wire
+from support import platform as running
+
+_STREAMS_SETTLE_S: Final = 2.0
+_HEADROOM: Final = 512
+_CALM_S: Final = 0.5
+_CALM_US: Final = 15_000.0
+
+
+class Plan(NamedTuple):
+    """How much of everything."""
+
+    steps: tuple[int, ...]
+    """Live sessions at which throughput is measured; sessions are added from step to step and none ends between."""
+    warm_s: float
+    seconds: float
+    openings: int
+    starts: int
+    """Samples of a spare's and of a cold start."""
+    streams: int
+    streams_s: float
+
+
+class Step(NamedTuple):
+    """Throughput at a number of live sessions."""
+
+    sessions: int
+    per_second: float
+    p99_ms: float
+    ratio: float
+    """Calls a second, as a share of those at the first step."""
+    anon_kib: int
+    """Pss_Anon of the process that faces the network, with that many sessions, before the load."""
+
+
+class Streams(NamedTuple):
+    """Idle event streams."""
+
+    number: int
+    kib: float
+    """Of the process that faces the network, for each."""
+    cpu_ms: float
+    """What all of them together take of it in a second."""
+
+
+class Found(NamedTuple):
+    """What sessions cost."""
+
+    steps: Sequence[Step]
+    session_kib: float | None
+    """Growth of Pss_Anon between the last two steps, for each session; every one has been called."""
+    shared_ms: float
+    """To open a session and have its first call answered: the server is shared, and runs."""
+    spare_ms: float | None
+    """The same with a Python server of the legacy era, when a spare copy stands ready."""
+    cold_ms: float | None
+    """The same without any copy."""
+    streams: Streams | None
+
+
+def flat(endpoint: wire.Endpoint, node: int, plan: Plan) -> tuple[list[Step], float | None, list[str]]:
+    """Throughput at each number of live sessions, KiB for each session, and the sessions, which stay open.
+
+    Memory: the load at the smaller steps has made every buffer and arena that 64 connections need, so what grows after
+    it is the sessions'. It is read when each new session has had one call, before the load of its step.
+    """
+    opened: list[str] = []
+    steps: list[Step] = []
+    client = wire.Client(endpoint)
+    try:
+        for number in plan.steps:
+            while len(opened) < number:
+                opened.append(client.open_session())
+                client.echo(len(opened), opened[-1])
+            anon = cores.memory_kib({node}, "Pss_Anon")
+            target = wire.legacy(endpoint, opened)
+            sample = uvloop.run(
+                load.measure(target, calls.CONNECTIONS, plan.warm_s, plan.seconds, lambda: cores.cpu_us({node}))
+            )
+            first = steps[0].per_second if steps else sample.per_second
+            steps.append(Step(number, sample.per_second, sample.p99_ms, sample.per_second / first, anon))
+    finally:
+        client.close()
+    if len(steps) < 2:
+        return steps, None, opened
+    before, after = steps[-2:]
+    return steps, (after.anon_kib - before.anon_kib) / (after.sessions - before.sessions), opened
+
+
+def end(endpoint: wire.Endpoint, sessions: Sequence[str]) -> None:
+    """End them."""
+    client = wire.Client(endpoint)
+    try:
+        for session in sessions:
+            client.end_session(session)
+    finally:
+        client.close()
+
+
+class _Stream(asyncio.Protocol):
+    """One event stream that is held open; what comes is not read by anybody."""
+
+    def __init__(self, request: bytes) -> None:
+        self._request = request
+        self.began: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.lost = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        if not self.began.done():
+            self.began.set_result(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        if not self.began.done():
+            self.began.set_result(b"")
+
+
+async def _idle(endpoint: wire.Endpoint, sessions: Sequence[str], node: int, seconds: float) -> Streams:
+    loop = asyncio.get_running_loop()
+    before = cores.memory_kib({node}, "Pss_Anon")
+    made: list[_Stream] = []
+    for session in sessions:
+        request = wire.listening(endpoint, session)
+        _, stream = await loop.create_connection(lambda told=request: _Stream(told), "127.0.0.1", endpoint.port)
+        made.append(stream)
+        answer = await stream.began
+        if not answer.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(f"no event stream: {answer[:400].decode('utf-8', 'replace')}")
+    await asyncio.sleep(_STREAMS_SETTLE_S)
+    after, used, began = cores.memory_kib({node}, "Pss_Anon"), cores.cpu_us({node}), time.perf_counter()
+    await asyncio.sleep(seconds)
+    used, passed = cores.cpu_us({node}) - used, time.perf_counter() - began
+    lost = sum(stream.lost for stream in made)
+    for stream in made:
+        stream.transport.abort()
+    if lost:
+        raise RuntimeError(f"{lost} idle event streams were ended")
+    return Streams(len(made), (after - before) / len(made), used / 1000 / passed)
+
+
+def idle(endpoint: wire.Endpoint, sessions: Sequence[str], node: int, seconds: float) -> Streams:
+    """Hold one event stream in each session, and nothing else, for `seconds`. Raises RuntimeError when one ends."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, len(sessions) + _HEADROOM), most))
+    return uvloop.run(_idle(endpoint, sessions, node, seconds))
+
+
+def starts(
+    platform: running.Platform, keys: guest.Keys, server: str, samples: int, spare_ready: Callable[[], bool]
+) -> tuple[float, float | None]:
+    """Milliseconds to open a session of a Python server and have its first call answered: cold, and with a spare.
+
+    `spare_ready` waits until the platform keeps a copy ready that nobody uses; without one there is no figure.
+    Raises RuntimeError when an answer is wrong.
+    """
+    endpoint = guest.endpoint(platform, keys.caller, server)
+
+    def once() -> float:
+        client = wire.Client(endpoint)
+        try:
+            before = time.perf_counter()
+            session = client.open_session()
+            answer = client.call(1, session, tool="get_current_time")
+            taken = (time.perf_counter() - before) * 1000
+            client.end_session(session)
+        finally:
+            client.close()
+        if b'"result"' not in answer or b"UTC" not in answer:
+            raise RuntimeError(f"wrong answer: {answer[:400].decode('utf-8', 'replace')}")
+        return taken
+
+    cold: list[float] = []
+    for _ in range(samples):
+        # A stopped server has no copy at all, spares included.
+        for what in ("stop", "start"):
+            platform.api("POST", f"/tenants/{guest.TENANT}/servers/{server}/{what}", key=keys.admin.text)
+        cold.append(once())
+    # Spares are learned from demand: two more starts, should stopping have made it forgotten.
+    once()
+    once()
+    spare: list[float] = []
+    while len(spare) < samples and spare_ready():
+        spare.append(once())
+    return statistics.median(cold), statistics.median(spare) if len(spare) == samples else None
+
+
+def waiting(roles: guest.Roles, program: str, within_s: float = 20.0) -> bool:
+    """Wait until a hosted process whose command names `program` runs and has become calm; False when none does."""
+    deadline = time.monotonic() + within_s
+    seen, used = set[int](), 0.0
+    while time.monotonic() < deadline:
+        pids = {pid for pid in roles.hosted() if program in cores.command(pid)}
+        now = cores.cpu_us(pids)
+        if pids and pids == seen and now - used < _CALM_US:
+            return True
+        seen, used = pids, now
+        time.sleep(_CALM_S)
+    return False

@@ -203,7 +203,7 @@ class Meter:
                     self._failures["fold"].inc()
                     self._log.warning("usage not folded", tenant=book.accounts.tenant, why=str(error))
             if self._weighed is None or self._clock.monotonic() - self._weighed >= STORAGE_S:
-                await self._weigh()
+                await self.weigh()
             await asyncio.sleep(FOLD_S)
 
     # --- writing ---
@@ -318,7 +318,7 @@ class Meter:
                 yield tenant.id
             after = page[-1].id
 
-    async def _weigh(self) -> None:
+    async def weigh(self) -> None:
         """Count what every tenant stores, for the time since it was counted last."""
         now, before = self._clock.monotonic(), self._weighed
         self._weighed = now

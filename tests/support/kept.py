@@ -22,8 +22,9 @@ SPEC = keeper.VolumeSpec("/data", 1_048_576)
 class World:
     """Volumes over a real store, on the ground."""
 
-    def __init__(self, directory: pathlib.Path, config: settings.Settings) -> None:
+    def __init__(self, directory: pathlib.Path, config: settings.Settings, freeze_s: float = keeper.FREEZE_S) -> None:
         self.config = config
+        self._freeze_s = freeze_s
         self.data = directory / "data"
         self.store: stores.Store = local.open_local(self.data, config, clock.SystemClock())
         self.ground = ground.Ground(directory / "mounts")
@@ -39,7 +40,9 @@ class World:
         """The volumes of one run of the platform."""
         log = observe.logger(settings.Log(format="json"), self.log)
         metrics = self.metrics = observe.Metrics("0.0.0")
-        return keeper.Volumes(self.store, self.ground, clock.SystemClock(), self.config, metrics, log)
+        return keeper.Volumes(
+            self.store, self.ground, clock.SystemClock(), self.config, metrics, log, freeze_s=self._freeze_s
+        )
 
     async def acquire(
         self,
@@ -95,10 +98,12 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def opened(directory: pathlib.Path, quota: int = 2**31, **volumes: Any) -> AsyncGenerator[World]:
+async def opened(
+    directory: pathlib.Path, quota: int = 2**31, freeze_s: float = keeper.FREEZE_S, **volumes: Any
+) -> AsyncGenerator[World]:
     """A world with two tenants; closed in the end, when no volume may be open any more."""
     config = settings.Settings(volumes=settings.Volumes(**volumes), stores=settings.Stores(quota_bytes=quota))
-    world = World(directory, config)
+    world = World(directory, config, freeze_s)
     await world.store.start()
     for tenant in (ACME, GLOBEX):
         await world.store.provision(tenant)

@@ -14,8 +14,6 @@ import threading
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
 from smcp.kernel import observe, settings
 from smcp.sandbox import egress, interpreter
 from smcp.sandbox.egress import rules
@@ -103,9 +101,9 @@ async def opened(ports: Sequence[int], uid: int | None = None) -> AsyncGenerator
 class World:
     """An egress guard with its journal and metrics."""
 
-    def __init__(self, config: settings.Egress, resolve: egress.Resolve | None = None) -> None:
+    def __init__(self, config: settings.Egress, resolve: egress.Resolve | None = None, **patience: float) -> None:
         self.metrics = observe.Metrics("test")
-        self.egress = egress.Egress(config, self.metrics, resolve)
+        self.egress = egress.Egress(config, self.metrics, resolve, **patience)
         self.lines: list[str] = []
         self.told = asyncio.Event()
 
@@ -127,10 +125,11 @@ class World:
                 attachment.close()
 
 
-def pinned(*names: str, **changes: float) -> World:
-    """A world in which `names` are on this machine; `changes` are settings."""
-    config = settings.Egress(hosts=tuple(f"{name}=127.0.0.1" for name in names), allowed_networks=LOOPBACK)
-    return World(msgspec.structs.replace(config, **changes))
+def pinned(*names: str, connections: int = 64, **patience: float) -> World:
+    """A world in which `names` are on this machine."""
+    hosts = tuple(f"{name}=127.0.0.1" for name in names)
+    config = settings.Egress(hosts=hosts, allowed_networks=LOOPBACK, connections=connections)
+    return World(config, None, **patience)
 
 
 class _Server(http.server.ThreadingHTTPServer):

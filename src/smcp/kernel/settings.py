@@ -25,7 +25,7 @@ _Bytes = Annotated[int, Meta(ge=1)]
 _Count = Annotated[int, Meta(ge=1)]
 
 # Read by the command line, not by the platform.
-CLIENT_VARIABLES: Final = frozenset({"SMCP_CONFIG", "SMCP_PROFILE", "SMCP_URL", "SMCP_API_KEY"})
+CLIENT_VARIABLES: Final = frozenset({"SMCP_CONFIG", "SMCP_PROFILE", "SMCP_URL", "SMCP_API_KEY", "SMCP_CA_FILE"})
 
 
 class _Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -75,6 +75,13 @@ class Gateway(_Group, frozen=True):
         tuple[str, ...],
         _d("Extra browser origins allowed (scheme://host[:port]); the platform's own always is."),
     ] = ()
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        _d(
+            "Networks (CIDR) of the reverse proxies in front. Forwarded and X-Forwarded-* count on connections from"
+            " them only."
+        ),
+    ] = ()
     max_body_bytes: Annotated[_Bytes, _d("Largest request body, in bytes.")] = 1_048_576
     max_depth: Annotated[int, Meta(ge=4, le=200), _d("Deepest JSON nesting of a request body.")] = 64
     body_timeout_s: Annotated[_Seconds, _d("Time for a request body to arrive whole, in seconds.")] = 10.0
@@ -82,6 +89,22 @@ class Gateway(_Group, frozen=True):
     heartbeat_s: Annotated[_Seconds, _d("Silence on an event stream before a comment is sent, in seconds.")] = 15.0
     session_idle_s: Annotated[_Seconds, _d("An MCP session ends after this long without a request.")] = 1800.0
     session_max_s: Annotated[_Seconds, _d("An MCP session ends this long after its start, in any case.")] = 86400.0
+
+
+class Tls(_Group, frozen=True):
+    """HTTPS without a proxy in front."""
+
+    cert_file: Annotated[
+        _Text, _d("The certificate in PEM, with those of its issuers behind it. Empty: the platform speaks plain HTTP.")
+    ] = ""
+    key_file: Annotated[
+        _Text, _d("Its private key in PEM (mode 0600). Both files are watched, and used anew when they change.")
+    ] = ""
+
+    @property
+    def on(self) -> bool:
+        """Does the platform speak TLS itself?"""
+        return bool(self.cert_file or self.key_file)
 
 
 class Limits(_Group, frozen=True):
@@ -154,8 +177,6 @@ class Egress(_Group, frozen=True):
         _d("Addresses of names (name=address) that the platform uses instead of asking the name system."),
     ] = ()
     connections: Annotated[_Count, _d("Connections that one sandbox may have open at once.")] = 64
-    connect_timeout_s: Annotated[_Seconds, _d("Time to find and reach a host, in seconds.")] = 10.0
-    idle_timeout_s: Annotated[_Seconds, _d("A connection on which nothing moves for this long is ended.")] = 300.0
 
 
 class Runtime(_Group, frozen=True):
@@ -179,9 +200,6 @@ class Volumes(_Group, frozen=True):
         int, Meta(ge=65536), _d("Memory for the volumes of one tenant's running servers together, in bytes.")
     ] = 1_073_741_824
     snapshot_s: Annotated[_Seconds, _d("Time between snapshots of a volume that is in use, in seconds.")] = 60.0
-    freeze_s: Annotated[
-        _Seconds, _d("Longest time that a server is held still for a snapshot, which goes on without that after it.")
-    ] = 2.0
     keep: Annotated[int, Meta(ge=2, le=1000), _d("Snapshots kept of each volume.")] = 10
 
 
@@ -219,6 +237,7 @@ class Settings(_Group, frozen=True):
 
     platform: Platform = Platform()
     gateway: Gateway = Gateway()
+    tls: Tls = Tls()
     limits: Limits = Limits()
     stores: Stores = Stores()
     sandbox: Sandbox = Sandbox()

@@ -31,13 +31,21 @@ SPEC = keeper.VolumeSpec("/data", 4_194_304)
 class World:
     """Volumes over a real store and a real launcher."""
 
-    def __init__(self, directory: pathlib.Path, launcher: launch.Launcher, config: settings.Settings) -> None:
+    def __init__(
+        self, directory: pathlib.Path, launcher: launch.Launcher, config: settings.Settings, freeze_s: float
+    ) -> None:
         self.app = directory / "app"
         self.app.mkdir(mode=0o755)
         self.launcher = launcher
         self.store: stores.Store = local.open_local(directory / "data", config, clock.SystemClock())
         self.volumes = keeper.Volumes(
-            self.store, launcher, clock.SystemClock(), config, observe.Metrics("0"), observe.logger(config.log)
+            self.store,
+            launcher,
+            clock.SystemClock(),
+            config,
+            observe.Metrics("0"),
+            observe.logger(config.log),
+            freeze_s=freeze_s,
         )
         self.told: list[str] = []
 
@@ -64,11 +72,11 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def opened(directory: pathlib.Path, **volumes: Any) -> AsyncGenerator[World]:
+async def opened(directory: pathlib.Path, freeze_s: float = keeper.FREEZE_S, **volumes: Any) -> AsyncGenerator[World]:
     """A world with two tenants."""
     config = settings.Settings(volumes=settings.Volumes(**volumes), sandbox=cell.LIMITS)
     async with cell.launched() as launcher:
-        world = World(directory, launcher, config)
+        world = World(directory, launcher, config, freeze_s)
         await world.store.start()
         for tenant in (ACME, GLOBEX):
             await world.store.provision(tenant)

@@ -17,6 +17,11 @@ from smcp.sandbox.egress.verdicts import Reason
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """From a name and a port to addresses. Raises OSError or UnicodeError when there is none."""
 
+CONNECT_S: Final = 10.0
+"""Seconds to find and reach a host."""
+IDLE_S: Final = 300.0
+"""A connection on which nothing moves for so many seconds is ended."""
+
 _LOOKUPS: Final = 4
 _ADDRESSES: Final = 8
 _AT_ONCE: Final = 16
@@ -33,9 +38,19 @@ _LEAST_CHUNK: Final = 8192
 class Egress:
     """One for a platform: the operator's settings, the resolver and the counters that all cells share."""
 
-    def __init__(self, config: settings.Egress, metrics: observe.Metrics, resolve: Resolve | None = None) -> None:
+    def __init__(
+        self,
+        config: settings.Egress,
+        metrics: observe.Metrics,
+        resolve: Resolve | None = None,
+        *,
+        connect_s: float = CONNECT_S,
+        idle_s: float = IDLE_S,
+    ) -> None:
         """Raises `errors.BadSettings` for networks or pinned hosts that are none."""
         self.config = config
+        self.connect_s = connect_s
+        self.idle_s = idle_s
         self.guard = guard.Guard(config.allowed_networks)
         self.pins = _pins(config.hosts)
         self.counters = verdicts.counters(metrics)
@@ -205,7 +220,7 @@ class Attachment:
         try:
             upstream = await self._reach(target)
             if upstream is not None:
-                idle_s = self._egress.config.idle_timeout_s
+                idle_s = self._egress.idle_s
                 orderly = await relay.relay(client, upstream, idle_s, self._count_sent, self._count_received)
         finally:
             for one in (client, upstream):
@@ -216,7 +231,7 @@ class Attachment:
         """A connection to one of the checked addresses; None when there is none, which is told."""
         reason = Reason.UNKNOWN
         try:
-            async with asyncio.timeout(self._egress.config.connect_timeout_s):
+            async with asyncio.timeout(self._egress.connect_s):
                 addresses = await self._addresses(target)
                 for address in addresses:
                     refusal = self._egress.guard.refusal(address, trusted=self._trusted)

@@ -26,6 +26,9 @@ from smcp.sandbox.volumes import frost, snapshots, tar
 from smcp.stores import decided
 from smcp.stores import tenant as stores
 
+FREEZE_S: Final = 2.0
+"""Longest time that a server is held still for a snapshot, which goes on without that after it."""
+
 _TOGETHER: Final = 4
 """Snapshots that are taken or stored at once, of as many tenants."""
 _ANYWAY: Final = 10
@@ -129,8 +132,11 @@ class Volumes:
         config: settings.Settings,
         metrics: observe.Metrics,
         log: observe.Logger,
+        *,
+        freeze_s: float = FREEZE_S,
     ) -> None:
         self._config = config.volumes
+        self._freeze_s = freeze_s
         self._store = store
         self._snapshots = snapshots.Snapshots(store, config.volumes.keep)
         self._launcher = launcher
@@ -402,7 +408,7 @@ class Volumes:
         book.stale = bool(book.holds)
         snapshot, digest, size, taken = ids.new("snap"), hashlib.sha256(), 0, self._clock.now()
         async with (
-            frost.Frost([hold.child for hold in book.holds], self._config.freeze_s) as still,
+            frost.Frost([hold.child for hold in book.holds], self._freeze_s) as still,
             self._tar.packing(book.tenant, book.name, book.size) as packing,
         ):
 

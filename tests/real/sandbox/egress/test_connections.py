@@ -14,7 +14,7 @@ pytestmark = pytest.mark.real
 
 @pytest.mark.requirement("sandbox:egress:bounded")
 async def test_a_cell_has_so_many_connections_and_silent_ones_end(site: int) -> None:
-    world = netcell.pinned("allowed.example", connections=3, idle_timeout_s=1.0)
+    world = netcell.pinned("allowed.example", connections=3, idle_s=1.0)
     async with world.cell(f"allowed.example:{site}") as (cell, _):
         found = await cell.ask(
             f"""
@@ -223,8 +223,7 @@ async def test_questions_that_are_never_answered_keep_their_places_and_take_no_o
             await asyncio.Event().wait()
         return ["127.0.0.1"]
 
-    config = settings.Egress(allowed_networks=netcell.LOOPBACK, connect_timeout_s=0.2)
-    world = netcell.World(config, resolve)
+    world = netcell.World(settings.Egress(allowed_networks=netcell.LOOPBACK), resolve, connect_s=0.2)
     async with world.cell(f"*.silent.example:{site}") as (cell, _), world.cell(f"a.example:{site}") as (other, _):
         await cell.ask(
             f"""

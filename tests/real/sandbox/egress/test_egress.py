@@ -227,7 +227,7 @@ async def test_an_allowed_name_that_leads_inside_is_refused(site: int, answers: 
 
 @pytest.mark.requirement("sandbox:egress:literal")
 async def test_a_literal_address_needs_a_rule_and_the_operators_leave(site: int) -> None:
-    world = netcell.World(settings.Egress(connect_timeout_s=2.0))
+    world = netcell.World(settings.Egress(), connect_s=2.0)
     async with world.cell(f"10.255.255.1:{site}") as (cell, _):
         assert await cell.ask(netcell.CONNECT.format(host="10.255.255.1", port=site)) == "ConnectionResetError"
     assert world.lines == [
@@ -351,7 +351,7 @@ async def test_a_name_that_is_not_found_and_a_host_that_does_not_answer_are_told
             await asyncio.Event().wait()
         return ["127.0.0.1"]
 
-    world = netcell.World(settings.Egress(allowed_networks=netcell.LOOPBACK, connect_timeout_s=0.3), resolve)
+    world = netcell.World(settings.Egress(allowed_networks=netcell.LOOPBACK), resolve, connect_s=0.3)
     with socket.create_server(("127.0.0.1", 0)) as free:
         closed = free.getsockname()[1]
     async with world.cell(f"gone.example:{site}", f"silent.example:{site}", f"closed.example:{closed}") as (cell, _):

@@ -8,7 +8,7 @@ from smcp.identity import authenticator
 from smcp.identity.authn import api_key
 from smcp.kernel import clock, hosts, observe, settings
 from smcp.stores import tenant as stores
-from smcp.tenancy import limits, tenants
+from smcp.tenancy import limits, plans, tenants
 
 
 class Foundation:
@@ -34,4 +34,5 @@ class Common:
     keys: api_key.ApiKeys
     hosts: hosts.Hosts
     authenticator: authenticator.Authenticator
+    plans: plans.Plans
     limiter: limits.Limiter

@@ -22,7 +22,7 @@ from smcp.kernel import errors, hosts, ids, settings
 from smcp.ops import doctor
 from smcp.sandbox import probe
 from smcp.stores import local
-from smcp.tenancy import limits, tenants
+from smcp.tenancy import limits, plans, tenants
 from smcp.web import docs
 
 NODE: Final = "node-1"
@@ -113,6 +113,9 @@ async def _compose(
     await audit.start()
 
     owners = tenants.Tenants(store, base.clock)
+    every = plans.Plans(store, owners, config)
+    await every.start()
+    store.limit(lambda tenant: every.of(tenant).storage)
     keys = api_key.ApiKeys(store, owners.active, base.clock)
     base.undo.push_async_callback(keys.close)
     names = hosts.Hosts(
@@ -129,7 +132,8 @@ async def _compose(
         keys,
         names,
         authenticator.Authenticator((keys,)),
-        limits.Limiter(config.limits, base.clock),
+        every,
+        limits.Limiter(config.limits, every, base.clock),
     )
     gauges.connect(base.metrics, config, store, common.limiter, audit)
     lag = asyncio.create_task(gauges.time_the_loop(base.metrics), name="event loop's lag")
@@ -156,7 +160,7 @@ async def _gateway(base: foundation.Foundation, common: foundation.Common, hoste
         base.metrics,
         idle_s=config.gateway.session_idle_s,
         max_s=config.gateway.session_max_s,
-        per_principal=config.limits.principal_sessions,
+        per_principal=lambda tenant: common.limiter.plan(tenant).principal_sessions,
         told=told,
     )
     base.undo.push_async_callback(open_sessions.close)
@@ -204,6 +208,7 @@ def _services(
         settings=base.settings,
         hosts=common.hosts,
         authenticator=common.authenticator,
+        plans=common.plans,
         limiter=common.limiter,
         trail=common.trail,
         tenants=common.tenants,

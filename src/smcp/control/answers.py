@@ -10,6 +10,8 @@ from smcp.control import endpoint
 from smcp.kernel import errors
 
 REQUEST_ID: Final = "SMCP-Request-Id"
+STANDING: Final = "smcp.standing"
+"""Where the scope of a request keeps what is left of its caller's rates (`tenancy.limits.Standing`)."""
 
 # OWASP REST security cheat sheet, "Security headers". Answers are data for programs: a browser that is led to one may
 # neither guess another type, nor run, frame or keep it.

@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from smcp.control import answers, endpoint, openapi, routes, services, walk
 from smcp.kernel import errors, ids, observe
+from smcp.tenancy import limits
 
 
 def build(services: services.Services, pages: Sequence[routing.BaseRoute] = ()) -> ASGIApp:
@@ -49,7 +50,9 @@ class Edge:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 header = (answers.REQUEST_ID.lower().encode(), request_id.encode())
-                message = {**message, "headers": [*message["headers"], header]}
+                standing: limits.Standing | None = scope.get(answers.STANDING)
+                fields = () if standing is None else standing.fields()
+                message = {**message, "headers": [*message["headers"], header, *fields]}
             self._sent.inc(len(message.get("body", b"")))
             await send(message)
 

@@ -19,6 +19,7 @@ from smcp.kernel.hosts import Hosts
 from smcp.kernel.settings import Settings
 from smcp.sandbox.volumes.keeper import Volumes
 from smcp.tenancy.limits import Limiter
+from smcp.tenancy.plans import Plans
 from smcp.tenancy.tenants import Tenants
 
 
@@ -98,6 +99,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
     hosts: Hosts
     authenticator: Authenticator
+    plans: Plans
     limiter: Limiter
     trail: Trail
     tenants: Tenants

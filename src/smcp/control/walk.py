@@ -49,6 +49,8 @@ class Visit(msgspec.Struct, kw_only=True):
 async def _authenticate(visit: Visit) -> None:
     if isinstance(visit.endpoint.access, Open):
         return
+    with _counted(visit, "platform"):
+        visit.services.limiter.platform()
     headers = visit.request.headers.getlist("authorization")
     try:
         visit.caller = await visit.services.authenticator.authenticate(", ".join(headers) if headers else None)
@@ -74,7 +76,9 @@ async def _authenticate(visit: Visit) -> None:
 async def _rate(visit: Visit) -> None:
     if visit.caller is not None:
         with _counted(visit, "rate"):
-            visit.services.limiter.rate(visit.caller)
+            standing = visit.services.limiter.rate(visit.caller)
+        # Behind the request, so that answers and refusals alike carry them as of the end.
+        visit.request.scope[answers.STANDING] = standing
 
 
 async def _lease(visit: Visit) -> None:

@@ -20,7 +20,7 @@ class Meters:
         }
         self.limited = {
             limit: metrics.counter(observe.Metric.RATE_LIMITED, limit=limit)
-            for limit in ("rate", "concurrency", "unauthenticated")
+            for limit in ("platform", "rate", "concurrency", "unauthenticated")
         }
 
     def count(self, status: int, received: int, sent: int) -> None:

@@ -52,10 +52,10 @@ async def authenticate(parts: exchange.Parts, x: exchange.Exchange) -> None:
 
 
 async def tenant_rate(parts: exchange.Parts, x: exchange.Exchange) -> None:
-    """A token from the principal's and its tenant's bucket; nothing goes on that could not be recorded."""
+    """Counts against the tenant's, the principal's and the session's rate; all that is not recorded ends here."""
     principal = _known(x)
     try:
-        parts.limiter.rate(principal)
+        x.cors += parts.limiter.rate(principal, x.incoming.fields.only("mcp-session-id") or "").fields()
     except errors.RateLimited:
         parts.meters.limited["rate"].inc()
         raise

@@ -20,7 +20,9 @@ _ALLOWED: Final = (
     b"Authorization, Content-Type, Accept, MCP-Protocol-Version, Mcp-Session-Id, Last-Event-ID, "
     b"Mcp-Method, Mcp-Name, traceparent, tracestate, baggage"
 )
-_EXPOSED: Final = b"Mcp-Session-Id, MCP-Protocol-Version, WWW-Authenticate, Retry-After, SMCP-Request-Id"
+_EXPOSED: Final = (
+    b"Mcp-Session-Id, MCP-Protocol-Version, WWW-Authenticate, Retry-After, RateLimit, RateLimit-Policy, SMCP-Request-Id"
+)
 
 ACTIONS: Final = {
     "initialize": policy.Action.MCP_CONNECT,
@@ -51,7 +53,12 @@ def action(method: str) -> policy.Action:
 
 
 async def edge(parts: exchange.Parts, x: exchange.Exchange) -> None:
-    """Host and Origin, CORS, the size of the header fields."""
+    """The platform's own rate, Host and Origin, CORS, the size of the header fields."""
+    try:
+        parts.limiter.platform()
+    except errors.RateLimited:
+        parts.meters.limited["platform"].inc()
+        raise
     fields = x.incoming.fields
     origin = fields.only("origin")
     parts.hosts.check(fields.only("host"), origin)

@@ -121,10 +121,13 @@ class Sessions:
         *,
         idle_s: float,
         max_s: float,
-        per_principal: int,
+        per_principal: Callable[[ids.TenantId], int],
         told: Callable[["Session", str], None],
     ) -> None:
-        """`release` ends a session's copy in the background (`pool.Pool.release_soon`); `told` hears of each end."""
+        """`release` ends a session's copy in the background (`pool.Pool.release_soon`); `told` hears of each end.
+
+        `per_principal`: how many sessions a principal of a tenant may have.
+        """
         self._release = release
         self._clock = time
         self._idle_s = idle_s
@@ -159,7 +162,8 @@ class Sessions:
     def make_room(self, principal: policy.Principal) -> None:
         """End the longest-idle session of a principal that is at its cap, before a new one's copy is started."""
         mine = self._by_principal.get((principal.tenant, principal.id), {})
-        while len(mine) >= self._per_principal:
+        most = self._per_principal(principal.tenant)
+        while len(mine) >= most:
             idlest = min(mine.values(), key=lambda one: (one.busy > 0, one.used))
             self.end(idlest, "replaced")
 

@@ -226,13 +226,20 @@ class RateLimited(SmcpError):
     rpc_code = -32000
     text = "Too many requests. Wait and retry."
 
-    def __init__(self, public: str | None = None, *, retry_after: float = 1.0, detail: str = "") -> None:
+    def __init__(
+        self,
+        public: str | None = None,
+        *,
+        retry_after: float = 1.0,
+        detail: str = "",
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> None:
         seconds = max(1, round(retry_after + 0.4999))
         super().__init__(
             public,
             detail=detail,
             data={"retryAfter": seconds},
-            headers=(("Retry-After", str(seconds)),),
+            headers=(("Retry-After", str(seconds)), *headers),
         )
 
 

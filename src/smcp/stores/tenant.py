@@ -35,6 +35,7 @@ _TRIM_S: Final = 300.0
 _ERASE_PAGE: Final = 500
 
 Usage = quota.Usage
+Quota = quota.Quota
 KeyListener = Callable[[ids.TenantId, kv_base.Key, int], None]
 """Gets the tenant, the key below it, and the revision of a change."""
 
@@ -106,8 +107,7 @@ class Store:
         self._log = log
         self._objects = objects
         self._clock = clock
-        self._quota_bytes = quota_bytes
-        self._quota_keys = quota_keys
+        self._quota: Callable[[ids.TenantId], quota.Quota] = lambda tenant: quota.Quota(quota_bytes, quota_keys)
         self._handles: dict[ids.TenantId, tuple[Handle, quota.Ledger]] = {}
         self._changing = asyncio.Lock()
         self._listeners: list[tuple[kv_base.Key, KeyListener]] = []
@@ -136,18 +136,16 @@ class Store:
         known = self._handles.get(tenant)
         if known is not None:
             return known[0]
-        limited = tenant != ids.PLATFORM
-        ledger = quota.Ledger(
-            self._kv,
-            self._objects,
-            tenant,
-            self._quota_bytes if limited else None,
-            self._quota_keys if limited else None,
-        )
+        limit = None if tenant == ids.PLATFORM else lambda: self._quota(tenant)
+        ledger = quota.Ledger(self._kv, self._objects, tenant, limit)
         raw = (self._kv, self._log, self._objects)
         handle = Handle(tenant, raw, self.ring, ledger, self.counts)
         self._handles[tenant] = (handle, ledger)
         return handle
+
+    def limit(self, most: Callable[[ids.TenantId], Quota]) -> None:
+        """From now on a tenant may store what `most` says: asked at every write, so from memory."""
+        self._quota = most
 
     def platform(self) -> Handle:
         """The reserved tenant's storage: what belongs to no tenant."""

@@ -1,104 +1,162 @@
 """What one caller may take from the others: rates and concurrency, on this node, from memory.
 
-A rate is a token bucket that holds one minute's worth and refills evenly, kept as its *theoretical arrival time*
-(the generic cell rate algorithm): one number a bucket. Time is scaled to integers in which a request costs a whole
-number, so there is no rounding to drift: over any time t at most `per_minute × (1 + t/60 s)` requests pass, exactly.
+A rate is a sliding window (`tenancy.windows`): in any minute at most the limit passes. A request takes from its
+tenant's, its principal's and its session's window together or from none: everything here is synchronous and belongs to
+one thread, so nothing comes between looking and taking. The numbers are the tenant's plan's, read from memory, and
+follow a change from the next request on.
 
-Tenant and principal buckets are taken together or not at all. A table forgets a bucket as soon as it is full again,
-which changes no answer. Addresses are chosen by the caller, so their table is bounded: when it is full of active
-addresses, new ones share a single bucket rather than memory.
+Addresses are chosen by the caller, so their table is bounded: when it is full of active addresses, new ones share a
+single window rather than memory. So are sessions, which the caller names before anybody has looked for them.
 """
 
-import collections
 import ipaddress
 import math
-from collections.abc import Hashable
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Final
 
 from smcp.access import policy
-from smcp.kernel import clock, errors, settings
+from smcp.kernel import clock, errors, ids, settings
+from smcp.tenancy import plans, windows
 
-MAX_ADDRESSES: Final = 65_536
+MAX_ADDRESSES: Final = 16_384
 """Addresses (IPv6: /64 networks) that are told apart at once."""
+MAX_SESSIONS: Final = 64
+"""Names of sessions that are told apart for one principal, or twice the sessions that it may have."""
 
-_COST: Final = 60_000_000_000
-"""What one request costs, in units of 1 ns ÷ per_minute: a minute's nanoseconds."""
+_LONGEST_SESSION: Final = 128
+_SLOT_NS: Final = windows.MINUTE_NS // windows.SLOTS
+_FINE_NS: Final = windows.SECOND_NS // windows.SLOTS
+
+Fields = tuple[tuple[bytes, bytes], ...]
 
 
-class Buckets:
-    """Token buckets of one rate, by key. For one thread.
+class Standing:
+    """What is left of a caller's rates: the windows that one kind of request takes from. Shared between requests."""
 
-    The table is in the order of last taking, and a bucket is full one minute after that at the latest: so the idle ones
-    gather at the front, where each new key removes up to two of them. Between bursts the table shrinks by itself.
-    """
+    __slots__ = ("_limiter", "principal", "session", "tenant")
 
-    __slots__ = ("_capacity", "_per_minute", "_table")
+    def __init__(
+        self, limiter: "Limiter", tenant: "_Tenant", principal: windows.Window, session: windows.Window | None
+    ) -> None:
+        self._limiter = limiter
+        self.tenant = tenant
+        self.principal = principal
+        self.session = session
 
-    def __init__(self, per_minute: int) -> None:
-        self._per_minute = per_minute
-        self._capacity = per_minute * _COST
-        self._table: collections.OrderedDict[Hashable, int] = collections.OrderedDict()
+    def fields(self) -> Fields:
+        """`RateLimit-Policy` and `RateLimit` as of now (draft-ietf-httpapi-ratelimit-headers-10, 3 and 4).
 
-    def __len__(self) -> int:
-        return len(self._table)
+        `r` is what is left, `t` the seconds until something of what is used comes back.
+        """
+        now = self._limiter.now_ns()
+        tenant, principal, session = self.tenant.window, self.principal, self.session
+        if session is None:
+            return (
+                (b"ratelimit-policy", self.tenant.policy),
+                (
+                    b"ratelimit",
+                    b'"tenant";r=%d;t=%d, "principal";r=%d;t=%d' % (*_left(tenant, now), *_left(principal, now)),
+                ),
+            )
+        return (
+            (b"ratelimit-policy", self.tenant.policy_session),
+            (
+                b"ratelimit",
+                b'"tenant";r=%d;t=%d, "principal";r=%d;t=%d, "session";r=%d;t=%d'
+                % (*_left(tenant, now), *_left(principal, now), *_left(session, now)),
+            ),
+        )
 
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._table
 
-    def wait(self, key: Hashable, now_ns: int) -> float:
-        """Seconds until `key` has a token: 0.0 when it has one now. Takes nothing."""
-        arrival = self._table.get(key)
-        if arrival is None:
-            return 0.0
-        missing = arrival + _COST - self._capacity - now_ns * self._per_minute
-        return missing / (self._per_minute * 1e9) if missing > 0 else 0.0
+def _left(window: windows.Window, now_ns: int) -> tuple[int, int]:
+    slot = now_ns // _SLOT_NS
+    if slot > window.expires:
+        window.expire(slot)
+    left = window.limit - window.used
+    back = window.back()
+    return (left if left > 0 else 0), (-(-(back * _SLOT_NS - now_ns) // windows.SECOND_NS) if back else 0)
 
-    def take(self, key: Hashable, now_ns: int) -> None:
-        """Take the token that `wait` has just found."""
-        now = now_ns * self._per_minute
-        arrival = self._table.get(key)
-        if arrival is None:
-            self.forget_idle(now_ns)
-            self._table[key] = now + _COST
-            return
-        self._table[key] = (arrival if arrival > now else now) + _COST
-        self._table.move_to_end(key)
 
-    def forget_idle(self, now_ns: int, most: int = 2) -> None:
-        """Drop up to `most` buckets that are full again: a bucket that is not in the table is full."""
-        now = now_ns * self._per_minute
-        table = self._table
-        for _ in range(most):
-            if not table:
-                return
-            first = next(iter(table))
-            if table[first] > now:
-                return
-            del table[first]
+class _Tenant:
+    """What is known of a tenant that sends requests."""
+
+    __slots__ = ("callers", "flying", "plan", "policy", "policy_session", "version", "window")
+
+    def __init__(self, plan: plans.Plan) -> None:
+        self.window = windows.Window(0)
+        self.callers: dict[str, _Caller] = {}
+        self.flying = 0
+        self.version = -1
+        self.follow(plan)
+
+    def follow(self, plan: plans.Plan) -> None:
+        """Take the numbers of `plan`."""
+        self.plan = plan
+        self.window.limit = plan.tenant_per_minute
+        self.policy = b'"tenant";q=%d;w=60, "principal";q=%d;w=60' % (
+            plan.tenant_per_minute,
+            plan.principal_per_minute,
+        )
+        self.policy_session = self.policy + b', "session";q=%d;w=60' % plan.session_per_minute
+        for caller in self.callers.values():
+            caller.principal.limit = plan.principal_per_minute
+            for standing in caller.sessions.values():
+                if standing.session is not None:
+                    standing.session.limit = plan.session_per_minute
+
+
+class _Caller(Standing):
+    """A principal that sends requests."""
+
+    __slots__ = ("flying", "sessions")
+
+    def __init__(self, limiter: "Limiter", tenant: _Tenant) -> None:
+        super().__init__(limiter, tenant, windows.Window(tenant.plan.principal_per_minute), None)
+        self.flying = 0
+        self.sessions: dict[str, Standing] = {}
+
+    def named(self, session: str, slot: int) -> Standing:
+        """The standing of a session that is not in the table yet."""
+        plan = self.tenant.plan
+        if len(self.sessions) >= max(MAX_SESSIONS, 2 * plan.principal_sessions):
+            for name in [name for name, one in self.sessions.items() if _idle(one.session, slot)]:
+                del self.sessions[name]
+        if len(session) > _LONGEST_SESSION or len(self.sessions) >= max(MAX_SESSIONS, 2 * plan.principal_sessions):
+            session = ""  # one window for all that are too many
+        found = self.sessions.get(session)
+        if found is None:
+            window = windows.Window(plan.session_per_minute)
+            found = self.sessions[session] = Standing(self._limiter, self.tenant, self.principal, window)
+        return found
+
+
+def _idle(window: windows.Window | None, slot: int) -> bool:
+    if window is None:
+        return True
+    if slot > window.expires:
+        window.expire(slot)
+    return window.used == 0
 
 
 class Lease:
     """One request in flight. Given back by `release`, or by leaving its `with` block; giving back twice is harmless."""
 
-    __slots__ = ("_counts", "_keys")
+    __slots__ = ("_caller", "_tenant")
 
-    def __init__(self, counts: dict[Hashable, int], keys: tuple[Hashable, ...]) -> None:
-        self._counts = counts
-        self._keys = keys
-        for key in keys:
-            counts[key] = counts.get(key, 0) + 1
+    def __init__(self, tenant: _Tenant, caller: _Caller) -> None:
+        self._tenant = tenant
+        self._caller: _Caller | None = caller
+        tenant.flying += 1
+        caller.flying += 1
 
     def release(self) -> None:
         """Give the place back. Idempotent."""
-        keys, self._keys = self._keys, ()
-        counts = self._counts
-        for key in keys:
-            left = counts[key] - 1
-            if left:
-                counts[key] = left
-            else:
-                del counts[key]
+        caller = self._caller
+        if caller is not None:
+            self._caller = None
+            caller.flying -= 1
+            self._tenant.flying -= 1
 
     def __enter__(self) -> "Lease":
         return self
@@ -110,32 +168,88 @@ class Lease:
 
 
 class Limiter:
-    """The platform's limits on this node: a tenant's, a principal's, an address's."""
+    """The platform's limits on this node: its own, a tenant's, a principal's, a session's, an address's."""
 
-    def __init__(self, limits: settings.Limits, clock: clock.Clock, *, max_addresses: int = MAX_ADDRESSES) -> None:
-        self._limits = limits
-        self._clock = clock
-        self._max_addresses = max_addresses
-        self._tenants = Buckets(limits.tenant_per_minute)
-        self._principals = Buckets(limits.principal_per_minute)
-        self._addresses = Buckets(limits.unauthenticated_per_minute)
-        self._in_flight: dict[Hashable, int] = {}
+    def __init__(
+        self,
+        limits: settings.Limits,
+        known: plans.Plans,
+        clock: clock.Clock,
+        *,
+        max_addresses: int = MAX_ADDRESSES,
+    ) -> None:
+        self._plans = known
+        self._monotonic = clock.monotonic
+        self._platform = windows.Window(limits.platform_per_second)
+        self._tenants: dict[str, _Tenant] = {}
+        self._addresses = _Addresses(limits.unauthenticated_per_minute, max_addresses)
 
-    def rate(self, principal: policy.Principal) -> None:
-        """Take a token of the principal's tenant and one of its own, or neither.
+    def now_ns(self) -> int:
+        """The monotonic time that rates are measured with."""
+        return int(self._monotonic() * 1e9)
 
-        Raises `errors.RateLimited`, whose `Retry-After` is enough unless others of the tenant come first.
+    def platform(self) -> None:
+        """Count one request of anybody. Raises `errors.RateLimited`."""
+        window = self._platform
+        slot = int(self._monotonic() * 1e9) // _FINE_NS
+        if slot > window.expires:
+            window.expire(slot)
+        if window.used >= window.limit:
+            raise errors.RateLimited("The platform has as many requests as it takes. Retry shortly.", detail="platform")
+        window.add(slot)
+
+    def rate(self, principal: policy.Principal, session: str = "") -> Standing:
+        """Take from the tenant's, the principal's and the session's window, or from none.
+
+        `session` is what the caller says: an `Mcp-Session-Id` that nobody has looked for yet. Raises
+        `errors.RateLimited`, whose `Retry-After` is enough unless others of the tenant come first.
         """
-        now_ns = self._now_ns()
-        tenant, who = principal.tenant, (principal.tenant, principal.id)
-        by_tenant, by_principal = self._tenants.wait(tenant, now_ns), self._principals.wait(who, now_ns)
-        if by_tenant or by_principal:
-            whose = "tenant" if by_tenant >= by_principal else "principal"
-            raise _limited(
-                f"The {whose}'s request rate is used up. Wait and retry.", max(by_tenant, by_principal), f"rate:{whose}"
-            )
-        self._tenants.take(tenant, now_ns)
-        self._principals.take(who, now_ns)
+        slot = int(self._monotonic() * 1e9) // _SLOT_NS
+        tenant = self._tenants.get(principal.tenant)
+        if tenant is None or tenant.version != self._plans.version:
+            tenant = self._follow(principal.tenant)
+        caller = tenant.callers.get(principal.id)
+        if caller is None:
+            caller = tenant.callers[principal.id] = _Caller(self, tenant)
+        one, two, three = tenant.window, caller.principal, None
+        standing: Standing = caller
+        if session:
+            standing = caller.sessions.get(session) or caller.named(session, slot)
+            three = standing.session
+            if three is not None and slot > three.expires:
+                three.expire(slot)
+        if slot > one.expires:
+            one.expire(slot)
+        if slot > two.expires:
+            two.expire(slot)
+        if one.used >= one.limit or two.used >= two.limit or (three is not None and three.used >= three.limit):
+            raise self._refusal(standing)
+        one.add(slot)
+        two.add(slot)
+        if three is not None:
+            three.add(slot)
+        return standing
+
+    def _follow(self, tenant: ids.TenantId) -> _Tenant:
+        version = self._plans.version
+        plan, sure = self._plans.look(tenant)
+        found = self._tenants.get(tenant)
+        if found is None:
+            found = self._tenants[tenant] = _Tenant(plan)
+        elif found.plan is not plan:
+            found.follow(plan)
+        # Asked again at the next request where memory did not vouch for the answer.
+        found.version = version if sure else -1
+        return found
+
+    def _refusal(self, standing: Standing) -> errors.RateLimited:
+        rooms = {"tenant": standing.tenant.window.room(), "principal": standing.principal.room()}
+        if standing.session is not None:
+            rooms["session"] = standing.session.room()
+        whose = max(rooms, key=rooms.__getitem__)
+        wait = (rooms[whose] * _SLOT_NS - self.now_ns()) / 1e9
+        fields = standing.fields()
+        return _limited(f"The {whose}'s request rate is used up. Wait and retry.", wait, f"rate:{whose}", fields)
 
     def unauthenticated(self, address: str) -> None:
         """Count one request without a valid credential from `address`. Raises `errors.RateLimited`.
@@ -143,49 +257,139 @@ class Limiter:
         Called when authentication failed, so that a caller with a valid key never pays for a neighbour behind the same
         address.
         """
-        now_ns = self._now_ns()
-        key: Hashable = _network(address)
-        if key not in self._addresses:
-            self._addresses.forget_idle(now_ns)
-            if len(self._addresses) >= self._max_addresses:
-                key = None
-        wait = self._addresses.wait(key, now_ns)
-        if wait:
+        now_ns = self.now_ns()
+        window = self._addresses.window(_network(address), now_ns // _SLOT_NS)
+        if window.full(now_ns // _SLOT_NS):
+            wait = (window.room() * _SLOT_NS - now_ns) / 1e9
             raise _limited("Too many requests without a valid credential from this address.", wait, "rate:address")
-        self._addresses.take(key, now_ns)
+        window.add(now_ns // _SLOT_NS)
 
     def admit(self, principal: policy.Principal) -> Lease:
         """A place among the requests in flight of the tenant and of the principal. Raises `errors.RateLimited`."""
-        in_flight = self._in_flight
-        tenant, who = principal.tenant, (principal.tenant, principal.id)
-        if in_flight.get(tenant, 0) >= self._limits.tenant_concurrency:
+        tenant = self._tenants.get(principal.tenant)
+        if tenant is None or tenant.version != self._plans.version:
+            tenant = self._follow(principal.tenant)
+        caller = tenant.callers.get(principal.id)
+        if caller is None:
+            caller = tenant.callers[principal.id] = _Caller(self, tenant)
+        if tenant.flying >= tenant.plan.tenant_concurrency:
             raise _limited("Too many requests of this tenant are in flight.", 1.0, "concurrency:tenant")
-        if in_flight.get(who, 0) >= self._limits.principal_concurrency:
+        if caller.flying >= tenant.plan.principal_concurrency:
             raise _limited("Too many of your requests are in flight.", 1.0, "concurrency:principal")
-        return Lease(in_flight, (tenant, who))
+        return Lease(tenant, caller)
+
+    def plan(self, tenant: ids.TenantId) -> plans.Plan:
+        """The tenant's plan, from memory."""
+        found = self._tenants.get(tenant)
+        if found is None or found.version != self._plans.version:
+            return self._plans.of(tenant)
+        return found.plan
+
+    # --- what is used ---
+
+    def used(self, tenant: ids.TenantId) -> dict[str, tuple[int, int]]:
+        """Of each rate and concurrency of a tenant: how much is used, and in how many seconds some of it comes back.
+
+        Of principals' and sessions', the busiest one's.
+        """
+        found = self._tenants.get(tenant)
+        if found is None:
+            return {}
+        now_ns = self.now_ns()
+        rates = {
+            "tenant_per_minute": [found.window],
+            "principal_per_minute": [caller.principal for caller in found.callers.values()],
+            "session_per_minute": [
+                one.session
+                for caller in found.callers.values()
+                for one in caller.sessions.values()
+                if one.session is not None
+            ],
+        }
+        busiest = {
+            name: max(((one.used, _left(one, now_ns)[1]) for one in some), default=(0, 0))
+            for name, some in rates.items()
+            if [_left(one, now_ns) for one in some]
+        }
+        busiest["tenant_concurrency"] = (found.flying, 0)
+        busiest["principal_concurrency"] = (max((one.flying for one in found.callers.values()), default=0), 0)
+        return busiest
+
+    def tenants(self) -> list[ids.TenantId]:
+        """The tenants that sent requests lately."""
+        return [ids.TenantId(name) for name in self._tenants]
+
+    def forget_idle(self) -> Iterator[None]:
+        """Let go of all whose windows are empty, a tenant a step: a new window is an empty one too."""
+        for name in list(self._tenants):
+            slot = self.now_ns() // _SLOT_NS
+            tenant = self._tenants[name]
+            for principal, caller in list(tenant.callers.items()):
+                if _idle(caller.principal, slot) and not caller.flying:
+                    del tenant.callers[principal]
+                    continue
+                for session in [label for label, one in caller.sessions.items() if _idle(one.session, slot)]:
+                    del caller.sessions[session]
+            if _idle(tenant.window, slot) and not tenant.flying:
+                del self._tenants[name]
+            yield
 
     @property
     def principals(self) -> int:
-        """How many principals' buckets are remembered."""
-        return len(self._principals)
+        """How many principals are remembered."""
+        return sum(len(tenant.callers) for tenant in self._tenants.values())
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions are remembered."""
+        return sum(len(one.sessions) for tenant in self._tenants.values() for one in tenant.callers.values())
 
     @property
     def addresses(self) -> int:
-        """How many addresses' buckets are remembered; the shared one counts too."""
+        """How many addresses are remembered; the window that many share counts too."""
         return len(self._addresses)
 
     @property
     def in_flight(self) -> int:
-        """Requests in flight, over all tenants. Every place is held for the tenant and for the principal."""
-        return sum(self._in_flight.values()) // 2
-
-    def _now_ns(self) -> int:
-        return int(self._clock.monotonic() * 1e9)
+        """Requests in flight, over all tenants."""
+        return sum(tenant.flying for tenant in self._tenants.values())
 
 
-def _limited(public: str, wait: float, detail: str) -> errors.RateLimited:
+class _Addresses:
+    """The windows of addresses, in the order of last taking: so the idle ones gather at the front, where each new
+    address removes up to two of them. Between attacks the table shrinks by itself."""
+
+    def __init__(self, limit: int, most: int) -> None:
+        self._limit = limit
+        self._most = most
+        self._table: dict[str, windows.Window] = {}
+        self._shared = windows.Window(limit)
+
+    def __len__(self) -> int:
+        return len(self._table) + bool(self._shared.used)
+
+    def window(self, name: str, slot: int) -> windows.Window:
+        """The window of an address: its own, or the shared one when there is no room for another."""
+        found = self._table.pop(name, None)
+        if found is None:
+            for first in [name for name, _ in zip(self._table, range(2), strict=False)]:
+                if not _idle(self._table[first], slot):
+                    break
+                del self._table[first]
+            if len(self._table) >= self._most:
+                return self._shared
+            found = windows.Window(self._limit)
+        self._table[name] = found
+        return found
+
+
+def _limited(public: str, wait: float, detail: str, fields: Fields = ()) -> errors.RateLimited:
     # Rounded up here: the header has whole seconds, and one that is too early would be a lie.
-    return errors.RateLimited(public, retry_after=float(math.ceil(wait)), detail=detail)
+    headers = tuple((_SPELT[name], value.decode("ascii")) for name, value in fields)
+    return errors.RateLimited(public, retry_after=float(math.ceil(wait)), detail=detail, headers=headers)
+
+
+_SPELT: Final = {b"ratelimit-policy": "RateLimit-Policy", b"ratelimit": "RateLimit"}
 
 
 def _network(address: str) -> str:

@@ -16,7 +16,6 @@ from smcp.stores import tenant as stores
 
 MAX_DISPLAY_NAME: Final = 80
 DEFAULT_PLAN: Final = "standard"
-_PLANS: Final = frozenset({DEFAULT_PLAN})
 
 
 class State(enum.StrEnum):
@@ -35,6 +34,10 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     state: State
     plan: str
     created: float
+    base: str = ""
+    """Of a custom plan: the plan that its numbers are changes of."""
+    limits: dict[str, int] = {}
+    """Of a custom plan: the operator's numbers (`tenancy.plans.LIMITS`)."""
 
 
 class Tenants:
@@ -45,8 +48,8 @@ class Tenants:
         self._clock = clock
         self._records = records.Records(store, Tenant, ("tenant",))
 
-    async def create(self, id: str, display_name: str = "", plan: str = DEFAULT_PLAN) -> Tenant:
-        """A new, active tenant. `display_name` defaults to the id.
+    async def create(self, id: str, display_name: str = "") -> Tenant:
+        """A new, active tenant of the plan `DEFAULT_PLAN`. `display_name` defaults to the id.
 
         Raises `errors.BadName`, `errors.InvalidParams`, `errors.Conflict` (the name is taken).
         """
@@ -54,13 +57,11 @@ class Tenants:
         display_name = display_name or id
         if len(display_name) > MAX_DISPLAY_NAME or not display_name.isprintable():
             raise errors.InvalidParams(f"A display name is up to {MAX_DISPLAY_NAME} printable characters.")
-        if plan not in _PLANS:
-            raise errors.InvalidParams(f"There is no plan '{plan[:40]}'. Plans: {', '.join(sorted(_PLANS))}.")
         if await self._records.get(ids.PLATFORM, tenant_id) is not None:
             raise _taken(tenant_id)
         await self._store.provision(tenant_id)
         tenant = Tenant(
-            id=tenant_id, display_name=display_name, state=State.ACTIVE, plan=plan, created=self._clock.now()
+            id=tenant_id, display_name=display_name, state=State.ACTIVE, plan=DEFAULT_PLAN, created=self._clock.now()
         )
         try:
             await self._records.create(ids.PLATFORM, (tenant_id,), tenant)
@@ -87,6 +88,18 @@ class Tenants:
     async def resume(self, id: ids.TenantId) -> Tenant:
         """Serve the tenant again from the next request on. Again is fine. Raises `errors.NotFound`."""
         return await self._set_state(id, State.ACTIVE)
+
+    def peek(self, id: ids.TenantId) -> records.Versioned[Tenant] | records.Unknown | None:
+        """The tenant's record if memory knows; never waits."""
+        return self._records.peek(ids.PLATFORM, id)
+
+    async def assign(self, id: ids.TenantId, plan: str, base: str, limits: dict[str, int]) -> Tenant:
+        """Write which plan the tenant has; `tenancy.plans` checks the words. Raises `errors.NotFound`."""
+
+        def change(tenant: Tenant) -> Tenant:
+            return msgspec.structs.replace(tenant, plan=plan, base=base, limits=limits)
+
+        return await self._records.update(ids.PLATFORM, (id,), change)
 
     async def active(self, id: ids.TenantId) -> None:
         """Returns when the tenant is served; from memory when it was asked before.

@@ -38,7 +38,7 @@ def _shape(answer: httpx2.Response) -> tuple[int, str, str]:
     fields = {
         name: value
         for name, value in answer.headers.items()
-        if name not in ("smcp-request-id", "date", "content-length")
+        if name not in ("smcp-request-id", "date", "content-length", "ratelimit")
     }
     return answer.status_code, json.dumps(fields, sort_keys=True), answer.text
 

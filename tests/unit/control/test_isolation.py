@@ -16,7 +16,7 @@ from smcp.kernel import ids
 from unit.control import paths
 from unit.control import world as worlds
 
-_VOLATILE: Final = frozenset({"smcp-request-id", "date"})
+_VOLATILE: Final = frozenset({"smcp-request-id", "date", "ratelimit"})
 # Secrets can be set before their server exists, so naming none is no error there.
 _NAMED: Final = tuple(
     one

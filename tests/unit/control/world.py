@@ -21,7 +21,7 @@ from smcp.identity import authenticator
 from smcp.identity.authn import api_key
 from smcp.kernel import clock, hosts, ids, observe, settings
 from smcp.sandbox.volumes import keeper
-from smcp.tenancy import limits, tenants
+from smcp.tenancy import limits, plans, tenants
 from smcp.web import docs
 from support import ground, storage
 from unit.control import hosted
@@ -110,17 +110,24 @@ _LAYERS: Final = (
 )
 
 
-def _configured(directory: pathlib.Path, groups: Mapping[str, Any], limit: Mapping[str, int]) -> settings.Settings:
+def _configured(directory: pathlib.Path, groups: Mapping[str, Any], limit: Mapping[str, Any]) -> settings.Settings:
     return settings.Settings(
         **groups,
         platform=settings.Platform(data_dir=str(directory)),
-        limits=settings.Limits(**{"unauthenticated_per_minute": 100_000, "principal_per_minute": 100_000, **limit}),
+        limits=settings.Limits(
+            **{
+                "unauthenticated_per_minute": 100_000,
+                "tenant_per_minute": 100_000,
+                "principal_per_minute": 100_000,
+                **limit,
+            }
+        ),
     )
 
 
 @contextlib.asynccontextmanager
 async def opened(
-    directory: pathlib.Path, groups: Mapping[str, Any] | None = None, **limit: int
+    directory: pathlib.Path, groups: Mapping[str, Any] | None = None, **limit: Any
 ) -> AsyncGenerator[World]:
     """A world with the tenants `acme` and `globex`, a key for each role, and a live server `time` in both.
 
@@ -131,6 +138,8 @@ async def opened(
     log = io.StringIO()
     async with storage.opened(directory) as store:
         found = tenants.Tenants(store, now)
+        every = plans.Plans(store, found, configured)
+        store.limit(lambda tenant: every.of(tenant).storage)
         keys = api_key.ApiKeys(store, found.active, now)
         told = trail.Trail(store, now, writer="test", ttl_days=1)
         await told.start()
@@ -146,7 +155,8 @@ async def opened(
             settings=configured,
             hosts=hosts.Hosts(host="127.0.0.1", port=8080),
             authenticator=authenticator.Authenticator((keys,)),
-            limiter=limits.Limiter(configured.limits, now),
+            plans=every,
+            limiter=limits.Limiter(configured.limits, every, now),
             trail=told,
             tenants=found,
             keys=keys,

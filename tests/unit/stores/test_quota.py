@@ -11,7 +11,7 @@ from contract import backends
 from contract.backends import ACME, OTHER
 from contract.objects import pieces, whole
 from smcp.kernel import clock as clocks
-from smcp.kernel import errors
+from smcp.kernel import errors, ids
 from smcp.stores import tenant
 from smcp.stores.kv import base as kv_base
 
@@ -114,6 +114,69 @@ async def test_many_writers_at_once_fill_the_quota_and_do_not_pass_it(reopen: Op
     assert usage == await counted(handle)
     assert usage.keys == stored.count(True)
     assert MAX_BYTES - MAX_BYTES // 16 - 2 * 15_100 < usage.bytes <= MAX_BYTES, "full, but for what did not fit"
+
+
+@pytest.mark.requirement("stores:quota:parallel")
+async def test_a_hundred_parallel_writers_never_pass_the_quota_nor_do_they_after_a_restart(reopen: Open) -> None:
+    """Keys and objects of all sizes, some of them given up half-way: looked at while it goes on, and after it."""
+    handle = (await reopen()).tenant(ACME)
+    most = 0
+
+    async def write(writer: int, turn: int) -> None:
+        nonlocal most
+        size = 200 * (writer % 13 + 1)
+        work = (
+            handle.objects.put(("o", str(writer), str(turn)), pieces(bytes(size), bytes(size)))
+            if writer % 4 == 0
+            else handle.kv.put(("k", str(writer % 40)), bytes(size * 3))
+        )
+        task = asyncio.ensure_future(work)
+        if writer % 5 == 0:
+            for _ in range(writer):
+                await asyncio.sleep(0)
+            task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        most = max(most, (await counted(handle)).bytes)
+
+    for turn in range(2):
+        await asyncio.gather(*[write(writer, turn) for writer in range(100)])
+        handle = (await reopen()).tenant(ACME)
+        usage = await handle.usage()
+        assert usage == await counted(handle)
+        assert usage.bytes <= MAX_BYTES
+        assert usage.keys <= MAX_KEYS
+    assert 0 < most <= MAX_BYTES
+
+
+@pytest.mark.requirement("stores:quota:parallel")
+async def test_an_object_whose_writer_gave_up_is_charged_if_it_is_there(reopen: Open) -> None:
+    handle = (await reopen()).tenant(ACME)
+    for patience in range(0, 60, 3):
+        task = asyncio.ensure_future(handle.objects.put(("o", str(patience)), pieces(bytes(1000))))
+        for _ in range(patience):
+            await asyncio.sleep(0.0003)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert await handle.usage() == await counted(handle)
+
+
+@pytest.mark.requirement("stores:quota:follows")
+async def test_a_quota_that_changes_counts_from_the_next_write_on(reopen: Open) -> None:
+    store = await reopen()
+    handle = store.tenant(ACME)
+    await handle.kv.put(("a",), bytes(100_000))
+    store.limit(lambda who: quota(who, 50_000))
+    with pytest.raises(errors.QuotaExceeded):
+        await handle.kv.put(("b",), bytes(1000))
+    await handle.kv.put(("a",), bytes(99_000))
+    assert await handle.kv.get(("a",)) is not None, "what is there stays, and may shrink"
+    store.limit(lambda who: quota(who, 500_000))
+    await handle.kv.put(("b",), bytes(150_000))
+    assert await handle.usage() == await counted(handle)
+
+
+def quota(who: ids.TenantId, most: int) -> tenant.Quota:
+    return tenant.Quota(most if who == ACME else 10**9, 1000)
 
 
 @pytest.mark.requirement("stores:quota:exact")

@@ -65,8 +65,9 @@ DEFINITIONS: Final[Mapping[Metric, Definition]] = {
     Metric.RATE_LIMITED: Definition(
         Kind.COUNTER,
         "requests",
-        "Requests answered 429: by rate, by concurrency, or for an address without a valid credential.",
-        (("limit", ("rate", "concurrency", "unauthenticated")),),
+        "Requests answered 429: by the platform's own rate, a caller's rate, concurrency, or an address without a"
+        " valid credential.",
+        (("limit", ("platform", "rate", "concurrency", "unauthenticated")),),
     ),
     Metric.SESSIONS: Definition(Kind.GAUGE, "sessions", "Legacy sessions that have not ended."),
     Metric.INSTANCES: Definition(

@@ -29,19 +29,24 @@ class Usage(NamedTuple):
     keys: int
 
 
+class Quota(NamedTuple):
+    """What a tenant may store."""
+
+    bytes: int
+    keys: int
+
+
 class Ledger:
     """One tenant's usage and limits. Lives as long as the tenant's handle."""
 
     def __init__(
-        self, store: kv.KV, blobs: objects.Objects, tenant: ids.TenantId, max_bytes: int | None, max_keys: int | None
+        self, store: kv.KV, blobs: objects.Objects, tenant: ids.TenantId, quota: Callable[[], Quota] | None
     ) -> None:
-        """`store` and `blobs` are the raw ones; a limit of None is none."""
+        """`store` and `blobs` are the raw ones. `quota` is asked at every write, so that it may change; None: no limit."""
         self._store = store
         self._blobs = blobs
         self._tenant = tenant
-        self._max_bytes = max_bytes
-        self._max_keys = max_keys
-        self._reserve = 0 if max_bytes is None else min(_LARGEST_RESERVE, max_bytes // 16)
+        self._quota = quota
         self._bytes = self._keys = 0
         self._held_bytes = self._held_keys = 0
         self._changes = 0
@@ -113,15 +118,13 @@ class Ledger:
 
     def hold(self, more_keys: int, more_bytes: int, *, reserve: bool = False) -> bool:
         """Reserve; False when it does not fit. `reserve`: the reserve may be used."""
-        spare = 0 if reserve else self._reserve
-        if (
-            self._max_bytes is not None
-            and more_bytes > 0
-            and self._bytes + self._held_bytes + more_bytes > self._max_bytes - spare
-        ) or (
-            self._max_keys is not None and more_keys > 0 and self._keys + self._held_keys + more_keys > self._max_keys
-        ):
-            return False
+        if self._quota is not None:
+            most = self._quota()
+            spare = 0 if reserve else min(_LARGEST_RESERVE, most.bytes // 16)
+            if more_bytes > 0 and self._bytes + self._held_bytes + more_bytes > most.bytes - spare:
+                return False
+            if more_keys > 0 and self._keys + self._held_keys + more_keys > most.keys:
+                return False
         self._held_bytes += max(0, more_bytes)
         self._held_keys += max(0, more_keys)
         return True
@@ -270,14 +273,31 @@ class QuotaObjects(objects.Objects):
                 yield chunk
 
         async with ledger.naming(name):
+            if await self._inner.head(name) is not None:
+                raise errors.Conflict
             if not ledger.hold(1, held):
                 raise errors.QuotaExceeded
             try:
                 stored = await self._inner.put(name, charged())
                 ledger.add_object(name, stored, 1)
+            except BaseException:
+                # Cancelled, or failed, when the object may have had its name already: looked at before the place that
+                # is held for it is given back.
+                await decided.decided(self._settle(name, held))
+                raise
             finally:
                 ledger.let_go(1, held)
         return stored
+
+    async def _settle(self, name: objects.Name, most: int) -> None:
+        try:
+            info = await self._inner.head(name)
+        except errors.Unavailable:
+            # Nobody can say: counted as if it were there, until the next start counts anew.
+            self._ledger.add_object(name, most, 1)
+            return
+        if info is not None:
+            self._ledger.add_object(name, info.size, 1)
 
     async def delete(self, name: objects.Name) -> None:
         await self._ledger.ready()

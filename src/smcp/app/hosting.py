@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import socket
 from typing import Final
 
@@ -24,13 +25,16 @@ from smcp.deploy import (
     workbench,
 )
 from smcp.kernel import errors, ids, settings
-from smcp.runtime import driver, hiding, journal, pool, spool
+from smcp.runtime import driver, hiding, journal, ledger, pool, spool
 from smcp.runtime.drivers import stdio
 from smcp.sandbox import cells, egress, gvisor, interpreter, launch, node, walls
 from smcp.sandbox.egress import rules
 from smcp.sandbox.volumes import keeper
+from smcp.tenancy import limits
 
 _MORE: Final = 65_536
+_MORE_STARTS: Final = 2
+"""Copies that are started at once beyond the number of cores: a start waits for pipes and disks, too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,13 +71,7 @@ async def open(
     await lines.start()
     # Behind the last copy's end, and before the log that it is told in.
     base.undo.push_async_callback(volumes.close)
-    copies = pool.Pool(
-        children,
-        lines.lines,
-        base.metrics,
-        idle_stop_s=config.runtime.idle_stop_s,
-        tenant_instances=config.limits.tenant_instances,
-    )
+    copies = _pool(config, children, lines, base, common)
     base.undo.push_async_callback(copies.close)
     await copies.start()
 
@@ -107,6 +105,34 @@ async def open(
     base.undo.push_async_callback(maker.close)
     await maker.start()
     return Hosting(started, made, sent, kept_secrets, volumes, specs, maker, lines, copies)
+
+
+def _pool(
+    config: settings.Settings,
+    children: driver.Driver,
+    lines: journal.Journal,
+    base: foundation.Foundation,
+    common: foundation.Common,
+) -> pool.Pool:
+    patience = pool.Patience(
+        idle_stop_s=config.runtime.idle_stop_s,
+        start_s=config.runtime.start_timeout_s,
+        drain_s=config.gateway.call_timeout_s,
+    )
+    return pool.Pool(
+        children,
+        lines.lines,
+        base.metrics,
+        patience,
+        caps=functools.partial(_caps, common.limiter),
+        starts_at_once=(os.cpu_count() or 1) + _MORE_STARTS,
+        memory_bytes=lambda spec: config.sandbox.memory_bytes + (gvisor.MEMORY if spec.tier == walls.GVISOR else 0),
+    )
+
+
+def _caps(limiter: limits.Limiter, tenant: ids.TenantId) -> ledger.Caps:
+    plan = limiter.plan(tenant)
+    return ledger.Caps(plan.instances, plan.spares, plan.memory_bytes)
 
 
 def _driver(
@@ -173,6 +199,8 @@ class Specs:
             egress=rules.parsed(deployment.manifest.egress),
             secrets=tuple(deployment.manifest.secrets.items()),
             volume=keeper.VolumeSpec(volume.path, volume.size_bytes) if volume is not None else None,
+            least=deployment.manifest.scale.min,
+            most=deployment.manifest.scale.max,
         )
 
 

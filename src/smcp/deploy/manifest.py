@@ -60,6 +60,25 @@ class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return int(found[1]) * _UNITS[found[2]]
 
 
+_Copies = Annotated[int, Meta(ge=0, le=256)]
+
+
+class Scale(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many copies of the server there are."""
+
+    min: Annotated[
+        _Copies,
+        _d("Copies that stay from the first request on, also when idle. Of a legacy server: copies started ahead."),
+    ] = 0
+    max: Annotated[
+        _Copies, _d("Shared copies at most, for everybody who shares them. 0: as many as the plan allows.")
+    ] = 0
+
+    def __post_init__(self) -> None:
+        if self.max and self.min > self.max:
+            raise ValueError("scale.min is larger than scale.max")
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a tenant says about a server."""
 
@@ -123,10 +142,19 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             " (`session` too, as modern requests have none). A legacy session always has a copy of its own."
         ),
     ] = "tenant"
+    scale: Annotated[
+        Scale,
+        _d("How many copies run: `[scale]` with `min` and `max`. Left out: none when idle, more under load."),
+    ] = Scale()
     resume: Annotated[
         Literal["replay", "none"],
         _d("Whether a lost legacy session may go on in a new copy by replaying `initialize` (only without state)."),
     ] = "none"
+
+    def __post_init__(self) -> None:
+        if self.volume is not None and max(self.scale.min, self.scale.max) > 1:
+            # Each would act on what it has read before the other wrote.
+            raise ValueError("a server with a volume has one shared copy: scale.min and scale.max are at most 1")
 
     def __repr__(self) -> str:
         return f"Manifest(name={self.name!r}, source={self.source!r})"

@@ -307,6 +307,24 @@ class ServerStopped(SmcpError):
     text = "This server is stopped. 'smcp server start' starts it."
 
 
+class ServerCrashing(SmcpError):
+    """The server's copies keep ending before they answer anything; it is tried again after `retry_after` seconds."""
+
+    code = "server_crashing"
+    http_status = 503
+    rpc_code = -32000
+    text = "The hosted MCP server keeps ending right after its start. 'smcp server logs' shows why."
+
+    def __init__(self, public: str | None = None, *, retry_after: float = 1.0, detail: str = "") -> None:
+        seconds = max(1, round(retry_after + 0.4999))
+        super().__init__(
+            public,
+            detail=detail,
+            data={"retryAfter": seconds},
+            headers=(("Retry-After", str(seconds)),),
+        )
+
+
 class SecretMissing(SmcpError):
     """The server's manifest names a secret that is not set, or whose value can't be handed over in that way."""
 

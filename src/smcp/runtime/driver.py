@@ -53,6 +53,10 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     """What it keeps, if anything."""
     mount: walls.Volume | None = None
     """`volume`, opened for one copy: set by whoever starts it."""
+    least: int = 0
+    """Copies that stay, once the server was asked for: shared ones of a modern server, spares of a legacy one."""
+    most: int = 0
+    """Shared copies of a modern server at most; 0 for as many as the plan allows."""
 
     def __repr__(self) -> str:
         # The environment is the tenant's; a repr ends up in logs.

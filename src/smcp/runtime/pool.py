@@ -1,55 +1,82 @@
-"""The pool: which running copy serves whom, started on need, stopped when idle or retired.
+"""The pool: which running copy serves whom, started on need or ahead of it, stopped when idle or retired.
 
-A modern server is shared: one copy carries the requests of a whole tenant (or of one principal, where the manifest
+A modern server is shared: a few copies carry the requests of a whole tenant (or of one principal, where the manifest
 says so). A legacy server keeps one client's session, so each session gets a copy of its own.
 
-A copy counts against its tenant's cap from before its start until its process is gone: opening and closing sessions
-quickly makes no more processes than the cap.
+| room | what it decides |
+|---|---|
+| `groups` | shared copies: which one a call goes to, how many there are, when they end |
+| `spares` | copies that wait for the next session, started ahead |
+| `starts` | the way of one copy from the wish to its first word, and its end |
+| `turns`, `ledger`, `breaker` | who may start now, how much a tenant may have, who is left alone for a while |
+| `demand`, `scaling` | how many spares, how many copies: from what was seen |
+| `health` | who does not answer any more |
 """
 
 import asyncio
-import collections
-import itertools
 import time
-from collections.abc import Callable, Coroutine
-from typing import Final
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
 
 from smcp.kernel import errors, ids, observe
-from smcp.runtime import driver, peer
+from smcp.runtime import breaker, driver, groups, health, ledger, memory, spares, starts
 
-_QUESTION_S: Final = 5.0
-"""How long a copy that was silent for a whole call may take to say anything."""
+_EVICT_S = 5.0
+"""A shared copy that is idle for so long gives way to another server of its tenant."""
+_TICK_S = 1.0
 
-_Key = tuple[ids.TenantId, ids.ServerName, str, str]
+
+class Patience(msgspec.Struct, frozen=True, kw_only=True):
+    """How long the pool waits for what. All in seconds."""
+
+    idle_stop_s: float
+    """Without requests, until a shared copy is stopped, and demand forgotten."""
+    start_s: float = 30.0
+    """For a copy to be started and to answer for the first time."""
+    drain_s: float = 300.0
+    """For the last calls of a retired copy."""
+    check_s: float = health.CHECK_S
+    """Without a word of an idle copy, until it is asked whether it is there."""
+    answer_s: float = health.ANSWER_S
+    """For its answer."""
 
 
-class _Shared:
-    """A shared copy and how it is used."""
+class Seen(msgspec.Struct, frozen=True):
+    """One copy, as its owner may see it."""
 
-    def __init__(self, key: _Key, starting: "asyncio.Task[driver.Instance]") -> None:
-        self.key = key
-        self.starting = starting
-        self.used = time.monotonic()
-        self.retired = False
-        """A later deployment is live: no request comes any more, and it is stopped when the last call is answered."""
-        self.suspected = False
-        """It is being asked whether it still answers."""
+    kind: str
+    """`shared`, `own` (a session's, or one request's) or `spare`."""
+    state: str
+    """`serving`, `draining`, `ending`."""
+    deployment: str
+    outstanding: int
+    age_s: float
 
-    def instance(self) -> driver.Instance | None:
-        done = self.starting.done() and not self.starting.cancelled() and self.starting.exception() is None
-        return self.starting.result() if done else None
+
+class View(msgspec.Struct, frozen=True):
+    """What runs of one server on this node."""
+
+    copies: tuple[Seen, ...]
+    starting: int
+    waiting: int
+    """Requests that wait for a shared copy, and starts that wait for a turn."""
+    breaker: str
+    retry_s: float
+    """Seconds until a start is tried again, while the breaker is open."""
 
 
 class _Launch:
     """The start of a private copy."""
 
-    def __init__(self, spec: driver.Spec) -> None:
-        self.spec = spec
+    def __init__(self, spec: driver.Spec, task: "asyncio.Task[starts.Copy]") -> None:
+        self.server = spec.tenant, spec.server
+        self.task = task
         self.unwanted = False
         """Its server was stopped meanwhile."""
         self.outdated = False
         """What it gets at its start changed meanwhile."""
-        self.over = asyncio.Event()
 
 
 class Pool:
@@ -60,261 +87,293 @@ class Pool:
         stdio: driver.Driver,
         lines: Callable[[driver.Spec], driver.Lines],
         metrics: observe.Metrics,
+        patience: Patience,
         *,
-        idle_stop_s: float,
-        tenant_instances: int,
+        caps: Callable[[ids.TenantId], ledger.Caps],
+        starts_at_once: int,
+        memory_bytes: Callable[[driver.Spec], int],
+        free_memory: Callable[[], float] = memory.free,
     ) -> None:
-        """`lines` makes the sink of one copy's stderr; `tenant_instances` caps the copies of one tenant."""
+        """`lines` makes the sink of one copy's stderr; `caps` says what a tenant's plan allows, `memory_bytes` what a
+        copy may take at most, and `free_memory` which part of the machine's memory is free."""
         self._stdio = stdio
-        self._lines = lines
-        self._idle_stop_s = idle_stop_s
-        self._cap = tenant_instances
-        self._shared: dict[_Key, _Shared] = {}
-        self._private: dict[driver.Instance, driver.Spec] = {}
+        self._patience = patience
+        self._starts = starts.Starts(
+            stdio,
+            lines,
+            metrics,
+            ledger.Ledger(caps),
+            at_once=starts_at_once,
+            timeout_s=patience.start_s,
+            memory=memory_bytes,
+        )
+        self._starts.evict = self._evict
+        self._groups = groups.Groups(
+            self._starts,
+            self._shared_copy,
+            idle_s=patience.idle_stop_s,
+            drain_s=patience.drain_s,
+            wait_s=patience.start_s,
+        )
+        self._live = self._groups.live
+        self._spares = spares.Spares(
+            self._starts, metrics, memory_s=patience.idle_stop_s, timeout_s=patience.start_s, free=free_memory
+        )
+        self._health = health.Health(self._silent, check_s=patience.check_s, answer_s=patience.answer_s)
+        self._private: dict[driver.Instance, starts.Copy] = {}
         self._launching: set[_Launch] = set()
-        self._outdated: set[driver.Instance] = set()
-        """Private copies that end with their last call."""
-        self._renewals = itertools.count()
-        self._starting: collections.Counter[ids.TenantId] = collections.Counter()
-        self._ending: collections.Counter[ids.TenantId] = collections.Counter()
-        """Shared copies that are being stopped."""
-        self._stops: dict[asyncio.Task[None], ids.TenantId] = {}
         self._sweeper: asyncio.Task[None] | None = None
-        self._started_ok = metrics.histogram(observe.Metric.INSTANCE_START, driver="stdio", outcome="succeeded")
-        self._started_bad = metrics.histogram(observe.Metric.INSTANCE_START, driver="stdio", outcome="failed")
-        metrics.watch(observe.Metric.INSTANCES, self._count_all, driver="stdio")
+        self._replaced = metrics.counter(observe.Metric.INSTANCES_SILENT)
+        self._waits = {
+            source: metrics.histogram(observe.Metric.INSTANCE_WAITS, source=source) for source in ("start", "spare")
+        }
+        for state in observe.INSTANCE_STATES:
+            metrics.watch(observe.Metric.INSTANCES, lambda s=state: self._in_state(s), driver="stdio", state=state)
 
     async def start(self) -> None:
-        """Begin to stop idle copies."""
+        """Begin to look after the copies."""
         self._sweeper = asyncio.create_task(self._sweep(), name="pool-sweeper")
 
+    async def close(self) -> None:
+        """End everything."""
+        tasks: list[asyncio.Task[Any]] = [*self._groups.starting(_every), *(launch.task for launch in self._launching)]
+        if self._sweeper is not None:
+            tasks.append(self._sweeper)
+        for task in tasks:
+            task.cancel()
+        await self._health.close()
+        await self._spares.close()
+        self._groups.stop(_every)
+        for copy in list(self._starts.copies):
+            self._starts.end(copy, "the platform stops")
+        await self._stdio.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._starts.ended()
+        self._private.clear()
+
+    # --- for requests ---
+
     def warm(self, spec: driver.Spec, share: str = "") -> driver.Instance | None:
-        """The shared copy if it runs already: the hot path, without an await."""
-        found = self._shared.get((spec.tenant, spec.server, spec.deployment, share))
-        instance = None if found is None else found.instance()
-        if found is None or instance is None or not instance.alive:
-            return None
-        found.used = time.monotonic()
-        return instance
+        """The shared copy with the fewest calls, if one runs already: the hot path, without an await."""
+        group = self._live.get((spec.tenant, spec.server, spec.deployment, share))
+        return None if group is None else group.pick()
 
     async def shared(self, spec: driver.Spec, share: str = "") -> driver.Instance:
-        """The copy that carries modern requests of everybody who has the same `share`; started if need be.
+        """A copy that carries modern requests of everybody who has the same `share`; started if need be.
 
-        Raises `errors.ServerFailed`, `errors.SandboxMissing`, or `errors.RateLimited` at the tenant's cap.
+        Raises `errors.ServerCrashing` while its breaker is open, `errors.ServerTimeout` or `errors.Unavailable` when
+        it does not come in time, `errors.RateLimited` at the tenant's cap, or what the driver raises.
         """
         instance = self.warm(spec, share)
         if instance is not None:
             return instance
-        key = (spec.tenant, spec.server, spec.deployment, share)
-        found = self._shared.get(key)
-        if found is None or found.starting.done():
-            task = asyncio.create_task(self._start(spec, modern=True), name=f"start {spec.tenant}/{spec.server}")
-            found = self._shared[key] = _Shared(key, task)
-        found.used = time.monotonic()
-        try:
-            # Shielded: many wait for one start, and one who gives up must not take it from the others.
-            return await asyncio.shield(found.starting)
-        except errors.SmcpError:
-            if self._shared.get(key) is found:
-                del self._shared[key]
-            raise
+        began = time.monotonic()
+        instance = await self._groups.get(spec, share)
+        self._waits["start"].observe(time.monotonic() - began)
+        return instance
 
     async def private(self, spec: driver.Spec, *, modern: bool = False) -> driver.Instance:
-        """A copy of one's own; the caller ends it through `release`. Raises as `shared` does."""
-        launch = _Launch(spec)
-        self._launching.add(launch)
-        try:
-            instance = await self._start(spec, modern=modern)
-            self._private[instance] = spec
-            if launch.outdated:
-                self._outdated.add(instance)
-            if launch.unwanted:
-                await self.release(instance, "its server was stopped while it started")
-                raise errors.Unavailable("The server was stopped or changed while it was starting. Retry.")
-            return instance
-        finally:
-            self._launching.discard(launch)
-            launch.over.set()
+        """A copy of one's own, that nobody has used before; the caller ends it through `release`.
+
+        Raises as `shared` does.
+        """
+        began = time.monotonic()
+        copy = self._spares.take(spec, modern=modern)
+        source = "start" if copy is None else "spare"
+        if copy is None:
+            copy = await self._launch(spec, modern=modern)
+        copy.instance.owner = None
+        self._private[copy.instance] = copy
+        self._waits[source].observe(time.monotonic() - began)
+        return copy.instance
 
     async def release(self, instance: driver.Instance, reason: str) -> None:
         """End a private copy."""
         # Shielded: who gives up waiting must not leave the copy half ended.
-        await asyncio.shield(self._release(instance, reason))
+        task = self._release(instance, reason)
+        if task is not None:
+            await asyncio.shield(task)
 
     def release_soon(self, instance: driver.Instance, reason: str) -> None:
         """As `release`, from where nothing can be awaited."""
         self._release(instance, reason)
 
+    def suspect(self, instance: driver.Instance) -> None:
+        """A shared copy was silent for a whole call: ask it something, and replace it if it is silent again."""
+        found = self._groups.find(instance)
+        if found is not None:
+            self._health.suspect(found[1])
+
+    # --- for whoever administers servers ---
+
     async def stop_server(self, tenant: ids.TenantId, server: ids.ServerName, reason: str) -> None:
         """End every copy of a server, those that are just starting too; returns when none is left."""
-        await self._stop(lambda spec_tenant, spec_server: (spec_tenant, spec_server) == (tenant, server), reason)
+        await self._stop(lambda one: one == (tenant, server), reason)
 
     async def stop_tenant(self, tenant: ids.TenantId, reason: str) -> None:
         """As `stop_server`, for every server of a tenant."""
-        await self._stop(lambda spec_tenant, _: spec_tenant == tenant, reason)
+        await self._stop(lambda one: one[0] == tenant, reason)
 
     def retire(self, tenant: ids.TenantId, server: ids.ServerName, live: str) -> None:
         """Deployment `live` has taken over: shared copies of others end with their last call; who listens is told."""
-        for key, found in self._shared.items():
-            if key[:2] == (tenant, server) and key[2] != live:
-                found.retired = True
-                self._hush(found)
+        self._groups.retire((tenant, server), live)
+        self._spares.drop(lambda one: one == (tenant, server), "another deployment is live", but=live)
 
     def renew(self, tenant: ids.TenantId, server: ids.ServerName) -> None:
         """Something that copies of a server get at their start has changed: no new request reaches one that runs.
 
         Each ends with its last call; who listens is told. A copy that carries a session ends too, and its session.
         """
-        for key, found in list(self._shared.items()):
-            if key[:2] == (tenant, server) and not found.retired:
-                # Out of the way of the next request, which starts a copy; the sweeper ends this one.
-                del self._shared[key]
-                found.key = (*key[:3], f"{key[3]}\0{next(self._renewals)}")
-                self._shared[found.key] = found
-                found.retired = True
-                self._hush(found)
-        self._outdated |= {one for one, spec in self._private.items() if (spec.tenant, spec.server) == (tenant, server)}
+        wanted = (tenant, server)
+        self._groups.renew(wanted)
+        self._spares.drop(lambda one: one == wanted, "its secrets changed")
         for launch in self._launching:
-            if (launch.spec.tenant, launch.spec.server) == (tenant, server):
-                launch.outdated = True
-        self._end_retired()
-
-    def suspect(self, instance: driver.Instance) -> None:
-        """A shared copy was silent for a whole call: ask it something, and replace it if it is silent again."""
-        for found in self._shared.values():
-            if found.instance() is instance and not found.suspected:
-                found.suspected = True
-                self._background(found.key[0], self._question(found, instance))
-
-    async def _question(self, found: _Shared, instance: driver.Instance) -> None:
-        try:
-            await peer.Peer(instance, modern=True, timeout_s=_QUESTION_S).introduce()
-        except errors.ServerTimeout:
-            self._drop(found, "it does not answer any more")
-        except errors.SmcpError:
-            pass  # an answer, or its end, which others notice
-        finally:
-            found.suspected = False
-
-    async def _stop(self, affected: Callable[[str, str], bool], reason: str) -> None:
-        launching = [one for one in self._launching if affected(one.spec.tenant, one.spec.server)]
-        for launch in launching:
-            launch.unwanted = True
-        stops = [self._drop(found, reason) for key, found in list(self._shared.items()) if affected(key[0], key[1])]
-        private = [one for one, spec in self._private.items() if affected(spec.tenant, spec.server)]
-        stops += [self._release(one, reason) for one in private]
-        await asyncio.gather(*map(asyncio.shield, stops), *(launch.over.wait() for launch in launching))
+            launch.outdated = launch.outdated or launch.server == wanted
+        for copy in self._private.values():
+            copy.outdated = copy.outdated or copy.server == wanted
+        self._starts.forget(lambda one: one == wanted)
+        self._end_outdated()
 
     def instances(self, tenant: ids.TenantId, server: ids.ServerName) -> int:
-        """How many copies of a server run on this node."""
-        shared = sum(1 for key in self._shared if key[:2] == (tenant, server))
-        return shared + sum(1 for spec in self._private.values() if (spec.tenant, spec.server) == (tenant, server))
+        """How many copies of a server run on this node; those that are ending, and spares, left out."""
+        return sum(
+            1
+            for copy in self._starts.copies
+            if copy.server == (tenant, server) and copy.ending is None and not copy.entry.spare
+        )
 
-    async def close(self) -> None:
-        """End everything."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            await asyncio.gather(self._sweeper, return_exceptions=True)
-        starting = [found.starting for found in self._shared.values()]
-        self._shared.clear()
-        self._private.clear()
-        await self._stdio.close()
-        await asyncio.gather(*starting, *self._stops, return_exceptions=True)
+    def used(self, tenant: ids.TenantId) -> tuple[int, int]:
+        """The tenant's copies, and the bytes of memory that they may take, as its plan counts them."""
+        return self._starts.ledger.used(tenant)
 
-    async def _start(self, spec: driver.Spec, *, modern: bool) -> driver.Instance:
-        while self._count(spec.tenant) >= self._cap:
-            ending = [stop for stop, tenant in self._stops.items() if tenant == spec.tenant]
-            if not ending:
-                raise errors.RateLimited(
-                    "The tenant runs as many copies of its servers as it may. End sessions, or wait.", retry_after=5.0
+    def view(self, tenant: ids.TenantId, server: ids.ServerName) -> View:
+        """What runs of a server on this node."""
+        now = time.monotonic()
+        wanted = (tenant, server)
+        mine = [one for one in self._groups.all() if one.key[:2] == wanted]
+        draining = {copy for one in mine for copy in one.draining}
+        fuses = list(self._starts.fuses(wanted))
+        worst = max(fuses, key=lambda one: one.wait(now), default=breaker.Breaker())
+        return View(
+            copies=tuple(
+                Seen(
+                    kind="spare" if copy.entry.spare else "own" if copy.instance in self._private else "shared",
+                    state="ending" if copy.ending else "draining" if copy in draining or copy.outdated else "serving",
+                    deployment=copy.spec.deployment,
+                    outstanding=len(copy.instance.calls),
+                    age_s=round(now - copy.born, 3),
                 )
-            await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
-        self._starting[spec.tenant] += 1
+                for copy in sorted(self._starts.copies, key=lambda one: one.born)
+                if copy.server == wanted
+            ),
+            starting=self._starts.starting[wanted],
+            waiting=sum(len(one.waiters) for one in mine) + self._starts.turns.queued(tenant),
+            breaker=worst.state(now).value,
+            retry_s=round(worst.wait(now), 3),
+        )
+
+    # --- inside ---
+
+    async def _shared_copy(self, spec: driver.Spec) -> starts.Copy:
         began = time.monotonic()
+        copy = self._spares.take(spec, modern=True)
+        if copy is None:
+            copy = await self._starts.asked(spec, modern=True)
+            await self._starts.prove(copy)
+            self._spares.learned(spec, time.monotonic() - began, modern=True)
+        return copy
+
+    async def _launch(self, spec: driver.Spec, *, modern: bool) -> starts.Copy:
+        # A task of its own, so that a stop can call it off while its caller waits for it.
+        launch = _Launch(spec, asyncio.create_task(self._starts.asked(spec, modern=modern)))
+        self._launching.add(launch)
         try:
-            instance = await self._stdio.start(spec, modern=modern, lines=self._lines(spec))
-        except errors.SmcpError:
-            self._started_bad.observe(time.monotonic() - began)
-            raise
+            copy = await launch.task
+        except asyncio.CancelledError:
+            if not launch.unwanted:
+                raise
+            raise errors.Unavailable("The server was stopped or changed while it was starting. Retry.") from None
         finally:
-            self._starting[spec.tenant] -= 1
-            if not self._starting[spec.tenant]:
-                del self._starting[spec.tenant]
-        self._started_ok.observe(time.monotonic() - began)
-        return instance
+            self._launching.discard(launch)
+        copy.outdated = launch.outdated
+        if launch.unwanted:
+            await asyncio.shield(self._starts.end(copy, "its server was stopped while it started"))
+            raise errors.Unavailable("The server was stopped or changed while it was starting. Retry.")
+        self._starts.listen(copy)
+        return copy
 
-    def _count(self, tenant: ids.TenantId) -> int:
-        shared = sum(1 for key, found in self._shared.items() if key[0] == tenant and found.instance() is not None)
-        private = sum(1 for spec in self._private.values() if spec.tenant == tenant)
-        return shared + private + self._starting[tenant] + self._ending[tenant]
+    def _release(self, instance: driver.Instance, reason: str) -> "asyncio.Task[None] | None":
+        copy = self._private.pop(instance, None)
+        if copy is None:
+            return None
+        if not instance.alive and copy.ending is None:
+            self._starts.crashed(copy)
+        return self._starts.end(copy, reason)
 
-    def _count_all(self) -> float:
-        return float(len(self._shared) + len(self._private))
+    async def _stop(self, affected: Callable[[starts.Server], bool], reason: str) -> None:
+        starting = [*self._groups.starting(affected), *self._spares.coming(affected)]
+        for launch in self._launching:
+            if affected(launch.server):
+                launch.unwanted = True
+                launch.task.cancel()
+                starting.append(asyncio.create_task(_over(launch.task)))
+        self._groups.stop(affected)
+        self._spares.drop(affected, reason)
+        self._end_all(affected, reason)
+        await asyncio.gather(*map(asyncio.shield, starting), return_exceptions=True)
+        # Once more: what was just there when it was called off.
+        ends = self._end_all(affected, reason)
+        await asyncio.gather(*map(asyncio.shield, ends))
+        self._starts.forget(affected)
 
-    def _drop(self, found: _Shared, reason: str) -> "asyncio.Task[None]":
-        if self._shared.get(found.key) is found:
-            del self._shared[found.key]
-        tenant = found.key[0]
-        self._ending[tenant] += 1
-        return self._background(tenant, self._stop_shared(found, reason))
+    def _end_all(self, affected: Callable[[starts.Server], bool], reason: str) -> list["asyncio.Task[None]"]:
+        mine = [copy for copy in self._starts.copies if affected(copy.server)]
+        for copy in mine:
+            self._private.pop(copy.instance, None)
+        return [self._starts.end(copy, reason) for copy in mine]
 
-    async def _stop_shared(self, found: _Shared, reason: str) -> None:
-        try:
-            instance = await asyncio.shield(found.starting)
-            await instance.stop(reason)
-        except errors.SmcpError:
-            return  # it never started
-        finally:
-            self._ending[found.key[0]] -= 1
+    def _evict(self, tenant: ids.TenantId) -> bool:
+        return self._spares.evict(tenant) or self._groups.evict(tenant, _EVICT_S)
 
-    def _release(self, instance: driver.Instance, reason: str) -> "asyncio.Task[None]":
-        spec = self._private.get(instance)
-        return self._background(spec.tenant if spec else ids.PLATFORM, self._stop_private(instance, reason))
+    def _silent(self, copy: starts.Copy) -> None:
+        """A copy does not answer any more."""
+        found = self._groups.find(copy.instance)
+        if found is not None:
+            found[0].remove(copy)
+        self._spares.remove(copy)
+        self._replaced.inc()
+        self._starts.end(copy, "it does not answer any more")
 
-    async def _stop_private(self, instance: driver.Instance, reason: str) -> None:
-        try:
-            await instance.stop(reason)
-        finally:
-            self._private.pop(instance, None)
-            self._outdated.discard(instance)
+    def _end_outdated(self) -> None:
+        for copy in [one for one in self._private.values() if one.outdated and not len(one.instance.calls)]:
+            self._release(copy.instance, "its secrets changed")
 
-    def _background(self, tenant: ids.TenantId, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
-        task = asyncio.create_task(work)
-        self._stops[task] = tenant
-        task.add_done_callback(self._stops.pop)
-        return task
-
-    @staticmethod
-    def _hush(found: _Shared) -> None:
-        instance = found.instance()
-        if instance is not None:
-            instance.calls.end_listening(errors.Unavailable("A new version of the server is live. Listen again."))
-
-    def _end_retired(self) -> None:
-        """Let go of what no request reaches any more and no call waits for."""
-        for found in list(self._shared.values()):
-            instance = found.instance()
-            if found.retired and instance is not None and not len(instance.calls):
-                self._drop(found, "retired")
-        for one in [one for one in self._outdated if not len(one.calls)]:
-            self._outdated.discard(one)
-            self._release(one, "its secrets changed")
+    def _in_state(self, state: str) -> float:
+        if state == "starting":
+            return float(self._starts.starting.total())
+        copies = self._starts.copies
+        if state == "ending":
+            return float(sum(1 for one in copies if one.ending is not None))
+        spare = state == "spare"
+        return float(sum(1 for one in copies if one.ending is None and one.entry.spare is spare))
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(min(self._idle_stop_s / 4, 15.0))
-            limit = time.monotonic() - self._idle_stop_s
-            for found in list(self._shared.values()):
-                instance = found.instance()
-                if instance is None:
-                    if found.starting.done():  # it failed, and nobody waited to hear of it
-                        self._drop(found, "it did not start")
-                    continue
-                if found.retired:
-                    self._hush(found)
-                idle = (found.retired or found.used < limit) and not len(instance.calls)
-                if idle or not instance.alive:
-                    self._drop(found, "retired" if found.retired else "idle")
-            self._end_retired()
+            await asyncio.sleep(min(self._patience.idle_stop_s / 4, _TICK_S))
+            now = time.monotonic()
+            self._groups.tend(now)
+            self._spares.tend(now)
+            shared = [copy for group in self._groups.all() for copy in group.copies.values()]
+            self._health.tend(now, [*shared, *(one for one in self._spares.copies() if one.useful)])
+            self._end_outdated()
             for instance in [one for one in self._private if not one.alive]:
                 self._release(instance, "it has ended")
+            self._starts.tidy()
+
+
+def _every(_server: starts.Server) -> bool:
+    return True
+
+
+async def _over(task: "asyncio.Task[starts.Copy]") -> None:
+    await asyncio.wait({task})

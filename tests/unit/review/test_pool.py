@@ -5,56 +5,12 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from smcp.kernel import errors, ids, jsonrpc, observe
-from smcp.runtime import calls, driver, pool
+from smcp.kernel import errors, ids
+from smcp.runtime import pool
+from support.inside import Copy, Inside, opened
+from support.inside import spec as _spec
 
 _ACME, _GLOBEX, _TIME = ids.TenantId("acme"), ids.TenantId("globex"), ids.ServerName("time")
-
-
-class Inside(driver.Driver):
-    """Servers inside this process, which start and end when the test says."""
-
-    def __init__(self) -> None:
-        self.start_now, self.end_now = asyncio.Event(), asyncio.Event()
-        self.starting = asyncio.Event()
-        self.running: set[Copy] = set()
-        self.start_now.set()
-        self.end_now.set()
-
-    async def start(self, spec: driver.Spec, *, modern: bool, lines: driver.Lines) -> driver.Instance:
-        self.starting.set()
-        await self.start_now.wait()
-        copy = Copy(self)
-        self.running.add(copy)
-        return copy
-
-    async def close(self) -> None:
-        self.start_now.set()
-        self.end_now.set()
-
-
-class Copy(driver.Instance):
-    """One copy."""
-
-    def __init__(self, home: Inside) -> None:
-        self.calls = calls.Calls(modern=True, write=lambda data: None, stray=lambda data, method: None, limit=4)
-        self._home = home
-        self._asked = False
-        self.gone = asyncio.Event()
-
-    @property
-    def alive(self) -> bool:
-        return not self._asked
-
-    async def stop(self, reason: str) -> None:
-        self._asked = True
-        await self._home.end_now.wait()
-        self._home.running.discard(self)
-        self.gone.set()
-
-
-def _spec(tenant: ids.TenantId = _ACME, deployment: str = "dep-1") -> driver.Spec:
-    return driver.Spec(tenant=tenant, server=_TIME, deployment=deployment, artefact="", argv=())
 
 
 @pytest.fixture
@@ -64,7 +20,7 @@ def inside() -> Inside:
 
 @pytest.fixture
 async def copies(inside: Inside) -> AsyncGenerator[pool.Pool]:
-    made = pool.Pool(inside, lambda spec: lambda line: None, observe.Metrics("0"), idle_stop_s=0.2, tenant_instances=2)
+    made = opened(inside, instances=2)
     await made.start()
     yield made
     await made.close()
@@ -129,14 +85,14 @@ async def test_a_deployments_copy_ends_when_another_is_live_after_its_last_call(
 ) -> None:
     old, other = await copies.shared(_spec()), await copies.shared(_spec(_GLOBEX))
     assert isinstance(old, Copy)
-    _, listening = old.calls.ask("subscriptions/listen", b"{}")
+    heard, listening = old.calls.ask("subscriptions/listen", b"{}")
     number, calling = old.calls.ask("tools/call", b"{}")
     _, _ = other.calls.ask("subscriptions/listen", b"{}")
     copies.retire(_ACME, _TIME, "dep-2")
     assert isinstance(listening.failure, errors.Unavailable)
     assert not calling.done
-    old.calls.received(jsonrpc.result(b"%d" % number, b"{}"))
-    old.calls.forget(1)  # as the listener's exchange does when it hears of the end
+    old.answer(number)
+    old.calls.forget(heard)  # as the listener's exchange does when it hears of the end
     async with asyncio.timeout(5):
         await old.gone.wait()
     assert other in inside.running

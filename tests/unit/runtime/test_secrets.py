@@ -5,53 +5,15 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from smcp.kernel import errors, ids, jsonrpc, observe
-from smcp.runtime import calls, driver, pool
+from smcp.kernel import errors, ids, jsonrpc
+from smcp.runtime import driver, pool
+from support.inside import Copy, Inside, opened, spec
 
 _ACME, _TIME, _OTHER = ids.TenantId("acme"), ids.ServerName("time"), ids.ServerName("other")
 
 
-class Inside(driver.Driver):
-    """Servers inside this process."""
-
-    def __init__(self) -> None:
-        self.may_start, self.starting = asyncio.Event(), asyncio.Event()
-        self.may_start.set()
-        self.running: list[Copy] = []
-
-    async def start(self, spec: driver.Spec, *, modern: bool, lines: driver.Lines) -> driver.Instance:
-        self.starting.set()
-        await self.may_start.wait()
-        copy = Copy(self)
-        self.running.append(copy)
-        return copy
-
-    async def close(self) -> None:
-        self.may_start.set()
-
-
-class Copy(driver.Instance):
-    """One copy."""
-
-    def __init__(self, home: Inside) -> None:
-        self.calls = calls.Calls(modern=True, write=lambda data: None, stray=lambda data, method: None, limit=4)
-        self._home = home
-        self._asked = False
-        self.gone = asyncio.Event()
-
-    @property
-    def alive(self) -> bool:
-        return not self._asked
-
-    async def stop(self, reason: str) -> None:
-        if not self._asked:
-            self._asked = True
-            self._home.running.remove(self)
-            self.gone.set()
-
-
 def _spec(server: ids.ServerName = _TIME) -> driver.Spec:
-    return driver.Spec(tenant=_ACME, server=server, deployment="dep-1", artefact="", argv=())
+    return spec(server=server)
 
 
 @pytest.fixture
@@ -61,7 +23,7 @@ def inside() -> Inside:
 
 @pytest.fixture
 async def copies(inside: Inside) -> AsyncGenerator[pool.Pool]:
-    made = pool.Pool(inside, lambda spec: lambda line: None, observe.Metrics("0"), idle_stop_s=0.2, tenant_instances=4)
+    made = opened(inside, instances=4)
     await made.start()
     yield made
     await made.close()
@@ -79,7 +41,7 @@ async def test_the_next_request_gets_a_new_copy_and_an_old_one_ends_with_its_las
 ) -> None:
     old = await copies.shared(_spec())
     number, calling = old.calls.ask("tools/call", b"{}")
-    _, listening = old.calls.ask("subscriptions/listen", b"{}")
+    heard, listening = old.calls.ask("subscriptions/listen", b"{}")
     copies.renew(_ACME, _TIME)
     new = await copies.shared(_spec())
     assert new is not old
@@ -88,9 +50,9 @@ async def test_the_next_request_gets_a_new_copy_and_an_old_one_ends_with_its_las
     assert old.alive
     assert not calling.done
     old.calls.received(jsonrpc.result(b"%d" % number, b"{}"))
-    old.calls.forget(2)  # as the listener's exchange does when it hears of the end
+    old.calls.forget(heard)  # as the listener's exchange does when it hears of the end
     await _gone(old)
-    assert inside.running == [new]
+    assert inside.running == {new}
 
 
 @pytest.mark.requirement("deploy:secrets:rotate")
@@ -100,7 +62,7 @@ async def test_idle_copies_end_at_once_sessions_too_and_other_servers_stay(insid
     copies.renew(_ACME, _TIME)
     await _gone(shared)
     await _gone(session)
-    assert inside.running == others
+    assert inside.running == set(others)
     assert copies.instances(_ACME, _TIME) == 0
 
 
@@ -119,13 +81,13 @@ async def test_a_sessions_copy_that_has_a_call_ends_behind_it(copies: pool.Pool)
 async def test_a_copy_that_is_just_starting_serves_who_waits_and_nobody_later(
     inside: Inside, copies: pool.Pool
 ) -> None:
-    inside.may_start.clear()
+    inside.start_now.clear()
     waiting = asyncio.create_task(copies.shared(_spec()))
     opening = asyncio.create_task(copies.private(_spec()))
     await inside.starting.wait()
     await asyncio.sleep(0)
     copies.renew(_ACME, _TIME)
-    inside.may_start.set()
+    inside.start_now.set()
     first, session = await waiting, await opening
     assert await copies.shared(_spec()) is not first
     await _gone(first)

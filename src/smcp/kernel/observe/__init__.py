@@ -17,6 +17,7 @@ from smcp.kernel.observe.logs import redacted as redacted
 from smcp.kernel.observe.metrics import CONTENT_TYPE as CONTENT_TYPE
 from smcp.kernel.observe.metrics import Metrics as Metrics
 from smcp.kernel.observe.names import EGRESS_REASONS as EGRESS_REASONS
+from smcp.kernel.observe.names import INSTANCE_STATES as INSTANCE_STATES
 from smcp.kernel.observe.names import METHODS as METHODS
 from smcp.kernel.observe.names import OTHER as OTHER
 from smcp.kernel.observe.names import VERSIONS as VERSIONS
@@ -26,5 +27,7 @@ from smcp.kernel.observe.names import Metric as Metric
 from smcp.kernel.observe.series import Counter as Counter
 from smcp.kernel.observe.series import Gauge as Gauge
 from smcp.kernel.observe.series import Histogram as Histogram
+from smcp.kernel.observe.spans import KINDS as KINDS
+from smcp.kernel.observe.spans import Request as Request
 from smcp.kernel.observe.spans import Span as Span
 from smcp.kernel.observe.spans import Traces as Traces

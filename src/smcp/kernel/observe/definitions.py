@@ -71,7 +71,10 @@ DEFINITIONS: Final[Mapping[Metric, Definition]] = {
     ),
     Metric.SESSIONS: Definition(Kind.GAUGE, "sessions", "Legacy sessions that have not ended."),
     Metric.INSTANCES: Definition(
-        Kind.GAUGE, "instances", "Running copies of hosted servers.", (("driver", names.DRIVER),)
+        Kind.GAUGE,
+        "instances",
+        "Copies of hosted servers: `serving`, `spare` (started ahead, used by nobody yet), `starting`, `ending`.",
+        (("driver", names.DRIVER), ("state", names.INSTANCE_STATES)),
     ),
     Metric.INSTANCE_START: Definition(
         Kind.HISTOGRAM,
@@ -79,6 +82,31 @@ DEFINITIONS: Final[Mapping[Metric, Definition]] = {
         "Time to start a copy of a hosted server, sandbox included.",
         (("driver", names.DRIVER), ("outcome", names.OUTCOME)),
         names.START,
+    ),
+    Metric.INSTANCE_WAITS: Definition(
+        Kind.HISTOGRAM,
+        "seconds",
+        "Time that a request waited for its copy, where none was running: one was started, or a spare was there.",
+        (("source", ("start", "spare")),),
+        names.START,
+    ),
+    Metric.INSTANCE_CRASHES: Definition(
+        Kind.COUNTER, "instances", "Copies that ended without being told to, or did not answer after their start."
+    ),
+    Metric.INSTANCES_SILENT: Definition(
+        Kind.COUNTER, "instances", "Copies that were replaced because they did not answer any more."
+    ),
+    Metric.SPARES: Definition(
+        Kind.COUNTER,
+        "instances",
+        "Copies started ahead, by what became of them.",
+        (("outcome", ("used", "unused")),),
+    ),
+    Metric.START_QUEUE: Definition(
+        Kind.GAUGE, "requests", "Starts of copies that wait for a turn, because others are under way."
+    ),
+    Metric.BREAKERS: Definition(
+        Kind.GAUGE, "deployments", "Deployments whose copies keep ending, so that starts wait: breakers open or half open."
     ),
     Metric.DEPLOYS: Definition(
         Kind.HISTOGRAM,
@@ -149,6 +177,17 @@ DEFINITIONS: Final[Mapping[Metric, Definition]] = {
         "How late the event loop came back to a timer, asked ten times a second: what blocks it delays every request.",
         (),
         names.LAG,
+    ),
+    Metric.TLS_EXPIRY: Definition(
+        Kind.GAUGE,
+        "seconds",
+        "When the certificate in use ends, in seconds since 1970; 0 where the platform speaks no TLS itself.",
+    ),
+    Metric.TLS_LOADS: Definition(
+        Kind.COUNTER,
+        "certificates",
+        "Certificates taken into use (the one at the start too), or refused, in which case the one before stays.",
+        (("outcome", ("loaded", "refused")),),
     ),
     Metric.BUILD: Definition(Kind.GAUGE, "1", "Always 1; the label carries the version.", (("version", ()),)),
 }

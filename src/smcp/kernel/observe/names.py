@@ -37,6 +37,7 @@ STATUS_CODES: Final = (
     *sorted({"200", "201", "202", "204", "304", "307"}.union(str(error.http_status) for error in _TREE)),
     OTHER,
 )
+INSTANCE_STATES: Final = ("serving", "spare", "starting", "ending")
 EGRESS_REASONS: Final = ("", "name", "address", "port", "network", "busy", "resolve", "connect")
 
 # The boundaries that the MCP conventions ask for, with finer ones below 10 ms, where a gateway's own time lies.
@@ -86,6 +87,12 @@ class Metric(enum.Enum):
     SESSIONS = "smcp_sessions_live"
     INSTANCES = "smcp_instances_live"
     INSTANCE_START = "smcp_instance_start_duration_seconds"
+    INSTANCE_WAITS = "smcp_instance_wait_duration_seconds"
+    INSTANCE_CRASHES = "smcp_instance_crashes_total"
+    INSTANCES_SILENT = "smcp_instances_silent_total"
+    SPARES = "smcp_spares_total"
+    START_QUEUE = "smcp_start_queue_requests"
+    BREAKERS = "smcp_breakers_open"
     DEPLOYS = "smcp_deploy_duration_seconds"
     VOLUMES = "smcp_volumes_open"
     VOLUME_SNAPSHOTS = "smcp_volume_snapshots_total"
@@ -102,4 +109,6 @@ class Metric(enum.Enum):
     DISK_FREE = "smcp_disk_free_bytes"
     DISK_SIZE = "smcp_disk_size_bytes"
     LOOP_LAG = "smcp_event_loop_lag_seconds"
+    TLS_EXPIRY = "smcp_tls_certificate_expiry_timestamp_seconds"
+    TLS_LOADS = "smcp_tls_certificate_loads_total"
     BUILD = "smcp_build_info"

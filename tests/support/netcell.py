@@ -14,7 +14,7 @@ import threading
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from smcp.kernel import observe, settings
+from smcp.kernel import ids, observe, settings
 from smcp.sandbox import egress, interpreter
 from smcp.sandbox.egress import rules
 
@@ -101,7 +101,7 @@ async def opened(ports: Sequence[int], uid: int | None = None) -> AsyncGenerator
 class World:
     """An egress guard with its journal and metrics."""
 
-    def __init__(self, config: settings.Egress, resolve: egress.Resolve | None = None, **patience: float) -> None:
+    def __init__(self, config: settings.Egress, resolve: egress.Resolve | None = None, **patience: Any) -> None:
         self.metrics = observe.Metrics("test")
         self.egress = egress.Egress(config, self.metrics, resolve, **patience)
         self.lines: list[str] = []
@@ -113,19 +113,19 @@ class World:
 
     @contextlib.asynccontextmanager
     async def cell(
-        self, *texts: str, uid: int | None = None, trusted: bool = False
+        self, *texts: str, uid: int | None = None, tenant: ids.TenantId | None = None, trusted: bool = False
     ) -> AsyncGenerator[tuple[Netcell, egress.Attachment]]:
         """A cell with these rules, attached."""
         parsed = rules.parsed(texts, trusted=trusted)
         async with opened(rules.ports(parsed), uid) as cell:
-            attachment = self.egress.attach(cell.sockets, parsed, self._tell, trusted=trusted)
+            attachment = self.egress.attach(cell.sockets, parsed, self._tell, tenant=tenant, trusted=trusted)
             try:
                 yield cell, attachment
             finally:
                 attachment.close()
 
 
-def pinned(*names: str, connections: int = 64, **patience: float) -> World:
+def pinned(*names: str, connections: int = 64, **patience: Any) -> World:
     """A world in which `names` are on this machine."""
     hosts = tuple(f"{name}=127.0.0.1" for name in names)
     config = settings.Egress(hosts=hosts, allowed_networks=LOOPBACK, connections=connections)

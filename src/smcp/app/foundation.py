@@ -8,7 +8,7 @@ from smcp.identity import authenticator
 from smcp.identity.authn import api_key
 from smcp.kernel import clock, hosts, observe, settings
 from smcp.stores import tenant as stores
-from smcp.tenancy import limits, plans, tenants
+from smcp.tenancy import egress, limits, plans, tenants
 
 
 class Foundation:
@@ -35,4 +35,5 @@ class Common:
     hosts: hosts.Hosts
     authenticator: authenticator.Authenticator
     plans: plans.Plans
+    egress: egress.Days
     limiter: limits.Limiter

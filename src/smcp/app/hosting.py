@@ -62,7 +62,7 @@ async def open(
     config = base.settings
     started = await (launch.Launcher.start(found.house(config)) if peer is None else launch.Launcher.adopt(peer))
     base.undo.push_async_callback(started.close)
-    reach = egress.Egress(config.egress, base.metrics)
+    reach = egress.Egress(config.egress, base.metrics, budgets=common.egress.budget)
     volumes = keeper.Volumes(common.store, started, base.clock, config, base.metrics, base.log)
     kept_secrets = secrets.Secrets(common.store, base.clock)
     children = hiding.Hiding(_driver(config, found, started, volumes, reach), giving.Giver(kept_secrets))

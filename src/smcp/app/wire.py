@@ -22,7 +22,7 @@ from smcp.kernel import errors, hosts, ids, settings
 from smcp.ops import doctor
 from smcp.sandbox import probe
 from smcp.stores import local
-from smcp.tenancy import limits, plans, tenants
+from smcp.tenancy import egress, limits, plans, tenants
 from smcp.web import docs
 
 NODE: Final = "node-1"
@@ -116,6 +116,9 @@ async def _compose(
     every = plans.Plans(store, owners, config)
     await every.start()
     store.limit(lambda tenant: every.of(tenant).storage)
+    days = egress.Days(store, every.of, base.clock, base.log)
+    base.undo.push_async_callback(days.close)
+    await days.start()
     keys = api_key.ApiKeys(store, owners.active, base.clock)
     base.undo.push_async_callback(keys.close)
     names = hosts.Hosts(
@@ -133,6 +136,7 @@ async def _compose(
         names,
         authenticator.Authenticator((keys,)),
         every,
+        days,
         limits.Limiter(config.limits, every, base.clock),
     )
     gauges.connect(base.metrics, config, store, common.limiter, audit)

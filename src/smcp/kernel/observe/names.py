@@ -38,7 +38,7 @@ STATUS_CODES: Final = (
     OTHER,
 )
 INSTANCE_STATES: Final = ("serving", "spare", "starting", "ending")
-EGRESS_REASONS: Final = ("", "name", "address", "port", "network", "busy", "resolve", "connect")
+EGRESS_REASONS: Final = ("", "name", "address", "port", "network", "busy", "quota", "resolve", "connect")
 
 # The boundaries that the MCP conventions ask for, with finer ones below 10 ms, where a gateway's own time lies.
 CALL: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)

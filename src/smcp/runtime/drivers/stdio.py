@@ -82,7 +82,7 @@ class StdioDriver(driver.Driver):
                 child.hold.release()
             raise
         if self._egress is not None and child.sockets:
-            child.attachment = self._egress.attach(child.sockets, spec.egress, lines)
+            child.attachment = self._egress.attach(child.sockets, spec.egress, lines, tenant=spec.tenant)
         self._children.add(child)
         if self._closed:
             await child.stop("the platform stops")

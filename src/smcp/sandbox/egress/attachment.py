@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
 import os
 import socket
@@ -10,8 +11,8 @@ from typing import Final
 
 import msgspec
 
-from smcp.kernel import errors, observe, settings
-from smcp.sandbox.egress import guard, lookup, names, relay, rules, verdicts
+from smcp.kernel import errors, ids, observe, settings
+from smcp.sandbox.egress import budget, guard, lookup, names, relay, rules, verdicts
 from smcp.sandbox.egress.verdicts import Reason
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -25,6 +26,7 @@ IDLE_S: Final = 300.0
 _LOOKUPS: Final = 4
 _ADDRESSES: Final = 8
 _AT_ONCE: Final = 16
+_USED_UP: Final = "the tenant's bytes of the day are used up"
 _NOT_LISTED: Final = "not in the manifest's egress"
 # What one cell may make the platform do: a loop that only asks or connects must not slow other tenants down.
 _CONNECTS: Final = (128, 64.0)
@@ -44,10 +46,12 @@ class Egress:
         metrics: observe.Metrics,
         resolve: Resolve | None = None,
         *,
+        budgets: budget.Budgets | None = None,
         connect_s: float = CONNECT_S,
         idle_s: float = IDLE_S,
     ) -> None:
-        """Raises `errors.BadSettings` for networks or pinned hosts that are none."""
+        """`budgets`: what tenants may move. Raises `errors.BadSettings` for networks or pinned hosts that are none."""
+        self.budgets = budgets
         self.config = config
         self.connect_s = connect_s
         self.idle_s = idle_s
@@ -62,14 +66,16 @@ class Egress:
         allowed: tuple[rules.Rule, ...],
         told: Callable[[str], None],
         *,
+        tenant: ids.TenantId | None = None,
         trusted: bool = False,
     ) -> "Attachment":
         """Serve one cell's `sockets` (of `network.enter`, from now on owned by the attachment) in the running loop.
 
         `told` gets a line per verdict, a bounded number of them. `trusted`: the operator wrote the rules, so that
-        their hosts may be on a private network.
+        their hosts may be on a private network. `tenant`: whose budget it is; None: nobody's, as for builds.
         """
-        return Attachment(self, sockets, allowed, told, trusted=trusted)
+        shared = None if tenant is None or self.budgets is None else self.budgets(tenant)
+        return Attachment(self, sockets, allowed, told, shared, trusted=trusted)
 
 
 class _Target(msgspec.Struct, frozen=True):
@@ -92,9 +98,11 @@ class Attachment:
         sockets: Sequence[socket.socket],
         allowed: tuple[rules.Rule, ...],
         told: Callable[[str], None],
+        shared: budget.Budget | None,
         *,
         trusted: bool,
     ) -> None:
+        self._budget = shared
         self.sent = 0
         self.received = 0
         self._egress = egress
@@ -218,14 +226,29 @@ class Attachment:
         upstream: socket.socket | None = None
         orderly = False
         try:
-            upstream = await self._reach(target)
+            upstream = await self._reach(target) if await self._affordable(target) else None
             if upstream is not None:
                 idle_s = self._egress.idle_s
-                orderly = await relay.relay(client, upstream, idle_s, self._count_sent, self._count_received)
+                sent = functools.partial(self._count_sent, target)
+                received = functools.partial(self._count_received, target)
+                orderly = await relay.relay(client, upstream, idle_s, sent, received)
         finally:
             for one in (client, upstream):
                 if one is not None:
                     one.close() if orderly else relay.reset(one)
+
+    async def _affordable(self, target: _Target) -> bool:
+        """May anything more be moved? Told when not."""
+        if self._budget is None:
+            return True
+        why = _USED_UP
+        try:
+            if await self._budget.ready():
+                return True
+        except errors.Unavailable:
+            why = "what the tenant has moved today can't be read"
+        self._verdicts.tell(Reason.QUOTA, str(target), why=why)
+        return False
 
     async def _reach(self, target: _Target) -> socket.socket | None:
         """A connection to one of the checked addresses; None when there is none, which is told."""
@@ -275,12 +298,20 @@ class Attachment:
             # Looked at, because nobody may be waiting for it.
             task.exception()
 
-    def _count_sent(self, amount: int) -> float:
+    def _count_sent(self, target: _Target, amount: int) -> float:
+        wait = self._count(target, amount)
         self.sent += amount
-        return self._bytes.take(max(amount, _LEAST_CHUNK))
+        return wait
 
-    def _count_received(self, amount: int) -> float:
+    def _count_received(self, target: _Target, amount: int) -> float:
+        wait = self._count(target, amount)
         self.received += amount
+        return wait
+
+    def _count(self, target: _Target, amount: int) -> float:
+        if self._budget is not None and not self._budget.spend(amount):
+            self._verdicts.tell(Reason.QUOTA, str(target), why=_USED_UP)
+            raise budget.UsedUp
         return self._bytes.take(max(amount, _LEAST_CHUNK))
 
 

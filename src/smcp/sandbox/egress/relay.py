@@ -52,7 +52,8 @@ async def relay(
 ) -> bool:
     """Move bytes until both sides have ended, one fails, or nothing moved for `idle_s`; True for an orderly end.
 
-    `sent` and `received` are told of each chunk's bytes and say how many seconds to wait before the next one.
+    `sent` and `received` are told of each chunk's bytes before it is passed on, and say how many seconds to wait before
+    the next one; if they raise, that is the end.
     A side that has ended can still be written to (half-close). Each direction holds one chunk at most: a slow
     reader stops the reading. Both sockets stay open, for the caller to close or reset.
     """
@@ -63,9 +64,10 @@ async def relay(
         nonlocal moved
         while data := await loop.sock_recv(source, _CHUNK):
             moved = loop.time()
+            wait = count(len(data))
             await loop.sock_sendall(sink, data)
             moved = loop.time()
-            if wait := count(len(data)):
+            if wait:
                 await asyncio.sleep(wait)
         sink.shutdown(socket.SHUT_WR)
 

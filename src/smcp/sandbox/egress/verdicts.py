@@ -22,6 +22,7 @@ class Reason(enum.Enum):
     PORT = ("refused", "port")
     NETWORK = ("refused", "network")
     BUSY = ("refused", "busy")
+    QUOTA = ("refused", "quota")
     UNKNOWN = ("failed", "resolve")
     UNREACHABLE = ("failed", "connect")
 

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from smcp.sandbox import interpreter, launch, spawn, walls
-from support import cell, processes
+from support import busy, cell, processes
 
 _WHO = """
 import json, os, resource, socket
@@ -107,6 +107,8 @@ async def main() -> None:
         binds = (*interpreter.current().binds, walls.Bind(work, "/build", writable=True))
         await _in(launcher, app, "open('/build/x', 'w').write('made'); print('written')", binds=binds)
         seen["built"] = _text(work, "x")
+        reading, ended = await busy.taken(launcher, house)
+        seen["taken"] = [reading.cpu_s, reading.memory_byte_s, ended.cpu_s, ended.memory_byte_s]
         for step in range(40):
             sleeper = msgspec.structs.replace(cell.python(app, "import time; time.sleep(600)"))
             child = await launcher.spawn(sleeper, stdin=0, stdout=1, stderr=2)

@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Self
 
 import msgspec
@@ -73,6 +73,11 @@ class Child:
         """Sockets of its network, for the egress guard; whoever takes them closes them."""
 
     @property
+    def number(self) -> int:
+        """What `Launcher.measure` knows it by."""
+        return self._number
+
+    @property
     def pid(self) -> int:
         """Process id of bubblewrap, for people and tests."""
         return self.started.result().pid
@@ -106,6 +111,7 @@ class Launcher:
         self._numbers = 0
         self._children: dict[int, Child] = {}
         self._questions: dict[int, asyncio.Future[messages.Done]] = {}
+        self._measuring: dict[int, asyncio.Future[messages.Measured]] = {}
         self._waiting: collections.deque[tuple[bytes, list[int]]] = collections.deque()
         self._answers = msgspec.json.Decoder(messages.Answer)
         self._ready: asyncio.Future[messages.Ready] = self._loop.create_future()
@@ -177,6 +183,17 @@ class Launcher:
     async def freeze(self, number: int, *, frozen: bool) -> bool:
         """As `Child.freeze` and `Child.thaw`."""
         return (await self._ask(lambda question: messages.Freeze(number, question, frozen))).ok
+
+    async def measure(self, numbers: Sequence[int]) -> dict[int, messages.Reading]:
+        """What cells have taken so far, by number; those that have ended are left out. Raises `errors.Unavailable`."""
+        found: dict[int, messages.Reading] = {}
+        for start in range(0, len(numbers), messages.MOST_MEASURED):
+            self._alive()
+            self._numbers += 1
+            answer = self._measuring[self._numbers] = self._loop.create_future()
+            self.post(messages.Measure(self._numbers, tuple(numbers[start : start + messages.MOST_MEASURED])))
+            found |= {one.id: one for one in (await asyncio.shield(answer)).cells}
+        return found
 
     async def open_volume(self, tenant: str, server: str, size: int) -> None:
         """Mount an empty volume of `size` bytes, in the launcher's view only. Raises `errors.SandboxMissing`."""
@@ -268,6 +285,10 @@ class Launcher:
                 waiting = self._questions.pop(answer.question, None)
                 if waiting is not None:
                     waiting.set_result(answer)
+            case messages.Measured():
+                measuring = self._measuring.pop(answer.question, None)
+                if measuring is not None:
+                    measuring.set_result(answer)
             case messages.Started():
                 child = self._children[answer.id]
                 child.sockets = sockets
@@ -303,6 +324,9 @@ class Launcher:
         for question, waiting in self._questions.items():
             waiting.set_result(messages.Done(question, False, "The launcher has ended."))
         self._questions.clear()
+        for question, measuring in self._measuring.items():
+            measuring.set_result(messages.Measured(question, ()))
+        self._measuring.clear()
 
 
 def _forgotten(child: Child) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from smcp.sandbox import walls
-from support import plain, rootless
+from support import busy, plain, rootless
 
 pytestmark = [
     pytest.mark.real,
@@ -58,6 +58,14 @@ def test_volumes_egress_and_builds_work_without_root(seen: dict[str, Any]) -> No
     assert seen["volumes outside"] == []
     assert seen["egress"] == "hello"
     assert seen["built"] == "made"
+
+
+@pytest.mark.requirement("usage:copies:measured")
+def test_what_a_cell_takes_is_told_without_root_and_without_control_groups(seen: dict[str, Any]) -> None:
+    assert not {"cgroup_memory", "cgroup_cpu"} & set(seen["layers"])
+    cpu_s, byte_s, all_cpu_s, all_byte_s = seen["taken"]
+    assert busy.ENOUGH <= cpu_s <= all_cpu_s < 60
+    assert 0 < byte_s <= all_byte_s
 
 
 @pytest.mark.requirement("sandbox:launcher:rootless", "sandbox:limits:bite")

@@ -15,6 +15,9 @@ LARGEST: Final = 65_536
 """Bytes of one datagram. A cell is larger: it comes as a memory file."""
 LARGEST_CELL: Final = 16_777_216
 
+MOST_MEASURED: Final = 256
+"""Cells in one `Measure`, so that the answer fits a datagram."""
+
 _Id = Annotated[int, Meta(ge=1, le=2**53)]
 Name = Annotated[str, Meta(pattern=r"\A[a-z0-9][a-z0-9-]{0,62}\Z")]
 """A tenant's or a server's name."""
@@ -91,7 +94,14 @@ class Own(msgspec.Struct, tag="own", frozen=True, forbid_unknown_fields=True):
     tenant: Annotated[str, Meta(pattern=r"\A(?:[a-z0-9][a-z0-9-]{0,62})?\Z")] | None
 
 
-Question = Start | Kill | Freeze | OpenVolume | CloseVolume | Own
+class Measure(msgspec.Struct, tag="measure", frozen=True, forbid_unknown_fields=True):
+    """What have these cells taken so far? Answered with `Measured`."""
+
+    question: _Id
+    cells: Annotated[tuple[_Id, ...], Meta(max_length=MOST_MEASURED)]
+
+
+Question = Start | Kill | Freeze | OpenVolume | CloseVolume | Own | Measure
 
 
 # --- answers ---
@@ -127,6 +137,25 @@ class Exited(msgspec.Struct, tag="exited", frozen=True):
     code: int
     """As of `subprocess`: negative for a signal."""
     out_of_memory: bool = False
+    cpu_s: float | None = None
+    """Processor time that it has taken, in seconds; None where nothing told."""
+    memory_byte_s: float | None = None
+    """Bytes of memory times the seconds that it had them; None where nothing told."""
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What one cell has taken so far: as in `Exited`."""
+
+    id: int
+    cpu_s: float | None
+    memory_byte_s: float | None
+
+
+class Measured(msgspec.Struct, tag="measured", frozen=True):
+    """The answer to `Measure`: of those cells that are still there."""
+
+    question: int
+    cells: tuple[Reading, ...]
 
 
 class Done(msgspec.Struct, tag="done", frozen=True):
@@ -137,4 +166,4 @@ class Done(msgspec.Struct, tag="done", frozen=True):
     why: str = ""
 
 
-Answer = Ready | Started | Failed | Exited | Done
+Answer = Ready | Started | Failed | Exited | Done | Measured

@@ -14,7 +14,7 @@ import msgspec
 
 from smcp.kernel import errors
 from smcp.sandbox import cgroups, gvisor, walls
-from smcp.sandbox.launcher import child, linux, messages, tidy
+from smcp.sandbox.launcher import child, linux, messages, taken, tidy
 
 _TENANTS: Final = 16
 """The first tenant's place in the range of uids; below it: the platform, the fetcher, room for more."""
@@ -50,6 +50,7 @@ class Cell:
         self.failed = ""
         self.spent = 0.0
         self.heavy = _FORGIVEN_FIRST
+        self.taken = taken.Taken(pid, group, time.monotonic())
 
     def kill(self) -> None:
         """End every process of it."""
@@ -130,22 +131,24 @@ class Server:
             elif cell is not None and what == "exit":
                 self._exit(cell)
         self._removals = [group for group in self._removals if not group.remove()]
-        if self._weighs and time.monotonic() - self._weighed >= _WEIGH_S:
+        if time.monotonic() - self._weighed >= _WEIGH_S:
             self._weigh()
 
     def _patience(self) -> float | None:
         """Seconds until there is something to do without being asked."""
         if self._removals:
             return _RETRY_MS / 1000
-        return max(0.0, self._weighed + _WEIGH_S - time.monotonic()) if self._weighs and self._cells else None
+        return max(0.0, self._weighed + _WEIGH_S - time.monotonic()) if self._cells else None
 
     def _weigh(self) -> None:
-        """Who computes gives way to who answers: else each of many spinning cells would have its turn, some
-        milliseconds long, before one that has been asked something. On idle processors nobody is slower for it."""
+        """Add up what each cell takes. And who computes gives way to who answers: else each of many spinning cells
+        would have its turn, some milliseconds long, before one that has been asked something. On idle processors nobody
+        is slower for it."""
         now = time.monotonic()
         took, self._weighed = now - self._weighed, now
         for cell in self._cells.values():
-            if cell.group is None:
+            cell.taken.look(now)
+            if cell.group is None or not self._weighs:
                 continue
             spent, before = cell.group.spent(), cell.spent
             cell.spent, was = spent, cell.heavy
@@ -193,6 +196,9 @@ class Server:
                 cell = self._cells.get(question.id)
                 held = cell is not None and cell.group is not None and cell.group.freeze(question.frozen)
                 self._send(messages.Done(question.question, held, "" if held else "no freezer here"))
+            case messages.Measure():
+                cells = [self._cells[number] for number in question.cells if number in self._cells]
+                self._send(messages.Measured(question.question, tuple(cell.taken.reading(cell.id) for cell in cells)))
             case _:
                 try:
                     self._do(question)
@@ -349,7 +355,7 @@ class Server:
     def _exit(self, cell: Cell) -> None:
         """Tell that a cell is gone. Its namespace is empty now, and so is its cgroup."""
         # Nothing here waits: an event may be of a descriptor that has just been given back and taken anew.
-        pid, status = os.waitpid(cell.pid, os.WNOHANG)
+        pid, status, used = os.wait4(cell.pid, os.WNOHANG)
         if pid == 0:
             return
         code = os.waitstatus_to_exitcode(status)
@@ -359,13 +365,15 @@ class Server:
             self._status(cell)
         for descriptor in (cell.pidfd, cell.info, -1 if cell.status is None else cell.status.fileno()):
             self._unwatch(descriptor)
+        cell.taken.end(time.monotonic(), used)
         out_of_memory = cell.group is not None and cell.group.usage().oom_kills > 0
         if cell.group is not None:
             self._removals.append(cell.group)
         del self._cells[cell.id]
         cell.close()
         if cell.begun:
-            self._send(messages.Exited(cell.id, code, out_of_memory))
+            took = cell.taken.reading(cell.id)
+            self._send(messages.Exited(cell.id, code, out_of_memory, took.cpu_s, took.memory_byte_s))
         else:
             self._send(messages.Failed(cell.id, cell.failed or f"bubblewrap ended with {code}"))
 

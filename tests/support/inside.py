@@ -129,6 +129,7 @@ def opened(
     starts: int = 4,
     check_s: float = 30.0,
     answer_s: float = 5.0,
+    drain_s: float = 5.0,
     metrics: observe.Metrics | None = None,
     free: Callable[[], float] = lambda: 1.0,
 ) -> pool.Pool:
@@ -137,7 +138,7 @@ def opened(
         home,
         lambda spec: lambda line: None,
         metrics or observe.Metrics("0"),
-        pool.Patience(idle_stop_s=idle_s, start_s=5.0, drain_s=5.0, check_s=check_s, answer_s=answer_s),
+        pool.Patience(idle_stop_s=idle_s, start_s=5.0, drain_s=drain_s, check_s=check_s, answer_s=answer_s),
         caps=lambda tenant: ledger.Caps(instances, spares, memory),
         starts_at_once=starts,
         memory_bytes=lambda spec: 100,

@@ -80,7 +80,7 @@ class Scaler:
 
     def _more(self, now: float, look: Look, bounds: Bounds) -> int:
         have = look.copies + look.starting
-        if self._busy < _LOOKS or look.starting or now < self._held_until or have >= bounds.most:
+        if self._trial or self._busy < _LOOKS or look.starting or now < self._held_until or have >= bounds.most:
             return have
         self._busy = 0
         self._trial, self._before_s = _TRIAL, look.latency_s

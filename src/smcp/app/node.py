@@ -14,7 +14,7 @@ import msgspec
 import uvloop
 
 from smcp.app import machine, serve
-from smcp.kernel import errors, settings
+from smcp.kernel import certificates, errors, settings
 from smcp.sandbox import demote
 
 LARGEST: Final = 65_536
@@ -25,6 +25,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     settings: settings.Settings
     machine: machine.Machine
+    pair: certificates.Pair | None = None
+    """What `settings.tls` names, read by who may."""
 
     def __repr__(self) -> str:
         return "Plan(…)"
@@ -34,6 +36,14 @@ class Operator(msgspec.Struct, tag="operator", frozen=True):
     """Asked by the foreground: an operator's key, if there is none (or `another`)."""
 
     another: bool
+
+
+class Certificate(msgspec.Struct, tag="certificate", frozen=True):
+    """Told by the foreground: the certificate's files have changed. There is no answer; the log has it."""
+
+    pair: certificates.Pair | None
+    """None: they can't be read."""
+    why: str = ""
 
 
 class Ready(msgspec.Struct, tag="ready", frozen=True):
@@ -60,6 +70,7 @@ class Refused(msgspec.Struct, tag="refused", frozen=True):
 
 
 Said = Ready | Key | Refused
+Heard = Operator | Certificate
 
 
 async def _main(plan: Plan, control: socket.socket, launcher: socket.socket, listener: socket.socket) -> int:
@@ -70,7 +81,7 @@ async def _main(plan: Plan, control: socket.socket, launcher: socket.socket, lis
         await loop.sock_sendall(control, msgspec.json.encode(message))
 
     try:
-        platform = await serve.Platform.start(plan.settings, listener, plan.machine, launcher)
+        platform = await serve.Platform.start(plan.settings, listener, plan.machine, launcher, plan.pair)
     except errors.SmcpError as error:
         await say(Refused(type(error).__name__, error.public, error.detail or ""))
         return 1
@@ -83,7 +94,10 @@ async def _main(plan: Plan, control: socket.socket, launcher: socket.socket, lis
             if not heard.done() or not heard.result():
                 heard.cancel()
                 break
-            question = msgspec.json.decode(heard.result(), type=Operator)
+            question = msgspec.json.decode(heard.result(), type=Heard)
+            if isinstance(question, Certificate):
+                platform.certify(question.pair, question.why)
+                continue
             try:
                 await say(Key(await platform.ensure_operator(another=question.another)))
             except errors.SmcpError as error:

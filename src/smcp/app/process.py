@@ -16,8 +16,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from smcp.app import machine, node, serve
-from smcp.kernel import errors, settings
+from smcp.app import machine, node, serve, tls
+from smcp.kernel import certificates, errors, settings
 from smcp.sandbox import launch
 
 _READY_S: Final = 60.0
@@ -46,6 +46,7 @@ class Process:
         self._control = control
         self._said: asyncio.Queue[node.Said] = asyncio.Queue(_WORDS)
         self._reader = asyncio.create_task(self._read(), name="platform's words")
+        self._follower: asyncio.Task[None] | None = None
         self.ended = asyncio.Event()
         """Set when the platform has ended, asked or not."""
         self.base_url = ""
@@ -56,6 +57,8 @@ class Process:
 
         Raises OSError for an address that can't be had, and what `wire.Platform.open` raises.
         """
+        looked = certificates.look(config.tls)
+        pair = await asyncio.to_thread(certificates.read, config.tls) if config.tls.on else None
         listener = serve.listen(config.gateway.host, config.gateway.port)
         with contextlib.closing(listener):
             found = await asyncio.to_thread(machine.Machine.find, config, os.environ, apart=True)
@@ -64,7 +67,7 @@ class Process:
             launcher, peer = launch.process(house)
             try:
                 with contextlib.closing(peer):
-                    made = cls(*_node(node.Plan(settings=config, machine=found), listener, peer, launcher))
+                    made = cls(*_node(node.Plan(settings=config, machine=found, pair=pair), listener, peer, launcher))
             except BaseException:
                 launcher.kill()
                 launcher.wait()
@@ -75,6 +78,9 @@ class Process:
             await made.stop()
             raise
         made.base_url = ready.url
+        if pair is not None:
+            following = tls.follow(config.tls, looked, made._certify)
+            made._follower = asyncio.create_task(following, name="certificate's files")
         return made
 
     async def ensure_operator(self, *, another: bool = False) -> str | None:
@@ -82,8 +88,16 @@ class Process:
         await asyncio.get_running_loop().sock_sendall(self._control, msgspec.json.encode(node.Operator(another)))
         return (await self._next(node.Key, _READY_S)).text
 
+    async def _certify(self, pair: certificates.Pair | None, why: str) -> None:
+        told = msgspec.json.encode(node.Certificate(pair, why))
+        with contextlib.suppress(OSError):  # it has just ended, which others notice
+            await asyncio.get_running_loop().sock_sendall(self._control, told)
+
     async def stop(self) -> None:
         """End the platform in order, then the launcher, which ends with it. Idempotent."""
+        if self._follower is not None:
+            self._follower.cancel()
+            await asyncio.gather(self._follower, return_exceptions=True)
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_WR)
         await asyncio.to_thread(_ended, self._running, _STOP_S)

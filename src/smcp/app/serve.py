@@ -2,18 +2,19 @@
 
 import asyncio
 import contextlib
+import functools
 import importlib.metadata
 import socket
 import time
 from collections.abc import Generator
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 
 from smcp.access import policy
-from smcp.app import http, machine, wire
+from smcp.app import http, machine, tls, wire
 from smcp.audit import events
-from smcp.kernel import ids, observe, settings
+from smcp.kernel import certificates, ids, observe, settings
 
 _BACKLOG: Final = 2048
 _DRAIN_S: Final = 5
@@ -24,12 +25,28 @@ _CONNECTIONS: Final = 10_000
 class _Server(uvicorn.Server):
     """uvicorn without its signal handlers: whoever runs the platform decides when it ends."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, terminal: tls.Terminal | None) -> None:
         super().__init__(config)
         self.listening = asyncio.Event()
+        self._terminal = terminal
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        """Listen. As uvicorn does, but for the patience with handshakes, which it can't be told."""
+        loop = asyncio.get_running_loop()
+        patience: dict[str, Any] = {}
+        if self._terminal is not None:
+            patience = {
+                "ssl": self._terminal.switch,
+                "ssl_handshake_timeout": tls.HANDSHAKE_S,
+                "ssl_shutdown_timeout": tls.SHUTDOWN_S,
+            }
+        make = functools.partial(
+            self.config.http_protocol_class, config=self.config, server_state=self.server_state, app_state={}
+        )
+        self.servers = [
+            await loop.create_server(make, sock=one, backlog=_BACKLOG, **patience) for one in sockets or ()
+        ]
+        self.started = True
         self.listening.set()
 
     @contextlib.contextmanager
@@ -40,8 +57,16 @@ class _Server(uvicorn.Server):
 class Platform:
     """A running platform: `start`, then `stop`."""
 
-    def __init__(self, wired: wire.Platform, server: _Server, serving: "asyncio.Task[None]", base_url: str) -> None:
+    def __init__(
+        self,
+        wired: wire.Platform,
+        server: _Server,
+        serving: "asyncio.Task[None]",
+        base_url: str,
+        terminal: tls.Terminal | None,
+    ) -> None:
         self._wired = wired
+        self._terminal = terminal
         self._server = server
         self._serving = serving
         self.base_url = base_url
@@ -55,17 +80,23 @@ class Platform:
         listener: socket.socket | None = None,
         found: machine.Machine | None = None,
         launcher: socket.socket | None = None,
+        pair: certificates.Pair | None = None,
     ) -> "Platform":
-        """Listen and serve; the three come from `app.process`, else they are made here.
+        """Listen and serve; the four come from `app.process`, else they are made here.
 
         Raises OSError for an address that can't be had, and what `wire.Platform.open` raises.
         """
         observe.configure(config.log)
         version = importlib.metadata.version("smcp")
+        if pair is None and config.tls.on:
+            pair = await asyncio.to_thread(certificates.read, config.tls)
+        terminal = tls.Terminal(pair) if pair is not None else None
         listener = listener or listen(config.gateway.host, config.gateway.port)
         listener.setblocking(False)
         try:
             port = int(listener.getsockname()[1])
+            if terminal is not None:
+                config = terminal.named(config, port)
             wired = await wire.Platform.open(config, port=port, version=version, found=found, launcher=launcher)
         except BaseException:
             listener.close()
@@ -83,19 +114,25 @@ class Platform:
                 timeout_keep_alive=75,
                 limit_concurrency=_CONNECTIONS,
                 timeout_graceful_shutdown=_DRAIN_S,
-            )
+                headers=tls.hsts(config.gateway.public_url) if terminal is not None else [],
+            ),
+            terminal,
         )
+        if terminal is not None:
+            terminal.report(wired.metrics, wired.log)
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
         listening = asyncio.create_task(server.listening.wait())
         await asyncio.wait((serving, listening), return_when=asyncio.FIRST_COMPLETED)
         listening.cancel()
         if serving.done():
+            if terminal is not None:
+                await terminal.close()
             await wired.close()
             await serving
         await wired.trail.write(
             events.PlatformStarted(tenant=ids.PLATFORM, actor="platform", version=version, node=wire.NODE)
         )
-        return cls(wired, server, serving, wire.public_url(config, port))
+        return cls(wired, server, serving, wire.public_url(config, port), terminal)
 
     async def ensure_operator(self, *, another: bool = False) -> str | None:
         """The text of a new operator's key if nobody holds a usable one (or `another` is wanted), else None.
@@ -118,11 +155,17 @@ class Platform:
         )
         return issued.text
 
+    def certify(self, pair: certificates.Pair | None, why: str = "") -> bool:
+        """Use another certificate for connections to come. False: it is of no use (`why`), and the old one stays."""
+        return self._terminal is not None and self._terminal.take(pair, why)
+
     async def stop(self) -> None:
         """Take no more requests, end what runs, write what must be written. Idempotent."""
         self._server.should_exit = True
         await self._wired.drain()
         await asyncio.gather(self._serving, return_exceptions=True)
+        if self._terminal is not None:
+            await self._terminal.close()
         with contextlib.suppress(Exception):  # the last words are worth a try, and must not keep the rest from ending
             await self._wired.trail.write(events.PlatformStopped(tenant=ids.PLATFORM, actor="platform", node=wire.NODE))
         await self._wired.close()

@@ -65,6 +65,8 @@ class Platform:
         self.trail = audit
         self._journal = hosted.journal
         self.lost = hosted.launcher.ended
+        self.metrics = base.metrics
+        self.log = base.log
 
     @classmethod
     async def open(
@@ -127,6 +129,8 @@ async def _compose(
         public_url=config.gateway.public_url,
         hosts=config.gateway.hosts,
         origins=config.gateway.origins,
+        scheme=_scheme(config),
+        trusted=config.gateway.trusted_proxies,
     )
     common = foundation.Common(
         store,
@@ -246,4 +250,8 @@ def public_url(config: settings.Settings, port: int) -> str:
         return config.gateway.public_url.rstrip("/")
     host = config.gateway.host
     named = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - compared, not bound
-    return f"http://{named}:{port}"
+    return f"{_scheme(config)}://{named}:{port}"
+
+
+def _scheme(config: settings.Settings) -> str:
+    return "https" if config.tls.on else "http"

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from smcp.cli import failures, profiles
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx2
 
 Json = dict[str, Any]
@@ -32,7 +34,8 @@ def path(*segments: str) -> str:
 class Client:
     """Speaks to one platform with one key. Use as a context manager."""
 
-    def __init__(self, chosen: profiles.Chosen, *, timeout_s: float = 330.0) -> None:
+    def __init__(self, chosen: profiles.Chosen, *, timeout_s: float = 330.0, ca_file: str = "", own: str = "") -> None:
+        """`ca_file`: the only issuers that are trusted (PEM). `own`: a certificate trusted beside the others."""
         import httpx2
 
         self._chosen = chosen
@@ -45,6 +48,7 @@ class Client:
                 headers={"Authorization": f"Bearer {chosen.key}", "User-Agent": "smcp-cli"},
                 timeout=httpx2.Timeout(timeout_s, connect=5.0),
                 follow_redirects=False,
+                verify=_trust(ca_file, own) if ca_file or own else True,
                 # A key for this machine's platform never goes through a proxy.
                 trust_env=not is_loopback(url),
             )
@@ -119,6 +123,13 @@ class Client:
         try:
             answer = self._http.request(verb, where, params=params, json=body, content=content, headers=headers)
         except httpx2.ConnectError as error:
+            if (untrusted := _certificate_error(error)) is not None:
+                raise failures.Failure(
+                    "untrusted",
+                    f"{self._chosen.url} shows a certificate that can't be trusted: {untrusted}.",
+                    hint="If its issuer is your own: --cacert FILE, or SMCP_CA_FILE. Else do not use a key there.",
+                    exit_code=failures.Exit.UNREACHABLE,
+                ) from error
             raise failures.Failure(
                 "unreachable",
                 f"Nothing answers at {self._chosen.url} ({self._chosen.source}).",
@@ -195,6 +206,36 @@ def is_loopback(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _trust(ca_file: str, own: str) -> "ssl.SSLContext":
+    import ssl
+
+    try:
+        context = ssl.create_default_context(cafile=ca_file or None)
+        if own:
+            context.load_verify_locations(own)
+            # What stands in that file is trusted itself, whoever issued it.
+            context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+    except OSError as error:  # ssl.SSLError is one
+        raise failures.Failure(
+            "ca_file",
+            f"There are no certificates to trust in {ca_file or own}: {error.strerror or 'it is not PEM'}.",
+            hint="--cacert or SMCP_CA_FILE names a file of issuers' certificates in PEM.",
+            exit_code=failures.Exit.USAGE,
+        ) from error
+    return context
+
+
+def _certificate_error(error: BaseException | None) -> str | None:
+    """Why a server's certificate was refused; None where something else is wrong."""
+    import ssl
+
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return str(error.verify_message)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _checked(chosen: profiles.Chosen) -> str:

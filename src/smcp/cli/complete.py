@@ -86,7 +86,7 @@ def _client(tenant: str | None, profile: str | None) -> "client.Client":
     chosen = profiles.choose(
         profiles.Profiles(profiles.directory(os.environ)), os.environ, named=profile, tenant=tenant
     )
-    return client.Client(chosen, timeout_s=_PATIENCE_S)
+    return client.Client(chosen, timeout_s=_PATIENCE_S, ca_file=os.environ.get("SMCP_CA_FILE", ""))
 
 
 def _named(ctx: click.Context) -> str | None:

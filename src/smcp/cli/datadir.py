@@ -179,12 +179,12 @@ def keep(known: profiles.Profiles, name: str, profile: profiles.Profile) -> Made
 def load_settings(config: pathlib.Path | None, overrides: Mapping[str, Mapping[str, Any]]) -> settings.Settings:
     """The settings from file and environment, with the command line's on top and the data directory resolved."""
     loaded = settings.load(config)
-    gateway = {name: value for name, value in overrides.get("gateway", {}).items() if value is not None}
-    platform = {name: value for name, value in overrides.get("platform", {}).items() if value is not None}
-    merged = msgspec.structs.replace(
-        loaded,
-        gateway=msgspec.structs.replace(loaded.gateway, **gateway),
-        platform=msgspec.structs.replace(loaded.platform, **platform),
-    )
+    changed = {
+        group: msgspec.structs.replace(
+            getattr(loaded, group), **{name: value for name, value in fields.items() if value is not None}
+        )
+        for group, fields in overrides.items()
+    }
+    merged = msgspec.structs.replace(loaded, **changed)
     where = str(merged.platform.directory().absolute())
     return msgspec.structs.replace(merged, platform=msgspec.structs.replace(merged.platform, data_dir=where))

@@ -94,11 +94,20 @@ class Demo:
     """
 
     def __init__(
-        self, cli: session.Session, place: datadir.DataDir, url: str, tell: operations.Tell, *, node: bool
+        self,
+        cli: session.Session,
+        place: datadir.DataDir,
+        url: str,
+        tell: operations.Tell,
+        *,
+        node: bool,
+        certificate: str = "",
     ) -> None:
+        """`certificate`: the platform's own, which is trusted whoever issued it."""
         self._cli = cli
         self._place = place
         self._url = url
+        self._certificate = certificate
         self._tell = tell
         self._node = node
         self._stopping = threading.Event()
@@ -262,7 +271,9 @@ class Demo:
     @contextlib.contextmanager
     def _client(self, profile: profiles.Profile) -> Generator[client.Client]:
         with client.Client(
-            profiles.Chosen(self._url, profile.tenant, profile.key, "the profile that 'smcp up' made")
+            profiles.Chosen(self._url, profile.tenant, profile.key, "the profile that 'smcp up' made"),
+            ca_file=self._cli.ca_file,
+            own=self._certificate,
         ) as api:
             api.stopping = self._stopping
             yield api

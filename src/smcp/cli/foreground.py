@@ -105,7 +105,8 @@ class Foreground:
 
     async def _serve(self, platform: process.Process) -> None:
         await self._operator(platform)
-        work = demo.Demo(self._cli, self._place, platform.base_url, self._say, node=self._node)
+        own = self._settings.tls.cert_file
+        work = demo.Demo(self._cli, self._place, platform.base_url, self._say, node=self._node, certificate=own)
         made = await self._demo(work) if self._wants_demo else _NO_DEMO
         if not self._stop.is_set():
             self._ready(platform.base_url, made, work.coming() if self._wants_demo else [])

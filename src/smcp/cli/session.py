@@ -51,9 +51,10 @@ class TargetType(click.ParamType[Target]):
 class Session:
     """One invocation of one command."""
 
-    def __init__(self, *, as_json: bool, profile: str | None = None) -> None:
+    def __init__(self, *, as_json: bool, profile: str | None = None, ca_file: str | None = None) -> None:
         self.out = output.Output(as_json=as_json)
         self.profile = profile
+        self.ca_file = ca_file or os.environ.get("SMCP_CA_FILE", "")
         self.profiles = profiles.Profiles(profiles.directory(os.environ))
 
     def connect(self, tenant: str | None = None) -> client.Client:
@@ -61,7 +62,7 @@ class Session:
         chosen = profiles.choose(self.profiles, os.environ, named=self.profile, tenant=tenant)
         if chosen.url.startswith("http://") and not client.is_loopback(chosen.url):
             self.out.note(f"Warning: {chosen.url} is plain HTTP; whoever is on the way can read the key. Use https://.")
-        return client.Client(chosen)
+        return client.Client(chosen, ca_file=self.ca_file)
 
     def tenant(self, named: str | None, api: client.Client) -> str:
         """The tenant a command is about: as named, else the key's own."""
@@ -108,11 +109,15 @@ def local(function: Callable[Concatenate[Session, _P], _R]) -> Callable[..., _R]
 
 
 def remote(function: Callable[Concatenate[Session, _P], _R]) -> Callable[..., _R]:
-    """A command that asks a platform: `--json` and `--profile`."""
+    """A command that asks a platform: `--json`, `--profile` and `--cacert`."""
 
     @functools.wraps(function)
-    def run(*args: Any, as_json: bool, profile: str | None, **kwargs: Any) -> _R:
-        return function(Session(as_json=as_json, profile=profile), *args, **kwargs)
+    def run(*args: Any, as_json: bool, profile: str | None, cacert: str | None, **kwargs: Any) -> _R:
+        return function(Session(as_json=as_json, profile=profile, ca_file=cacert), *args, **kwargs)
+
+    trust = click.option(
+        "--cacert", metavar="FILE", help="Trust these issuers of certificates (PEM) instead of the machine's."
+    )
 
     option = click.option(
         "--profile",
@@ -120,7 +125,7 @@ def remote(function: Callable[Concatenate[Session, _P], _R]) -> Callable[..., _R
         shell_complete=complete.profile_names,
         help="Use this profile instead of the one that fits.",
     )
-    return _json_option(option(run))
+    return _json_option(option(trust(run)))
 
 
 def tenant_option(*, required: bool = False) -> Callable[[Callable[..., _R]], Callable[..., _R]]:

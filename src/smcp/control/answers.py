@@ -8,6 +8,7 @@ from starlette import responses
 
 from smcp.control import endpoint
 from smcp.kernel import errors
+from smcp.protocol import compress
 
 REQUEST_ID: Final = "SMCP-Request-Id"
 STANDING: Final = "smcp.standing"
@@ -24,13 +25,21 @@ SECURITY: Final[Mapping[str, str]] = {
 }
 
 
-def answer(value: Any, status: int) -> responses.Response:
-    """The answer of a handler that returned `value`."""
+async def answer(value: Any, status: int, accepts: str | None) -> responses.Response:
+    """The answer of a handler that returned `value`, for a client whose Accept-Encoding is `accepts`."""
     if isinstance(value, endpoint.Raw):
-        return _response(value.content, status, value.media_type)
-    if value is None:
+        content, media_type = value.content, value.media_type
+    else:
+        content, media_type = msgspec.json.encode(value) if value is not None else b"", "application/json"
+    if not content:
         return _response(b"", status, None)
-    return _response(msgspec.json.encode(value), status, "application/json")
+    if media_type != "application/json" or len(content) < compress.LEAST:
+        return _response(content, status, media_type)
+    headers = [_header(compress.VARY)]
+    if compress.wanted(accepts):
+        headers.append(_header(compress.CODED))
+        content = await compress.gzip_beside(content)
+    return _response(content, status, media_type, headers)
 
 
 def refusal(error: errors.SmcpError, request_id: str) -> responses.Response:
@@ -42,6 +51,10 @@ def refusal(error: errors.SmcpError, request_id: str) -> responses.Response:
     if isinstance(error, errors.Unauthenticated) and not any(name.lower() == "www-authenticate" for name, _ in headers):
         headers.append(("WWW-Authenticate", "Bearer"))  # RFC 6750, section 3
     return _response(msgspec.json.encode({"error": body}), error.http_status, "application/json", headers)
+
+
+def _header(field: tuple[bytes, bytes]) -> tuple[str, str]:
+    return field[0].decode(), field[1].decode()
 
 
 def _response(

@@ -58,6 +58,7 @@ class Edge:
 
         try:
             self._services.hosts.check(*_host_and_origin(scope))
+            self._look_behind_proxies(scope)
             await self._inner(scope, receive_on, send_on)
         except errors.SmcpError as error:
             self._services.metrics.error("control", error.code)
@@ -77,6 +78,12 @@ class Edge:
             self._active.inc(-1)
             self._count(status)
             self._services.metrics.answered("control", scope["method"], status, time.monotonic() - began)
+
+    def _look_behind_proxies(self, scope: Scope) -> None:
+        if self._services.hosts.proxied:
+            peer, port = scope.get("client") or ("", 0)
+            seen = self._services.hosts.seen(peer, scope["scheme"], scope["headers"])
+            scope["client"], scope["scheme"] = (seen.address, 0 if seen.address != peer else port), seen.scheme
 
     def _tell(self, error: errors.SmcpError, request_id: str, scope: Scope) -> None:
         level = self._services.logger.warning if error.http_status >= 500 else self._services.logger.info

@@ -220,4 +220,6 @@ class Path:
         finally:
             if visit.lease is not None:
                 visit.lease.release()
-        await answers.answer(visit.answer, found.status)(scope, receive, send)
+        accepts = visit.request.headers.get("accept-encoding")
+        told = await answers.answer(visit.answer, found.status, accepts)
+        await told(scope, receive, send)

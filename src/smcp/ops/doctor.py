@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from smcp.kernel import errors, settings
+from smcp.kernel import certificates, errors, settings
 from smcp.sandbox import probe
 
 _OLDEST_PYTHON: Final = (3, 11)
@@ -152,6 +152,29 @@ def _port(wanted: settings.Settings) -> Iterable[Check]:
         yield Check("port", Status.OK, f"{where} is free")
 
 
+def _tls(wanted: settings.Settings) -> Iterable[Check]:
+    if not wanted.tls.on:
+        return
+    try:
+        facts = certificates.inspect(certificates.read(wanted.tls))
+    except errors.BadSettings as error:
+        # A platform that runs goes on with the pair that it has.
+        yield Check("tls", Status.FAIL, error.public, "Put a certificate and its key there (docs/how-to/tls.md).")
+        return
+    name = next(iter((*facts.names, *facts.addresses)), "nothing")
+    ends = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(facts.ends))
+    renew = "Renew it; a platform that runs notices by itself. Clients refuse a certificate outside of its time."
+    if facts.begins > time.time():
+        begins = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(facts.begins))
+        yield Check("tls", Status.WARN, f"The certificate for {name} begins {begins} only.", renew)
+    elif facts.left() <= 0:
+        yield Check("tls", Status.WARN, f"The certificate for {name} ended {ends}.", renew)
+    elif facts.left() < certificates.SOON_S:
+        yield Check("tls", Status.WARN, f"The certificate for {name} ends {ends}, in less than 14 days.", renew)
+    else:
+        yield Check("tls", Status.OK, f"A certificate for {name}, until {ends}; its key is closed to others.")
+
+
 def _disk(wanted: settings.Settings) -> Iterable[Check]:
     place = _nearest_existing(wanted.platform.directory())
     free = shutil.disk_usage(place).free
@@ -199,6 +222,7 @@ CHECKS: Final[tuple[Callable[[settings.Settings], Iterable[Check]], ...]] = (
     _data_dir,
     _root_key,
     _port,
+    _tls,
     _disk,
     _clock,
     _node,

@@ -1,101 +1,372 @@
-"""HTTP/1.1 with the patience of a public edge: uvicorn's protocol, with caps on what comes before a request is one.
+"""HTTP/1.1 with the patience of a public edge: httptools' parser, the gateway in front, ASGI for everything else.
 
-uvicorn waits for ever for the end of a request's header fields, and keeps whatever arrives meanwhile. Here both are
-bounded, per connection: `HEADER_S` seconds and `HEADER_BYTES` bytes (slow loris; RFC 6585, 431). It also reads on for
-as long as a client sends a body that was refused already: here for `LINGER_S` seconds.
+A request for `/t/…` becomes a `gateway.front.Request`; any other one goes to the ASGI application through uvicorn's own
+cycle, whose server also accepts connections and ends them in order. What is kept of a connection is bounded: `HEADER_S`
+seconds and `HEADER_BYTES` bytes for what comes before a request is one (slow loris; RFC 6585, 431), `LINGER_S` seconds
+for the rest of a body that was refused already, `IDLE_S` seconds between requests.
+
+All of these share one timer of the connection, which is set anew only when it fires too early: a request that comes
+whole touches no timer at all.
 
 A request's target is a path (RFC 9112, 3.2.1). The other forms, and a fragment, which no client sends, are refused:
 they would be dropped on the way to the application, which then could not tell two addresses apart.
 """
 
 import asyncio
-from typing import Final
+import collections
+import logging
+import urllib.parse
+from typing import Any, Final, cast
 
-from uvicorn.protocols.http import httptools_impl
+import httptools
+import uvicorn
+from uvicorn import server as uvicorn_server
+from uvicorn.protocols import utils
+from uvicorn.protocols.http import flow_control, httptools_impl
+
+from smcp.gateway import front
 
 HEADER_S: Final = 10.0
 HEADER_BYTES: Final = 65_536
 LINGER_S: Final = 5.0
+IDLE_S: Final = 75.0
+CONNECTIONS: Final = 10_000
+"""Connections at once; more are answered 503."""
 
-_TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-_TOO_SLOW: Final = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+_NEVER: Final = float("inf")
+_PIPELINED: Final = 64
+"""Requests of one connection that may wait for the answers before them."""
+_GATEWAY: Final = b"/t/"
 
 
-class Protocol(httptools_impl.HttpToolsProtocol):
-    """One connection."""
+def _plain(status: int) -> bytes:
+    return front.STATUS_LINES[status] + b"content-length: 0\r\nconnection: close\r\n\r\n"
 
-    _waiting: asyncio.TimerHandle | None = None
-    _before_headers = 0
-    _in_headers = True
-    _lingering: asyncio.TimerHandle | None = None
-    _refused = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - as uvicorn declares it
-        super().connection_made(transport)
-        self._wait_for_headers()
+class Protocol(asyncio.Protocol):
+    """One connection. Made by uvicorn's server; `gateway` gets what is below `/t/`."""
+
+    def __init__(
+        self,
+        gateway: front.App,
+        config: uvicorn.Config,
+        server_state: uvicorn_server.ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._gateway = gateway
+        self._app: Any = cast("Any", config).loaded_app
+        self._state = server_state
+        self._loop = _loop or asyncio.get_running_loop()
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self._flow: flow_control.FlowControl = cast("flow_control.FlowControl", None)
+        self.address = ""
+        self._url = b""
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._expects = False
+        self._in_head = True
+        self._head_bytes = 0
+        self._turn: front.Request | _AsgiTurn | None = None
+        """The request that is being read, or was read last."""
+        self._answering: front.Request | _AsgiTurn | None = None
+        self._waiting: collections.deque[front.Request | _AsgiTurn] = collections.deque()
+        self._refused = False
+        self._last = False
+        self._deadline = _NEVER
+        self._late: bytes = b""
+        """What is answered at the deadline; nothing for a connection that is idle or lingers."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = _NEVER
+
+    # --- the connection ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are not subclasses of asyncio's
+        self._flow = flow_control.FlowControl(self._transport)
+        peer = utils.get_remote_addr(self._transport)
+        self.address = peer[0] if peer else ""
+        self._state.connections.add(self)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - as uvicorn's own do
+        self._expect_by(HEADER_S, _plain(408))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
-        self._stop_lingering()
-        super().connection_lost(exc)
+        self._state.connections.discard(self)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        self._deadline = _NEVER
+        if self._timer is not None:
+            self._timer.cancel()
+        self._flow.resume_writing()
+        for turn in {self._turn, self._answering, *self._waiting}:
+            if turn is not None:
+                turn.lost()
+        self._waiting.clear()
+        self._parser = self._turn = self._answering = None
+
+    def eof_received(self) -> None:
+        """The other side sends no more: nothing can follow, so the transport closes."""
+
+    def pause_writing(self) -> None:
+        self._flow.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._flow.resume_writing()
+
+    def shutdown(self) -> None:
+        """The server stops: close now, or after the answer that is under way."""
+        if self._answering is None:
+            self._transport.close()
+        else:
+            self._last = True
+            self._answering.close_after()
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        if self._in_headers:
-            self._before_headers += len(data)
-            if self._waiting is None:
-                self._wait_for_headers()
-        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # there is no other protocol here: it is answered as what it is, a request, and is the last one
+        except httptools.HttpParserError:
+            self._refuse(_plain(400))
+            return
         # Only what is left of an unfinished head counts: a body in the same chunk was taken by the parser already.
-        if self._in_headers and self._before_headers > HEADER_BYTES:
-            self._refuse(_TOO_LARGE)
+        if self._in_head and self._head_bytes:
+            if self._head_bytes > HEADER_BYTES:
+                self._refuse(_plain(431))
+            elif not self._late and self._answering is None:
+                self._expect_by(HEADER_S, _plain(408))
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._in_headers = True
+    # --- one deadline, one timer ---
 
-    def on_headers_complete(self) -> None:
-        self._in_headers = False
-        self._before_headers = 0
-        self._stop_waiting()
-        if not self.url.startswith(b"/") or b"#" in self.url:
-            # The parser turns it into its own error, and uvicorn that into 400 and the end of the connection.
-            raise ValueError("the request's target is not a path")
-        super().on_headers_complete()
+    def _expect_by(self, seconds: float, late: bytes = b"") -> None:
+        self._late = late
+        self._deadline = self._loop.time() + seconds
+        if self._timer_at > self._deadline:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._arm(self._deadline)
 
-    def on_message_complete(self) -> None:
-        super().on_message_complete()
-        self._in_headers = True
-        self._before_headers = 0
-        self._stop_lingering()
+    def _arm(self, at: float) -> None:
+        self._timer_at = at
+        self._timer = self._loop.call_at(at, self._time_is_up)
 
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self.cycle.response_complete and not self._in_headers and self._lingering is None:
-            self._lingering = self.loop.call_later(LINGER_S, self.transport.close)
-
-    def _stop_lingering(self) -> None:
-        if self._lingering is not None:
-            self._lingering.cancel()
-            self._lingering = None
-
-    def _wait_for_headers(self) -> None:
-        self._waiting = self.loop.call_later(HEADER_S, self._refuse, _TOO_SLOW)
-
-    def _stop_waiting(self) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
-            self._waiting = None
+    def _time_is_up(self) -> None:
+        self._timer, self._timer_at = None, _NEVER
+        if self._deadline == _NEVER or self._transport.is_closing():
+            return
+        if self._loop.time() + 0.001 < self._deadline:
+            self._arm(self._deadline)
+        elif self._late and not self._refused:
+            self._refuse(self._late)
+        else:
+            self._transport.close()
 
     def _refuse(self, answer: bytes) -> None:
         """Answer, and close once the other side had time to read it: closing on unread input would reset the answer."""
-        self._stop_waiting()
-        if self._refused or self.transport.is_closing():
+        if self._refused or self._transport.is_closing():
             return
         self._refused = True
-        self.transport.write(answer)
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        self._stop_lingering()
-        self._lingering = self.loop.call_later(LINGER_S, self.transport.close)
+        if self._answering is None:
+            self._transport.write(answer)
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
+        else:
+            self._answering.close_after()
+        self._expect_by(LINGER_S)
+
+    # --- the parser ---
+
+    def on_message_begin(self) -> None:
+        self._url = b""
+        self._fields = []
+        self._expects = False
+        self._in_head = True
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_bytes = 0
+        self._late = b""
+        self._deadline = _NEVER
+        self._turn = None
+        if not self._url.startswith(b"/") or b"#" in self._url:
+            # The parser turns it into its own error, which is answered with 400 and ends the connection.
+            raise ValueError("the request's target is not a path")
+        newer = self._parser.get_http_version() == "1.1"
+        keep_alive = newer and self._parser.should_keep_alive() and not self._parser.should_upgrade() and not self._last
+        if len(self._state.connections) > CONNECTIONS or len(self._waiting) >= _PIPELINED:
+            self._refuse(_plain(503))
+            return
+        self._turn = turn = self._made(newer=newer, keep_alive=keep_alive)
+        if self._answering is None:
+            self._begin(turn)
+        else:
+            self.pause()
+            self._waiting.append(turn)
+
+    def _made(self, *, newer: bool, keep_alive: bool) -> "front.Request | _AsgiTurn":
+        expects = any(name == b"expect" and value.lower() == b"100-continue" for name, value in self._fields)
+        method: str = self._parser.get_method().decode("ascii")
+        if self._url.startswith(_GATEWAY):
+            return front.Request(
+                self, method, self._url, self._fields, newer=newer, keep_alive=keep_alive, expects=expects
+            )
+        return _AsgiTurn(self, self._scope(method), keep_alive=keep_alive, expects=expects)
+
+    def _begin(self, turn: "front.Request | _AsgiTurn") -> None:
+        self._answering = turn
+        if isinstance(turn, front.Request):
+            turn.task = self._loop.create_task(self._gateway.run(turn))
+        else:
+            turn.start(self._app)
+
+    def on_body(self, body: bytes) -> None:
+        if self._turn is not None:
+            self._turn.feed(body)
+
+    def on_message_complete(self) -> None:
+        self._in_head = True
+        self._head_bytes = 0
+        turn = self._turn
+        if turn is not None:
+            turn.complete()
+            if turn.done and self._answering is None:
+                self._expect_by(IDLE_S)
+
+    # --- front.Connection, and what an ASGI cycle uses ---
+
+    @property
+    def common(self) -> bytes:
+        """Header lines of every answer (uvicorn keeps the date)."""
+        fields = self._state.default_headers
+        return b"%b: %b\r\n" % fields[0] if len(fields) == 1 else b"".join(b"%b: %b\r\n" % one for one in fields)
+
+    def write(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    async def drain(self) -> None:
+        if self._flow.write_paused:
+            await self._flow.drain()
+
+    def pause(self) -> None:
+        self._flow.pause_reading()
+
+    def resume(self) -> None:
+        self._flow.resume_reading()
+
+    def over(self, *, close: bool) -> None:
+        """The answer of `_answering` is complete: the next request's turn."""
+        turn, self._answering = self._answering, None
+        self._state.total_requests += 1
+        if self._transport.is_closing():
+            return
+        self._flow.resume_reading()
+        unread = turn is self._turn and not self._in_head
+        if close or self._last or self._refused:
+            if unread or self._refused:
+                # For a while, in which the other side may read it: closing on unread input would reset the answer.
+                self._refused = True
+                if self._transport.can_write_eof():
+                    self._transport.write_eof()
+                self._expect_by(LINGER_S)
+            else:
+                self._transport.close()
+        elif unread:
+            self._expect_by(LINGER_S)
+        elif self._waiting:
+            self._begin(self._waiting.popleft())
+        elif self._head_bytes:
+            self._expect_by(HEADER_S, _plain(408))
+        else:
+            self._expect_by(IDLE_S)
+
+    def _scope(self, method: str) -> dict[str, Any]:
+        parsed: Any = httptools.parse_url(self._url)
+        raw: bytes = parsed.path
+        secure = self._transport.get_extra_info("sslcontext") is not None
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": self._parser.get_http_version(),
+            "server": utils.get_local_addr(self._transport),
+            "client": utils.get_remote_addr(self._transport),
+            "scheme": "https" if secure else "http",
+            "method": method,
+            "root_path": "",
+            "path": urllib.parse.unquote(raw.decode("ascii")),
+            "raw_path": raw,
+            "query_string": parsed.query or b"",
+            "headers": self._fields,
+            "state": {},
+        }
+
+    def asgi_cycle(
+        self, scope: dict[str, Any], *, keep_alive: bool, expects: bool
+    ) -> httptools_impl.RequestResponseCycle:
+        """uvicorn's cycle for one request of this connection."""
+        return httptools_impl.RequestResponseCycle(
+            scope=cast("Any", scope),
+            transport=self._transport,
+            flow=self._flow,
+            logger=_LOGGER,
+            access_logger=_LOGGER,
+            access_log=False,
+            default_headers=self._state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=expects,
+            keep_alive=keep_alive,
+            on_response=self._asgi_over,
+        )
+
+    def _asgi_over(self) -> None:
+        self.over(close=self._transport.is_closing())
+
+
+_LOGGER: Final = logging.getLogger("uvicorn.error")
+
+
+class _AsgiTurn:
+    """A request for the ASGI application."""
+
+    def __init__(self, connection: Protocol, scope: dict[str, Any], *, keep_alive: bool, expects: bool) -> None:
+        self._connection = connection
+        self._cycle = connection.asgi_cycle(scope, keep_alive=keep_alive, expects=expects)
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def done(self) -> bool:
+        """Has it been answered?"""
+        return self._cycle.response_complete
+
+    def start(self, app: Any) -> None:
+        """Answer it."""
+        self._task = asyncio.get_running_loop().create_task(self._cycle.run_asgi(app))
+
+    def feed(self, data: bytes) -> None:
+        """A piece of the body. What comes after the answer is dropped."""
+        if self._cycle.response_complete:
+            return
+        self._cycle.body += data
+        if len(self._cycle.body) > flow_control.HIGH_WATER_LIMIT:
+            self._connection.pause()
+        self._cycle.message_event.set()
+
+    def complete(self) -> None:
+        """The body is whole."""
+        self._cycle.more_body = False
+        self._cycle.message_event.set()
+
+    def lost(self) -> None:
+        """The client has closed the connection."""
+        self._cycle.disconnected = not self._cycle.response_complete
+        self._cycle.message_event.set()
+
+    def close_after(self) -> None:
+        """The connection ends with this answer."""
+        self._cycle.keep_alive = False

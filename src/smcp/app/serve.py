@@ -7,7 +7,7 @@ import importlib.metadata
 import socket
 import time
 from collections.abc import Generator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import uvicorn
 
@@ -18,8 +18,6 @@ from smcp.kernel import certificates, ids, observe, settings
 
 _BACKLOG: Final = 2048
 _DRAIN_S: Final = 5
-_CONNECTIONS: Final = 10_000
-"""Connections at once; more are answered 503 by the HTTP server itself."""
 
 
 class _Server(uvicorn.Server):
@@ -103,16 +101,14 @@ class Platform:
             raise
         server = _Server(
             uvicorn.Config(
-                wired.app,
-                http=http.Protocol,
+                wired.admin,
+                http=cast("Any", functools.partial(http.Protocol, wired.gateway)),
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                timeout_keep_alive=75,
-                limit_concurrency=_CONNECTIONS,
                 timeout_graceful_shutdown=_DRAIN_S,
                 headers=tls.hsts(config.gateway.public_url) if terminal is not None else [],
             ),

@@ -11,11 +11,13 @@ import socket
 from collections.abc import Sequence
 from typing import Final
 
+from starlette.types import ASGIApp
+
 from smcp.app import foundation, gauges, hosting, machine
 from smcp.audit import events, trail
 from smcp.control import app as control
 from smcp.control import services
-from smcp.gateway import asgi, exchange, invoke, meters, sessions, targets
+from smcp.gateway import alarms, exchange, front, invoke, meters, sessions, targets
 from smcp.identity import authenticator
 from smcp.identity.authn import api_key
 from smcp.kernel import errors, hosts, ids, settings
@@ -27,23 +29,8 @@ from smcp.web import docs
 
 NODE: Final = "node-1"
 """The writer's name in the audit trail; there is one node so far."""
-
-
-class Front:
-    """The ASGI application: MCP below `/t/`, the admin API and its pages everywhere else."""
-
-    def __init__(self, gateway: asgi.App, admin: asgi.Asgi) -> None:
-        self._gateway = gateway
-        self._admin = admin
-
-    async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
-        if scope["type"] == "http":
-            app = self._gateway if scope["raw_path"].startswith(b"/t/") else self._admin
-            await app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            # No WebSocket here: refused before any origin could matter (CVE-2026-59950).
-            await receive()
-            await send({"type": "websocket.close", "code": 1008})
+_ALARM_S: Final = 0.25
+"""How exactly heartbeats and time limits of calls are kept, at best."""
 
 
 class Platform:
@@ -52,15 +39,15 @@ class Platform:
     def __init__(
         self,
         base: foundation.Foundation,
-        gateway: asgi.App,
-        app: Front,
+        gateway: front.App,
+        admin: ASGIApp,
         keys: api_key.ApiKeys,
         audit: trail.Trail,
         hosted: hosting.Hosting,
     ) -> None:
         self._base = base
-        self._gateway = gateway
-        self.app = app
+        self.gateway = gateway
+        self.admin = admin
         self.keys = keys
         self.trail = audit
         self._journal = hosted.journal
@@ -94,7 +81,7 @@ class Platform:
     async def drain(self) -> None:
         """Let what is under way end, for as long as a hosted server gets to stop."""
         self._journal.hush()
-        await self._gateway.drain(self._base.settings.runtime.stop_grace_s)
+        await self.gateway.drain(self._base.settings.runtime.stop_grace_s)
 
     async def close(self) -> None:
         """Hosted servers first, then what must still be written, then the store."""
@@ -149,8 +136,7 @@ async def _compose(
     hosted = await hosting.open(base, common, found, peer)
     parts = await _gateway(base, common, hosted)
     admin = control.build(_services(base, common, hosted, parts, port, found.layers), docs.pages())
-    gateway = asgi.App(parts)
-    return Platform(base, gateway, Front(gateway, admin), keys, audit, hosted)
+    return Platform(base, front.App(parts), admin, keys, audit, hosted)
 
 
 async def _gateway(base: foundation.Foundation, common: foundation.Common, hosted: hosting.Hosting) -> exchange.Parts:
@@ -173,6 +159,9 @@ async def _gateway(base: foundation.Foundation, common: foundation.Common, hoste
     )
     base.undo.push_async_callback(open_sessions.close)
     await open_sessions.start()
+    waits = config.gateway
+    waking = alarms.Alarms(min(_ALARM_S, waits.heartbeat_s / 4, waits.call_timeout_s / 4))
+    base.undo.callback(waking.close)
     return exchange.Parts(
         settings=config,
         hosts=common.hosts,
@@ -185,6 +174,7 @@ async def _gateway(base: foundation.Foundation, common: foundation.Common, hoste
         metrics=base.metrics,
         meters=meters.Meters(base.metrics),
         traces=base.traces,
+        alarms=waking,
         log=base.log,
     )
 

@@ -6,14 +6,15 @@ The core knows an `Exchange`, not an ASGI scope: `asgi` is one thin adapter, so 
 import asyncio
 import dataclasses
 import time
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from smcp.access import policy
 from smcp.audit import trail
-from smcp.gateway import meters, sessions, targets
+from smcp.gateway import alarms, meters, sessions, targets
 from smcp.identity import authenticator
 from smcp.kernel import hosts, ids, jsonrpc, observe, settings
-from smcp.protocol import eras, headers
+from smcp.protocol import compress, eras, headers
 from smcp.runtime import calls, driver, pool
 from smcp.tenancy import limits
 
@@ -43,24 +44,36 @@ class Incoming(Protocol):
         """The client's address as the connection shows it."""
         ...
 
-    async def body(self, limit: int) -> bytes:
-        """The whole body. Raises `errors.TooLarge` above `limit` bytes, `ClientGone` when the client hangs up."""
+    async def body(self, limit: int, seconds: float) -> bytes:
+        """The whole body.
+
+        Raises `errors.TooLarge` above `limit` bytes, `errors.RequestTimeout` when it has not come within `seconds`, and
+        `ClientGone` when the client hangs up.
+        """
         ...
 
 
 class Outgoing(Protocol):
-    """Where the answer goes."""
+    """Where the answer goes. Nothing here raises when the client has gone: there is nobody to tell."""
 
-    async def start(self, status: int, fields: list[Header]) -> None:
-        """Send the status and the header fields."""
+    def whole(self, status: int, fields: list[Header], body: bytes) -> None:
+        """Send a whole answer."""
         ...
 
-    async def send(self, data: bytes, *, more: bool) -> None:
+    def start(self, status: int, fields: list[Header]) -> None:
+        """Send the status and the header fields of an answer whose length nobody knows."""
+        ...
+
+    async def send(self, data: bytes) -> None:
         """Send a piece of the body; waits while the client does not read."""
         ...
 
-    async def gone(self) -> None:
-        """Return when the client has closed the connection. To be awaited after the body was read."""
+    def end(self) -> None:
+        """The body is complete."""
+        ...
+
+    def when_gone(self, tell: Callable[[], None] | None) -> None:
+        """Call `tell` once, when the client has closed the connection or if it has already; None: nobody any more."""
         ...
 
 
@@ -83,6 +96,7 @@ class Parts:
     metrics: observe.Metrics
     meters: meters.Meters
     traces: observe.Traces
+    alarms: alarms.Alarms
     log: observe.Logger
 
 
@@ -156,43 +170,63 @@ class Exchange:
         """The JSON-RPC method, empty when there is none."""
         return "" if self.message is None else self.message.method
 
-    async def answer(self, status: int, body: bytes = b"", fields: tuple[Header, ...] = ()) -> None:
-        """Send a whole answer; JSON when there is a body."""
+    def answer(
+        self, status: int, body: bytes = b"", fields: tuple[Header, ...] = (), *, coded: bool = False
+    ) -> None:
+        """Send a whole answer; JSON when there is a body, compressed where that is worth it (`coded`: it is already)."""
         self.answered = True
         self.status = status
         out: list[Header] = [*fields, *self.cors]
         if body:
-            out.append((b"content-type", b"application/json"))
-        if status != 204:  # RFC 9110, 8.6: a 204 has none
-            out.append((b"content-length", b"%d" % len(body)))
-        await self.out.start(status, out)
-        await self.out.send(body, more=False)
+            out.append(_JSON)
+        if coded or len(body) >= compress.LEAST:
+            out.append(compress.VARY)
+            if not coded and self._takes_gzip():
+                body, coded = compress.gzip(body), True
+            if coded:
+                out.append(compress.CODED)
+        self.out.whole(status, out, body)
         self.sent += len(body)
 
-    async def open_stream(self, fields: tuple[Header, ...] = ()) -> None:
+    async def answer_large(self, status: int, body: bytes, fields: tuple[Header, ...] = ()) -> None:
+        """As `answer`, without keeping everybody waiting while a large body is compressed."""
+        coded = len(body) > compress.LARGE and self._takes_gzip()
+        self.answer(status, await compress.gzip_beside(body) if coded else body, fields, coded=coded)
+
+    def _takes_gzip(self) -> bool:
+        return compress.wanted(self.incoming.fields.get("accept-encoding"))
+
+    def open_stream(self, fields: tuple[Header, ...] = ()) -> None:
         """Begin an event stream. Proxies must neither buffer nor change it (MCP 2026-07-28, "Streamable HTTP")."""
         self.answered = self.streaming = True
         self.status = 200
-        await self.out.start(200, [*_STREAM, *fields, *self.cors])
+        self.out.start(200, [*_STREAM, *fields, *self.cors])
+
+    def open_large(self) -> None:
+        """Begin an answer in JSON that is sent in pieces, by `stream`."""
+        self.answered = True
+        self.status = 200
+        self.out.start(200, [_JSON, *self.cors])
 
     async def stream(self, data: bytes) -> None:
-        """Send a piece of the event stream. Raises `ClientGone` when the client reads nothing for `_UNREAD_S`."""
+        """Send a piece of the event stream or of a large answer. Raises `ClientGone` when the client reads nothing for `_UNREAD_S`."""
         self.sent += len(data)
         try:
             async with asyncio.timeout(_UNREAD_S):
-                await self.out.send(data, more=True)
+                await self.out.send(data)
         except TimeoutError as error:
             raise ClientGone from error
 
-    async def end_stream(self) -> None:
+    def end_stream(self) -> None:
         """End the event stream."""
-        await self.out.send(b"", more=False)
+        self.out.end()
 
 
 _UNREAD_S: Final = 60.0
 """Seconds that a client may leave its side of a stream full, before it counts as gone."""
 
-_STREAM: list[Header] = [
+_JSON: Final = (b"content-type", b"application/json")
+_STREAM: Final[list[Header]] = [
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),

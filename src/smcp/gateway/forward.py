@@ -18,11 +18,11 @@ async def forward(parts: exchange.Parts, x: exchange.Exchange) -> None:
             x.session.busy += 1
     elif message.kind is jsonrpc.Kind.NOTIFICATION:
         instance.calls.notify(message)
-        await x.answer(202)
+        x.answer(202)
     else:
         # An answer that nobody asked for is dropped; telling so would tell which ids are in use.
         instance.calls.answer(message)
-        await x.answer(202)
+        x.answer(202)
 
 
 async def stream_back(parts: exchange.Parts, x: exchange.Exchange) -> None:

@@ -26,7 +26,7 @@ async def session(parts: exchange.Parts, x: exchange.Exchange) -> None:
     x.version = x.session.version
     if x.incoming.method == "DELETE":
         parts.sessions.end(x.session, "deleted")
-        await x.answer(204)
+        x.answer(204)
 
 
 def opens(x: exchange.Exchange) -> bool:
@@ -55,7 +55,7 @@ async def acquire(parts: exchange.Parts, x: exchange.Exchange) -> None:
             await _open(parts, x, x.principal, x.target, instance, call, before)
         else:
             x.call = call
-            await x.answer(200, call.response)
+            x.answer(200, call.response)
     finally:
         if x.session is None:
             # A refused opening leaves nothing behind: no copy, no session id.

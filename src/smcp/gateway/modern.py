@@ -10,7 +10,7 @@ async def acquire(parts: exchange.Parts, x: exchange.Exchange) -> None:
     if target is None or principal is None or x.message is None:
         raise errors.Unauthenticated
     if x.message.kind is jsonrpc.Kind.NOTIFICATION:
-        await x.answer(202)
+        x.answer(202)
         return
     if not target.modern:
         # Without a modern error body on purpose: that is how a client of both eras knows to fall back.

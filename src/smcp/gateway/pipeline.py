@@ -157,7 +157,7 @@ async def _refuse(parts: exchange.Parts, x: exchange.Exchange, error: errors.Smc
         # Once the hosted server has the call, its failure is an answer to that call, and clients read the body.
         status = 200 if x.call is not None else error.http_status
         fields = tuple((name.lower().encode(), value.encode("latin-1")) for name, value in error.headers)
-        await x.answer(status, body, fields)
+        x.answer(status, body, fields)
 
 
 def _finish(parts: exchange.Parts, x: exchange.Exchange) -> None:

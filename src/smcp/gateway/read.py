@@ -1,6 +1,5 @@
 """Reading: the body once, the era, and what the two wires demand of a message."""
 
-import asyncio
 from typing import Final
 
 from smcp.gateway import exchange, route
@@ -23,13 +22,10 @@ async def read(parts: exchange.Parts, x: exchange.Exchange) -> None:
         raise errors.UnsupportedMedia
     if not any(accepts(x, kind) for kind in (_JSON, "text/event-stream")):
         raise errors.NotAcceptable
-    try:
-        async with asyncio.timeout(parts.settings.gateway.body_timeout_s):
-            body = await x.incoming.body(parts.settings.gateway.max_body_bytes)
-    except TimeoutError as error:
-        raise errors.RequestTimeout from error
+    caps = parts.settings.gateway
+    body = await x.incoming.body(caps.max_body_bytes, caps.body_timeout_s)
     x.received = len(body)
-    message = jsonrpc.parse(body, max_depth=parts.settings.gateway.max_depth)
+    message = jsonrpc.parse(body, max_depth=caps.max_depth)
     x.message = message
     x.action = route.action(message.method)
     if x.era is eras.Era.LEGACY:

@@ -62,6 +62,8 @@ async def edge(parts: exchange.Parts, x: exchange.Exchange) -> None:
     fields = x.incoming.fields
     origin = fields.only("origin")
     parts.hosts.check(fields.only("host"), origin)
+    if parts.hosts.proxied:
+        x.address = parts.hosts.seen(x.address, "http", fields.pairs).address
     x.cors = [(b"smcp-request-id", x.request_id.encode())]
     if origin is not None:
         x.cors += [
@@ -83,7 +85,7 @@ async def _preflight(x: exchange.Exchange) -> None:
     asked = x.incoming.fields.only("access-control-request-headers") or ""
     mirrored = [name for name in asked.lower().replace(" ", "").split(",") if _PARAM.fullmatch(name)]
     allowed = b", ".join([_ALLOWED, *(name.encode("ascii") for name in mirrored[:32])])
-    await x.answer(
+    x.answer(
         204,
         fields=(
             (b"access-control-allow-methods", b"GET, POST, DELETE"),

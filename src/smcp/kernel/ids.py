@@ -5,6 +5,7 @@ hyphen can therefore separate them without escaping: `smcp_<tenant>_…` in an A
 `{server}--{tenant}.<domain>` in a host name, `/t/{tenant}/{server}/mcp` in a path.
 """
 
+import itertools
 import re
 import secrets
 import time
@@ -61,6 +62,19 @@ def new(prefix: str) -> str:
     return f"{prefix}-{base32(number, 26)}"
 
 
+_STARTED: Final = time.time_ns() // 1_000_000
+_REQUESTS: Final = itertools.count(1)
+
+
+def request() -> str:
+    """A new id `req-<26 characters>` of one request, which nobody needs to guess and everybody needs often.
+
+    The first 18 characters are this process's own (its start and 40 random bits), the rest counts: they sort by time
+    too, and cost a tenth of `new`.
+    """
+    return f"{_PROCESS}{next(_REQUESTS):08x}"
+
+
 def base32(number: int, length: int) -> str:
     """`number` as `length` lower-case Crockford base-32 digits, most significant first."""
     pairs: list[str] = []
@@ -76,3 +90,6 @@ def base32(number: int, length: int) -> str:
 def token(bits: int = 256) -> str:
     """An unguessable URL-safe token with `bits` of entropy (a multiple of 8)."""
     return secrets.token_urlsafe(bits // 8)
+
+
+_PROCESS: Final = f"req-{base32(_STARTED << 40 | secrets.randbits(40), 18)}"

@@ -6,6 +6,7 @@ headers"). A value is decoded once, strictly: what isn't canonical matches nothi
 
 import base64
 import binascii
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -24,34 +25,40 @@ class Fields:
     Space around a value is not part of it (RFC 9110, 5.5), whatever the HTTP parser left there.
     """
 
-    __slots__ = ("_pairs",)
+    __slots__ = ("_by_name", "_pairs")
 
     def __init__(self, pairs: list[tuple[bytes, bytes]]) -> None:
         self._pairs = pairs
+        self._by_name = dict(pairs)
+
+    @property
+    def pairs(self) -> list[tuple[bytes, bytes]]:
+        """All of them, in order."""
+        return self._pairs
 
     def get(self, name: str) -> str | None:
         """The first value of `name` (lower case), or None."""
         wanted = name.encode("ascii")
-        for key, value in self._pairs:
-            if key == wanted:
-                return value.strip(b" \t").decode("latin-1")
-        return None
+        found = self._by_name.get(wanted)
+        if found is not None and len(self._by_name) != len(self._pairs):
+            found = next(value for key, value in self._pairs if key == wanted)
+        return None if found is None else found.strip(b" \t").decode("latin-1")
 
     def count(self, name: str) -> int:
         """How often `name` was sent."""
         wanted = name.encode("ascii")
+        if len(self._by_name) == len(self._pairs):
+            return 1 if wanted in self._by_name else 0
         return sum(1 for key, _ in self._pairs if key == wanted)
 
     def only(self, name: str) -> str | None:
         """The value of a field that may stand once; raises `errors.BadRequest` when it stands twice."""
-        found: bytes | None = None
-        wanted = name.encode("ascii")
-        for key, value in self._pairs:
-            if key == wanted:
-                if found is not None:
-                    raise errors.BadRequest(f"The header {name} is sent twice.")
-                found = value
-        return None if found is None else found.strip(b" \t").decode("latin-1")
+        found = self._by_name.get(name.encode("ascii"))
+        if found is None:
+            return None
+        if self.count(name) > 1:
+            raise errors.BadRequest(f"The header {name} is sent twice.")
+        return found.strip(b" \t").decode("latin-1")
 
     def names(self) -> Iterator[str]:
         """Every name, in order, duplicates too."""
@@ -60,7 +67,7 @@ class Fields:
 
     def size(self) -> int:
         """Bytes of all names and values."""
-        return sum(len(key) + len(value) for key, value in self._pairs)
+        return sum(map(len, itertools.chain.from_iterable(self._pairs)))
 
 
 def decode(value: str) -> str | None:

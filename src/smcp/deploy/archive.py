@@ -6,6 +6,7 @@ as it is, nothing is ever written below it, and what it points to is only looked
 blocks: use a thread.
 """
 
+import errno
 import hashlib
 import io
 import os
@@ -21,6 +22,11 @@ from smcp.kernel import errors
 _BLOCK: Final = 1_048_576
 _MOST_ENTRIES: Final = 200_000
 _LONGEST_LINK: Final = 1024
+
+MACHINE: Final = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EROFS, errno.EACCES}
+)
+"""Errors of a system call that tell of this machine, whatever the archive holds."""
 
 
 class _Digesting(io.RawIOBase):
@@ -79,7 +85,8 @@ def pack(tree: pathlib.Path, target: IO[bytes] | None, max_bytes: int) -> str:
 def unpack(source: IO[bytes], into: pathlib.Path, max_bytes: int) -> None:
     """Unpack a tar of `pack` into the new directory `into`, read-only.
 
-    Raises `errors.TamperedData` for anything that `pack` would not have written.
+    Raises `errors.TamperedData` for anything that `pack` would not have written, `errors.Unavailable` where this
+    machine can't take it (a full disk is no attack).
     """
     into.mkdir(mode=0o755)
     made: set[str] = {""}
@@ -100,6 +107,8 @@ def unpack(source: IO[bytes], into: pathlib.Path, max_bytes: int) -> None:
                         raise errors.TamperedData(detail="an artefact larger than deploy.max_bytes")
                     _write(archive, entry, path)
     except (tarfile.TarError, OSError, EOFError) as error:
+        if isinstance(error, OSError) and error.errno in MACHINE:
+            raise errors.Unavailable(detail=f"unpacking an artefact: {error}") from error
         raise errors.TamperedData(detail=f"an artefact's archive can't be unpacked: {error}") from error
     for name in made:
         (into / name).chmod(0o555)

@@ -69,10 +69,13 @@ class Artefacts:
 
     async def discard(self, tenant: ids.TenantId, digest: str) -> None:
         """Remove the artefact, from the store first. Nobody may be running it."""
+        place = (tenant, digest)
         target = self.location(tenant, digest)
-        self._trusted.discard((tenant, digest))
-        await self._store.tenant(tenant).objects.delete(_name(digest))
-        await asyncio.to_thread(archive.remove, target)
+        # Not while somebody compares or makes the copy: what they trust afterwards would not be there.
+        async with self._making.setdefault(place, asyncio.Lock()):
+            self._trusted.discard(place)
+            await self._store.tenant(tenant).objects.delete(_name(digest))
+            await asyncio.to_thread(archive.remove, target)
 
     def sweep(self) -> None:
         """Remove what a crash left half made. At start, before anything is unpacked. Blocking."""
@@ -90,11 +93,16 @@ class Artefacts:
             return archive.pack(tree, file, self._max)
 
     def _intact(self, target: pathlib.Path, digest: str) -> bool:
+        """Raises `errors.Unavailable` where this machine can't tell."""
         if not target.is_dir():
             return False
         try:
             return _PREFIX + archive.pack(target, None, self._max) == digest
-        except (errors.DeployFailed, OSError):
+        except errors.DeployFailed:
+            return False
+        except OSError as error:
+            if error.errno in archive.MACHINE:
+                raise errors.Unavailable(detail=f"reading an artefact: {error}") from error
             return False
 
     async def _make(self, tenant: ids.TenantId, digest: str, target: pathlib.Path) -> None:

@@ -138,7 +138,8 @@ class Uploads:
         kept = {*self._arriving, *self._read}
         kept |= {one.value.object for _, one in await self._records.list(tenant, limit=_PAGE)}
         for info in found:
-            if info.name[-1] not in kept:
+            # Who began to read it after it was looked up, found it while a record named it: it goes in the next round.
+            if info.name[-1] not in kept and info.name[-1] not in self._read:
                 await objects.delete(info.name)
 
     async def _sweep_for_ever(self) -> None:

@@ -3,6 +3,7 @@
 import io
 import os
 import pathlib
+import resource
 import tarfile
 
 import pytest
@@ -143,3 +144,16 @@ def test_removing_does_not_follow_links(tmp_path: pathlib.Path) -> None:
     archive.remove(tree)
     assert (outside / "kept").exists()
     assert not tree.exists()
+
+
+@pytest.mark.requirement("deploy:artefact:machine")
+def test_a_machine_that_is_out_of_something_is_not_taken_for_tampering(tmp_path: pathlib.Path) -> None:
+    free = os.open("/dev/null", os.O_RDONLY)
+    os.close(free)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+    try:
+        with pytest.raises(errors.Unavailable):
+            archive.unpack(_tar(_entry("file", size=3)), tmp_path / "into", _MOST)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -17,7 +17,9 @@ from smcp.kernel import crypto, errors
 from smcp.stores import tenant
 from smcp.stores.kv import sqlite as kv_sqlite
 from smcp.stores.log import sqlite as log_sqlite
+from smcp.stores.objects import base as objects_base
 from smcp.stores.objects import obstore
+from smcp.stores.wrappers import sealed_objects
 
 
 class Raw:
@@ -191,6 +193,35 @@ async def test_a_range_that_reaches_the_end_shows_that_the_end_was_cut_off(
         await whole(objects, ("a",), start, end)
     with pytest.raises(errors.TamperedData):
         await objects.head(("a",))
+
+
+class Replacing(obstore.ObstoreObjects):
+    """A directory in which somebody replaces an object after its first bytes were read."""
+
+    replaced = False
+
+    async def get(self, name: objects_base.Name, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        async for part in super().get(name, start=start, end=end):
+            yield part
+        if not self.replaced:
+            self.replaced = True
+            await self.delete(name)
+            handle = sealed_objects.SealedObjects(self, ACME, bytes(32))
+            await handle.put(name[1:], pieces(b"other"))
+
+
+@pytest.mark.requirement("stores:sealed:replaced")
+async def test_an_object_that_is_replaced_while_it_is_read_is_not_taken_for_tampering(tmp_path: Path) -> None:
+    directory = Replacing.in_directory(tmp_path / "objects")
+    assert isinstance(directory, Replacing)
+    directory.replaced = True
+    objects = sealed_objects.SealedObjects(directory, ACME, bytes(32))
+    await objects.put(("a",), pieces(pattern(3 * 65536)))
+    directory.replaced = False
+    with pytest.raises(errors.NotFound):
+        await whole(objects, ("a",))
+    assert await whole(objects, ("a",)) == b"other"
+    await directory.close()
 
 
 @pytest.mark.requirement("stores:sealed:nothing-plain")

@@ -55,6 +55,17 @@ class SealedObjects(base.Objects):
     async def get(self, name: base.Name, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         if start < 0 or (end is not None and end < 0):
             raise ValueError("a range does not begin or end before 0")
+        # First of all: what is read later belongs to this writing, or the object was replaced meanwhile.
+        writing = await self._writing(name)
+        try:
+            async for wanted in self._opened(name, writing, start, end):
+                yield wanted
+        except errors.TamperedData:
+            if await self._writing(name) != writing:
+                raise errors.NotFound(detail="the object was replaced while it was read") from None
+            raise
+
+    async def _opened(self, name: base.Name, writing: bytes, start: int, end: int | None) -> AsyncIterator[bytes]:
         info = await self._inner.head((self._tenant, *name))
         if info is None:
             raise errors.NotFound
@@ -65,7 +76,6 @@ class SealedObjects(base.Objects):
         # A range that touches the end opens the last chunk in any case: that is where a cut shows.
         first = min(start // _PLAIN, count - 1)
         until = count if stop == size else (stop - 1) // _PLAIN + 1
-        writing = await self._writing(name)
         index = first
         async for chunk in self._stored(name, first, until, info.size):
             plain = self._xaes.open(chunk, self._aad(name, writing, index, last=index == count - 1))

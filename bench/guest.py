@@ -21,13 +21,15 @@ SHARED: Final = "echo-modern"
 """Speaks 2026-07-28 only, so that legacy sessions share one copy of it."""
 
 # Plan limits, raised so that the bench measures the platform and not its plan. Every stage still runs.
-_PLAN: Final = {
+LIMITS: Final = {
+    "SMCP_LIMITS_PLATFORM_PER_SECOND": "1000000",
     "SMCP_LIMITS_TENANT_PER_MINUTE": "100000000",
     "SMCP_LIMITS_PRINCIPAL_PER_MINUTE": "100000000",
     "SMCP_LIMITS_TENANT_CONCURRENCY": "4096",
     "SMCP_LIMITS_PRINCIPAL_CONCURRENCY": "4096",
     "SMCP_LIMITS_PRINCIPAL_SESSIONS": "4096",
     "SMCP_LIMITS_TENANT_INSTANCES": "4096",
+    "SMCP_LIMITS_STANDARD": "session_per_minute=100000000,memory_bytes=1000000000000000",
 }
 
 
@@ -63,7 +65,7 @@ def prepare(directory: pathlib.Path) -> running.Platform:
     for name, run in ((PACKAGE, "main"), (_MODERN, "modern")):
         module = name.replace("-", "_")
         wheels.build_wheel(directory / "wheels", name, "1.0.0", {f"{module}.py": source}, {name: f"{module}:{run}"})
-    return running.Platform(directory, {**_PLAN, "SMCP_DEPLOY_WHEEL_DIRS": str(directory / "wheels")})
+    return running.Platform(directory, {**LIMITS, "SMCP_DEPLOY_WHEEL_DIRS": str(directory / "wheels")})
 
 
 class Roles(NamedTuple):
@@ -83,6 +85,11 @@ def started(platform: running.Platform, where: cores.Cores) -> Roles:
     """Start `platform` on its core, with everything that it will start."""
     with on(where.measured, where.load):
         platform.start()
+    return roles(platform)
+
+
+def roles(platform: running.Platform) -> Roles:
+    """The processes of a platform that runs."""
     family = platform.family()
 
     def running_as(module: str) -> int:

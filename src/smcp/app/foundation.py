@@ -8,7 +8,7 @@ from smcp.identity import authenticator
 from smcp.identity.authn import api_key
 from smcp.kernel import clock, hosts, observe, settings
 from smcp.stores import tenant as stores
-from smcp.tenancy import egress, limits, plans, tenants
+from smcp.tenancy import egress, limits, meter, plans, tenants
 
 
 class Foundation:
@@ -37,3 +37,4 @@ class Common:
     plans: plans.Plans
     egress: egress.Days
     limiter: limits.Limiter
+    meter: meter.Meter

@@ -25,12 +25,12 @@ from smcp.deploy import (
     workbench,
 )
 from smcp.kernel import errors, ids, settings
-from smcp.runtime import driver, hiding, journal, ledger, pool, spool
+from smcp.runtime import driver, hiding, journal, ledger, pool, sampler, spool
 from smcp.runtime.drivers import stdio
 from smcp.sandbox import cells, egress, gvisor, interpreter, launch, node, walls
 from smcp.sandbox.egress import rules
 from smcp.sandbox.volumes import keeper
-from smcp.tenancy import limits
+from smcp.tenancy import limits, meter, usage
 
 _MORE: Final = 65_536
 _MORE_STARTS: Final = 2
@@ -65,7 +65,10 @@ async def open(
     reach = egress.Egress(config.egress, base.metrics, budgets=common.egress.budget)
     volumes = keeper.Volumes(common.store, started, base.clock, config, base.metrics, base.log)
     kept_secrets = secrets.Secrets(common.store, base.clock)
-    children = hiding.Hiding(_driver(config, found, started, volumes, reach), giving.Giver(kept_secrets))
+    sampled = sampler.Sampler(
+        _driver(config, found, started, volumes, reach), started, functools.partial(_used, common.meter)
+    )
+    children = hiding.Hiding(sampled, giving.Giver(kept_secrets))
     lines = journal.Journal(common.store, base.log, days=config.stores.log_days, most_bytes=config.stores.log_bytes)
     base.undo.push_async_callback(lines.close)
     await lines.start()
@@ -133,6 +136,21 @@ def _pool(
 def _caps(limiter: limits.Limiter, tenant: ids.TenantId) -> ledger.Caps:
     plan = limiter.plan(tenant)
     return ledger.Caps(plan.instances, plan.spares, plan.memory_bytes)
+
+
+def _used(
+    counting: meter.Meter, tenant: ids.TenantId, server: ids.ServerName, principal: str, used: sampler.Used
+) -> None:
+    sums = usage.Sums(
+        cpu_us=round(used.cpu_s * 1e6),
+        memory_byte_s=round(used.memory_byte_s),
+        copy_ms=round(used.copy_s * 1e3),
+        cpu_unknown_ms=round(used.cpu_unknown_s * 1e3),
+        memory_unknown_ms=round(used.memory_unknown_s * 1e3),
+        egress_sent=used.egress_sent,
+        egress_received=used.egress_received,
+    )
+    counting.used(tenant, server, principal, sums)
 
 
 def _driver(

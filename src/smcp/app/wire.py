@@ -24,7 +24,7 @@ from smcp.kernel import errors, hosts, ids, settings
 from smcp.ops import doctor
 from smcp.sandbox import probe
 from smcp.stores import local
-from smcp.tenancy import egress, limits, plans, tenants
+from smcp.tenancy import egress, limits, meter, plans, tenants
 from smcp.web import docs
 
 NODE: Final = "node-1"
@@ -108,6 +108,9 @@ async def _compose(
     days = egress.Days(store, every.of, base.clock, base.log)
     base.undo.push_async_callback(days.close)
     await days.start()
+    counting = meter.Meter(store, owners, base.clock, base.metrics, base.log, node=NODE, days=config.stores.audit_days)
+    base.undo.push_async_callback(counting.close)
+    await counting.start()
     keys = api_key.ApiKeys(store, owners.active, base.clock)
     base.undo.push_async_callback(keys.close)
     names = hosts.Hosts(
@@ -129,6 +132,7 @@ async def _compose(
         every,
         days,
         limits.Limiter(config.limits, every, base.clock),
+        counting,
     )
     gauges.connect(base.metrics, config, store, common.limiter, audit)
     lag = asyncio.create_task(gauges.time_the_loop(base.metrics), name="event loop's lag")
@@ -175,6 +179,7 @@ async def _gateway(base: foundation.Foundation, common: foundation.Common, hoste
         meters=meters.Meters(base.metrics),
         traces=base.traces,
         alarms=waking,
+        meter=common.meter,
         log=base.log,
     )
 
@@ -226,6 +231,7 @@ def _services(
         ready=(
             services.Ready("store", common.store.check),
             services.Ready("audit", functools.partial(common.trail.check, ids.PLATFORM)),
+            services.Ready("usage", common.meter.check),
             services.Ready("disk", functools.partial(doctor.require_disk, base.settings)),
         ),
         layers=tuple(services.Layer(*layer) for layer in layers),

@@ -16,7 +16,7 @@ from smcp.identity import authenticator
 from smcp.kernel import hosts, ids, jsonrpc, observe, settings
 from smcp.protocol import compress, eras, headers
 from smcp.runtime import calls, driver, pool
-from smcp.tenancy import limits
+from smcp.tenancy import limits, meter
 
 Header = tuple[bytes, bytes]
 
@@ -97,6 +97,7 @@ class Parts:
     meters: meters.Meters
     traces: observe.Traces
     alarms: alarms.Alarms
+    meter: meter.Meter
     log: observe.Logger
 
 

@@ -7,6 +7,8 @@ event.
 import time
 from typing import Any
 
+import msgspec
+
 from smcp.access import policy
 from smcp.audit import events
 from smcp.gateway import exchange, targets
@@ -30,10 +32,10 @@ async def invoke(
     """
     target = await parts.targets.find(tenant, server)
     began = time.monotonic()
-    code = "cancelled"
+    code, sent = "cancelled", 0
     try:
         result = await _ask(parts, principal, target, method, params)
-        code = ""
+        code, sent = "", len(msgspec.json.encode(result))
     except errors.SmcpError as error:
         code = error.code
         raise
@@ -41,6 +43,8 @@ async def invoke(
         seconds = time.monotonic() - began
         named = params.get("name")
         parts.metrics.operation(method, "", seconds, failed=bool(code))
+        received = len(msgspec.json.encode(params))
+        parts.meter.call(tenant, server, principal.id, failed=bool(code), received=received, sent=sent)
         parts.trail.note(
             events.McpCall(
                 tenant=tenant,
@@ -62,8 +66,10 @@ async def _ask(
     timeout_s = parts.settings.gateway.call_timeout_s
     if target.modern and target.share != "session":
         instance = await parts.pool.shared(target.spec, target.share_key(principal))
+        instance.principal = target.share_key(principal)
         return await _ask_one(peer.Peer(instance, modern=True, timeout_s=timeout_s), method, params)
     instance = await parts.pool.private(target.spec, modern=target.modern)
+    instance.principal = principal.id
     try:
         client = peer.Peer(instance, modern=target.modern, timeout_s=timeout_s)
         if not target.modern:

@@ -108,6 +108,7 @@ async def _open(
     parts.sessions.make_room(principal)
     x.session = parts.sessions.open(principal, target.spec.server, target.spec.deployment, instance, x.version)
     instance.owner = x.session
+    instance.principal = principal.id
     for frame in before:
         x.session.stray(frame, "")
     x.call = call

@@ -19,6 +19,10 @@ async def acquire(parts: exchange.Parts, x: exchange.Exchange) -> None:
     if target.share == "session":
         # The manifest lets nobody share a copy; without sessions that is a copy for each request.
         x.instance = x.own_instance = await parts.pool.private(target.spec, modern=True)
+        x.instance.principal = principal.id
         return
     share = target.share_key(principal)
-    x.instance = parts.pool.warm(target.spec, share) or await parts.pool.shared(target.spec, share)
+    x.instance = parts.pool.warm(target.spec, share)
+    if x.instance is None:
+        x.instance = await parts.pool.shared(target.spec, share)
+        x.instance.principal = share

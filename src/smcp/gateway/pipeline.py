@@ -171,6 +171,11 @@ def _finish(parts: exchange.Parts, x: exchange.Exchange) -> None:
         failed = bool(x.refused) or (x.call is not None and x.call.code is not None)
         parts.metrics.operation(x.message.method, x.version, seconds, failed=failed)
         if x.message.kind is jsonrpc.Kind.REQUEST:
+            # Callers invent names: only a server that exists has usage of its own.
+            server = "" if x.target is None else x.target.spec.server
+            parts.meter.call(
+                x.principal.tenant, server, x.principal.id, failed=failed, received=x.received, sent=x.sent
+            )
             _note(parts, x, _record(parts, x, x.principal, x.message, seconds, failed=failed))
 
 

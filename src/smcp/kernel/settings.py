@@ -140,8 +140,7 @@ class Stores(_Group, frozen=True):
     ] = ""
     quota_bytes: Annotated[_Bytes, _d("Bytes one tenant may store, over all its keys and objects.")] = 2_147_483_648
     quota_keys: Annotated[_Count, _d("Keys one tenant may store.")] = 1_000_000
-    audit_days: Annotated[_Count, _d("Days that audit entries are kept.")] = 400
-    usage_days: Annotated[_Count, _d("Days that usage by the hour is kept.")] = 400
+    audit_days: Annotated[_Count, _d("Days that audit entries, and usage by the hour, are kept.")] = 400
     log_days: Annotated[_Count, _d("Days that hosted servers' log lines are kept.")] = 14
     log_bytes: Annotated[
         int, Meta(ge=65536), _d("Bytes kept of one hosted server's log; the oldest lines go first.")

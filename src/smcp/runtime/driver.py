@@ -12,7 +12,7 @@ import msgspec
 
 from smcp.kernel import ids
 from smcp.runtime import calls
-from smcp.sandbox import walls
+from smcp.sandbox import egress, launch, walls
 from smcp.sandbox.egress import rules
 from smcp.sandbox.volumes import keeper
 
@@ -83,6 +83,12 @@ class Instance(abc.ABC):
     """A running copy of a deployment."""
 
     owner: Owner | None = None
+    principal: str = ""
+    """Whose copy it is alone; empty when several share it."""
+    process: launch.Child | None = None
+    """Its cell, if it has one."""
+    attachment: egress.Attachment | None = None
+    """Its network, if it has one."""
     calls: calls.Calls
     hide: Callable[[str], str] = staticmethod(str)
     """Takes the values of its secrets out of a text of its own that is kept or shown to others than its callers."""

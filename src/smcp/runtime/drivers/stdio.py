@@ -127,12 +127,9 @@ class StdioInstance(driver.Instance):
         """Its use of the server's volume."""
         self.sockets: list[socket.socket] = []
         """Those of its own network."""
-        self.attachment: egress.Attachment | None = None
-        """What answers on them."""
         self.silenced = False
         """Killed for what it wrote: nothing more of it is looked at."""
         self._exited = asyncio.Event()
-        self._process: launch.Child | None = None
         self._stdin: asyncio.WriteTransport | None = None
         self._out: list[bytes] = []
         self._loop = asyncio.get_running_loop()
@@ -151,7 +148,7 @@ class StdioInstance(driver.Instance):
         pipes = _Pipes(self)
         theirs = await pipes.open(self._loop)
         try:
-            self._process = await launcher.spawn(cell, stdin=theirs[0], stdout=theirs[1], stderr=theirs[2])
+            self.process = await launcher.spawn(cell, stdin=theirs[0], stdout=theirs[1], stderr=theirs[2])
         except BaseException:
             pipes.abort()
             raise
@@ -159,11 +156,11 @@ class StdioInstance(driver.Instance):
             for descriptor in theirs:
                 os.close(descriptor)
         self._stdin = pipes.stdin
-        self.sockets = self._process.sockets
+        self.sockets = self.process.sockets
         if self.hold is not None:
-            self.hold.started(self._process)
-        self._lines(f"[smcp] started, process {self._process.pid}")
-        self._process.exited.add_done_callback(pipes.exited)
+            self.hold.started(self.process)
+        self._lines(f"[smcp] started, process {self.process.pid}")
+        self.process.exited.add_done_callback(pipes.exited)
 
     @property
     def alive(self) -> bool:
@@ -186,8 +183,8 @@ class StdioInstance(driver.Instance):
 
     def kill(self) -> None:
         """End it at once, and every process in its sandbox."""
-        if self._process is not None:
-            self._process.kill()
+        if self.process is not None:
+            self.process.kill()
 
     def _write(self, message: bytes) -> None:
         stdin = self._stdin

@@ -231,6 +231,7 @@ def _services(
         ready=(
             services.Ready("store", common.store.check),
             services.Ready("audit", functools.partial(common.trail.check, ids.PLATFORM)),
+        running=hosted.pool.view,
             services.Ready("usage", common.meter.check),
             services.Ready("disk", functools.partial(doctor.require_disk, base.settings)),
         ),

@@ -182,6 +182,19 @@ def _show(cli: session.Session, target: session.Target, server: client.Json) -> 
             ("source", deployment.get("source")),
             ("tools", [client.mapping(tool).get("name") for tool in deployment.get("tools") or ()]),
             ("instances", server.get("instances")),
+            *_running(client.mapping(server.get("running"))),
             ("created", output.moment(server.get("created"))),
         )
     )
+
+
+def _running(found: client.Json) -> tuple[tuple[str, object], ...]:
+    """What runs, as far as there is something to tell."""
+    copies = [client.mapping(one) for one in found.get("copies") or ()]
+    told = [
+        f"{one.get('kind')}, {one.get('state')}, {one.get('outstanding')} in flight, {one.get('age_s')} s"
+        for one in copies
+    ]
+    broken = found.get("breaker") not in (None, "closed")
+    trouble = f"{found.get('breaker')}: its copies keep ending; next try in {found.get('retry_s')} s"
+    return (("copies", told), *((("breaker", trouble),) if broken else ()))

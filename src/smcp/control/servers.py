@@ -23,6 +23,22 @@ _EXAMPLE: Final = {
     "instances": 1,
 }
 
+_RUNNING: Final = {
+    "copies": [
+        {
+            "kind": "shared",
+            "state": "serving",
+            "deployment": "dep-01kaq3v7q0zj1x5w9n2c8d4f6g",
+            "outstanding": 2,
+            "age_s": 61.5,
+        }
+    ],
+    "starting": 0,
+    "waiting": 0,
+    "breaker": "closed",
+    "retry_s": 0.0,
+}
+
 
 class Following(Positions, frozen=True, forbid_unknown_fields=True):
     """Paging by position, where what comes next may be waited for."""
@@ -57,13 +73,15 @@ async def index(call: Call[Nothing, Page]) -> views.Listing[views.Server]:
     "GET",
     "/api/v1/tenants/{tenant}/servers/{server}",
     action=Action.SERVER_READ,
-    answer_example=_EXAMPLE | {"deployment": deployments.EXAMPLE},
+    answer_example=_EXAMPLE | {"deployment": deployments.EXAMPLE, "running": _RUNNING},
 )
 async def show(call: Call[Nothing, Nothing]) -> views.ServerDetail:
     """Show a server with its live deployment."""
     server, live = await call.services.versions.live(call.tenant, call.server)
     return views.ServerDetail(
-        **msgspec.structs.asdict(_view(call, server)), deployment=deployments.view(live, server.live)
+        **msgspec.structs.asdict(_view(call, server)),
+        deployment=deployments.view(live, server.live),
+        running=msgspec.convert(call.services.running(call.tenant, call.server), views.Running, from_attributes=True),
     )
 
 

@@ -17,6 +17,7 @@ from smcp.identity.authn.api_key import ApiKeys
 from smcp.kernel import ids, observe
 from smcp.kernel.hosts import Hosts
 from smcp.kernel.settings import Settings
+from smcp.runtime.pool import View
 from smcp.sandbox.volumes.keeper import Volumes
 from smcp.tenancy.limits import Limiter
 from smcp.tenancy.plans import Plans
@@ -73,6 +74,9 @@ Instances = Callable[[ids.TenantId, ids.ServerName], int]
 """How many instances of a server run on this node."""
 
 
+Running = Callable[[ids.TenantId, ids.ServerName], View]
+"""What runs of a server on this node, copy by copy."""
+
 class Ready(NamedTuple):
     """A condition for taking traffic."""
 
@@ -118,6 +122,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     instances: Instances
     ready: tuple[Ready, ...]
     layers: tuple[Layer, ...]
+    running: Running
     """The walls around hosted servers."""
     metrics: observe.Metrics
     logger: observe.Logger

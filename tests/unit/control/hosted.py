@@ -11,6 +11,7 @@ from smcp.audit import trail
 from smcp.control import services
 from smcp.deploy import artefacts, builders, deployer, index, manifest, pypi_builder, uploads, versions, workbench
 from smcp.kernel import clock, errors, ids, observe, settings
+from smcp.runtime import pool
 from smcp.sandbox import egress, interpreter, launch
 from smcp.stores import tenant as stores
 
@@ -80,6 +81,11 @@ class Runtime:
     def instances(self, tenant: ids.TenantId, server: ids.ServerName) -> int:
         """How many run."""
         return 0 if (tenant, server) in self.stopped else 1
+
+    def running(self, tenant: ids.TenantId, server: ids.ServerName) -> pool.View:
+        """What runs."""
+        copies = (pool.Seen("shared", "serving", "dep-1", 3, 1.5),) * self.instances(tenant, server)
+        return pool.View(copies, starting=0, waiting=0, breaker="closed", retry_s=0.0)
 
 
 class Rooms:

@@ -88,6 +88,9 @@ async def test_a_server_is_stopped_started_rolled_back_and_deleted(world: worlds
     shown = await world.ok("GET", place, ADMIN)
     assert (shown["live"], shown["instances"], shown["deployment"]["id"]) == (two, 1, two)
     assert shown["endpoint"] == f"{worlds.BASE}/t/acme/time/mcp"
+    [copy] = shown["running"]["copies"]
+    assert (copy["kind"], copy["state"], copy["outstanding"]) == ("shared", "serving", 3)
+    assert (shown["running"]["breaker"], shown["running"]["waiting"]) == ("closed", 0)
 
     assert (await world.ok("POST", f"{place}/stop", ADMIN))["desired"] == "stopped"
     assert world.runtime.stopped == [(worlds.OWN, "time")]

@@ -182,6 +182,7 @@ async def opened(
             await _populate(world)
             yield world
         finally:
+            running=runtime.running,
             await world.client.aclose()
             await parts.volumes.close()
             await made.close()

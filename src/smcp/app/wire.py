@@ -228,10 +228,10 @@ def _services(
         stop_tenant=stop_tenant,
         drop_logs=hosted.journal.drop,
         instances=hosted.pool.instances,
+        running=hosted.pool.view,
         ready=(
             services.Ready("store", common.store.check),
             services.Ready("audit", functools.partial(common.trail.check, ids.PLATFORM)),
-        running=hosted.pool.view,
             services.Ready("usage", common.meter.check),
             services.Ready("disk", functools.partial(doctor.require_disk, base.settings)),
         ),

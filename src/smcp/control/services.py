@@ -73,9 +73,9 @@ DropLogs = Callable[[ids.TenantId, ids.ServerName], Awaitable[None]]
 Instances = Callable[[ids.TenantId, ids.ServerName], int]
 """How many instances of a server run on this node."""
 
-
 Running = Callable[[ids.TenantId, ids.ServerName], View]
 """What runs of a server on this node, copy by copy."""
+
 
 class Ready(NamedTuple):
     """A condition for taking traffic."""
@@ -120,9 +120,9 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     stop_tenant: StopTenant
     drop_logs: DropLogs
     instances: Instances
+    running: Running
     ready: tuple[Ready, ...]
     layers: tuple[Layer, ...]
-    running: Running
     """The walls around hosted servers."""
     metrics: observe.Metrics
     logger: observe.Logger

@@ -190,10 +190,35 @@ class Server(msgspec.Struct, frozen=True):
     instances: Annotated[int, Meta(description="Running copies on this node.")]
 
 
+class Instance(msgspec.Struct, frozen=True):
+    """A running copy of a server."""
+
+    kind: Annotated[
+        str, Meta(description="`shared`, `own` (one session's, or one request's) or `spare` (started ahead).")
+    ]
+    state: Annotated[str, Meta(description="`serving`, `draining` (ends with its last call) or `ending`.")]
+    deployment: str
+    outstanding: Annotated[int, Meta(description="Requests that it has not answered yet.")]
+    age_s: Annotated[float, Meta(description="Seconds since its start.")]
+
+
+class Running(msgspec.Struct, frozen=True):
+    """What runs of a server on this node."""
+
+    copies: list[Instance]
+    starting: int
+    waiting: Annotated[int, Meta(description="Requests and starts that wait for a copy.")]
+    breaker: Annotated[
+        str, Meta(description="`closed`; `open` while starts wait because copies kept ending; `half_open` behind that.")
+    ]
+    retry_s: Annotated[float, Meta(description="Seconds until a start is tried again; 0 unless the breaker is open.")]
+
+
 class ServerDetail(Server, frozen=True):
     """A server with its live deployment."""
 
     deployment: Deployment
+    running: Running
 
 
 class LogLine(msgspec.Struct, frozen=True):
@@ -229,35 +254,10 @@ class Volume(msgspec.Struct, frozen=True):
 
     server: str
     path: Annotated[
-class Instance(msgspec.Struct, frozen=True):
-    """A running copy of a server."""
-
-    kind: Annotated[
-        str, Meta(description="`shared`, `own` (one session's, or one request's) or `spare` (started ahead).")
-    ]
-    state: Annotated[str, Meta(description="`serving`, `draining` (ends with its last call) or `ending`.")]
-    deployment: str
-    outstanding: Annotated[int, Meta(description="Requests that it has not answered yet.")]
-    age_s: Annotated[float, Meta(description="Seconds since its start.")]
-
-
-class Running(msgspec.Struct, frozen=True):
-    """What runs of a server on this node."""
-
-    copies: list[Instance]
-    starting: int
-    waiting: Annotated[int, Meta(description="Requests and starts that wait for a copy.")]
-    breaker: Annotated[
-        str, Meta(description="`closed`; `open` while starts wait because copies kept ending; `half_open` behind that.")
-    ]
-    retry_s: Annotated[float, Meta(description="Seconds until a start is tried again; 0 unless the breaker is open.")]
-
-
         str | None, Meta(description="Where the server sees it; null when what is live keeps nothing any more.")
     ]
     size_bytes: Annotated[int | None, Meta(description="Room for its files; null as `path`.")]
     used_bytes: Annotated[int, Meta(description="Size of the newest snapshot.")]
-    running: Running
     open: Annotated[bool, Meta(description="Whether it is in memory now, because a copy of the server runs.")]
     unsaved: Annotated[str | None, Meta(description="Why its last state is not stored, if it could not be.")]
     snapshots: Annotated[list[Snapshot], Meta(description="Newest first.")]

@@ -172,6 +172,7 @@ async def opened(
             stop_tenant=runtime.stop_tenant,
             drop_logs=runtime.drop_logs,
             instances=runtime.instances,
+            running=runtime.running,
             ready=(services.Ready("store", store.check),),
             layers=_LAYERS,
             metrics=metrics,
@@ -182,7 +183,6 @@ async def opened(
             await _populate(world)
             yield world
         finally:
-            running=runtime.running,
             await world.client.aclose()
             await parts.volumes.close()
             await made.close()

@@ -73,6 +73,8 @@ async def _handshake(
         raise errors.ServerTimeout("The hosted MCP server did not answer initialize in time.") from error
     finally:
         instance.calls.forget(number)
+        # What it held counts against the tenant, and nobody else will give it back: the exchange has no number.
+        call.release()
     if call.failure is not None:
         raise call.failure
     return call, before

@@ -23,6 +23,8 @@ MAX_ADDRESSES: Final = 16_384
 """Addresses (IPv6: /64 networks) that are told apart at once."""
 MAX_SESSIONS: Final = 64
 """Names of sessions that are told apart for one principal, or twice the sessions that it may have."""
+TOLD_PER_MINUTE: Final = 600
+"""Refusals of unknown callers that are told in the trail in any minute, over all addresses; all of them are counted."""
 
 _LONGEST_SESSION: Final = 128
 _SLOT_NS: Final = windows.MINUTE_NS // windows.SLOTS
@@ -183,6 +185,7 @@ class Limiter:
         self._platform = windows.Window(limits.platform_per_second)
         self._tenants: dict[str, _Tenant] = {}
         self._addresses = _Addresses(limits.unauthenticated_per_minute, max_addresses)
+        self._told = windows.Window(TOLD_PER_MINUTE)
 
     def now_ns(self) -> int:
         """The monotonic time that rates are measured with."""
@@ -251,11 +254,11 @@ class Limiter:
         fields = standing.fields()
         return _limited(f"The {whose}'s request rate is used up. Wait and retry.", wait, f"rate:{whose}", fields)
 
-    def unauthenticated(self, address: str) -> None:
+    def unauthenticated(self, address: str) -> bool:
         """Count one request without a valid credential from `address`. Raises `errors.RateLimited`.
 
         Called when authentication failed, so that a caller with a valid key never pays for a neighbour behind the same
-        address.
+        address. Returns whether it is to be noted: who has many addresses must not fill the trail either.
         """
         now_ns = self.now_ns()
         window = self._addresses.window(_network(address), now_ns // _SLOT_NS)
@@ -263,6 +266,10 @@ class Limiter:
             wait = (window.room() * _SLOT_NS - now_ns) / 1e9
             raise _limited("Too many requests without a valid credential from this address.", wait, "rate:address")
         window.add(now_ns // _SLOT_NS)
+        if self._told.full(now_ns // _SLOT_NS):
+            return False
+        self._told.add(now_ns // _SLOT_NS)
+        return True
 
     def admit(self, principal: policy.Principal) -> Lease:
         """A place among the requests in flight of the tenant and of the principal. Raises `errors.RateLimited`."""

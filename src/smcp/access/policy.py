@@ -43,6 +43,7 @@ class Action(enum.StrEnum):
     SERVER_STOP = "server:stop"
     TENANT_CREATE = "tenant:create"
     TENANT_LIST = "tenant:list"
+    TENANT_PLAN = "tenant:plan"
     TENANT_READ = "tenant:read"
     TENANT_RESUME = "tenant:resume"
     TENANT_SUSPEND = "tenant:suspend"
@@ -69,6 +70,7 @@ _RUN_PLATFORM: Final = frozenset(
         Action.PLATFORM_READ,
         Action.TENANT_CREATE,
         Action.TENANT_LIST,
+        Action.TENANT_PLAN,
         Action.TENANT_RESUME,
         Action.TENANT_SUSPEND,
     }

@@ -79,7 +79,9 @@ async def open(
     await copies.start()
 
     kept = artefacts.Artefacts(common.store, config.platform.directory() / machine.ARTEFACTS, config.deploy.max_bytes)
-    made = versions.Versions(common.store, base.clock, kept)
+    made = versions.Versions(
+        common.store, base.clock, kept, lambda tenant: common.limiter.plan(tenant).deployments_kept
+    )
     specs = Specs(kept, found.python, found.node)
     sent = uploads.Uploads(common.store, config.deploy.max_upload_bytes)
     base.undo.push_async_callback(sent.close)

@@ -13,7 +13,7 @@ from typing import Final
 
 from starlette.types import ASGIApp
 
-from smcp.app import foundation, gauges, hosting, machine
+from smcp.app import allowances, foundation, gauges, hosting, machine
 from smcp.audit import events, trail
 from smcp.control import app as control
 from smcp.control import services
@@ -24,7 +24,7 @@ from smcp.kernel import errors, hosts, ids, settings
 from smcp.ops import doctor
 from smcp.sandbox import probe
 from smcp.stores import local
-from smcp.tenancy import egress, limits, meter, plans, tenants
+from smcp.tenancy import egress, limits, meter, overview, plans, tenants
 from smcp.web import docs
 
 NODE: Final = "node-1"
@@ -139,7 +139,8 @@ async def _compose(
     base.undo.callback(lag.cancel)
     hosted = await hosting.open(base, common, found, peer)
     parts = await _gateway(base, common, hosted)
-    admin = control.build(_services(base, common, hosted, parts, port, found.layers), docs.pages())
+    shown = await allowances.open(base, common, hosted, parts.sessions)
+    admin = control.build(_services(base, common, hosted, parts, shown, port, found.layers), docs.pages())
     return Platform(base, front.App(parts), admin, keys, audit, hosted)
 
 
@@ -189,6 +190,7 @@ def _services(
     common: foundation.Common,
     hosted: hosting.Hosting,
     parts: exchange.Parts,
+    shown: overview.Overview,
     port: int,
     layers: Sequence[probe.Layer],
 ) -> services.Services:
@@ -212,6 +214,7 @@ def _services(
         hosts=common.hosts,
         authenticator=common.authenticator,
         plans=common.plans,
+        overview=shown,
         limiter=common.limiter,
         trail=common.trail,
         tenants=common.tenants,

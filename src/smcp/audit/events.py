@@ -163,6 +163,23 @@ class TenantResumed(_Event, frozen=True, kw_only=True, tag="tenant_resumed"):
     """A tenant is served again."""
 
 
+class PlanChanged(_Event, frozen=True, kw_only=True, tag="plan_changed"):
+    """A tenant has another plan, or other numbers of its own (`name:number`)."""
+
+    plan: Word
+    base: Word = ""
+    limits: tuple[Word, ...] = ()
+
+
+class LimitCrossed(_Event, frozen=True, kw_only=True, tag="limit_crossed"):
+    """The tenant came to 80 % of a limit of its plan (`warning`), or to the limit (`reached`)."""
+
+    limit: Word
+    state: Word
+    used: Count
+    most: Count
+
+
 class KeyCreated(_Event, frozen=True, kw_only=True, tag="key_created"):
     """An API key was made."""
 
@@ -342,6 +359,8 @@ Event = (
     | TenantCreated
     | TenantSuspended
     | TenantResumed
+    | PlanChanged
+    | LimitCrossed
     | KeyCreated
     | KeyRevoked
     | AuthenticationFailed

@@ -83,9 +83,9 @@ class Client:
         """POST a body of plain bytes, piece by piece."""
         return self._call("POST", where, content=chunks)
 
-    def put(self, where: str, body: Json) -> Json:
-        """PUT `body` as JSON."""
-        return self._call("PUT", where, body=body)
+    def put(self, where: str, body: Json, **query: object) -> Json:
+        """PUT `body` as JSON; `None` values are left out of the query."""
+        return self._call("PUT", where, body=body, query=query)
 
     def delete(self, where: str) -> Json:
         """DELETE."""

@@ -24,6 +24,7 @@ _COMMANDS: Final = {
     "server": "smcp.cli.servers",
     "secret": "smcp.cli.secrets",
     "volume": "smcp.cli.volumes",
+    "limits": "smcp.cli.limits",
     "tenant": "smcp.cli.tenants",
     "key": "smcp.cli.keys",
     "audit": "smcp.cli.audit",

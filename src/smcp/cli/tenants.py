@@ -1,13 +1,15 @@
 """`smcp tenant …`: the operator's view of tenants."""
 
+from collections.abc import Sequence
+
 import click
 
-from smcp.cli import client, complete, output, session
+from smcp.cli import client, complete, failures, limits, output, session
 
 
 @click.group("tenant")
 def tenant_command() -> None:
-    """Create, list and suspend tenants (operator)."""
+    """Create, list and suspend tenants, and set their plans (operator)."""
 
 
 _name = click.argument("tenant", metavar="TENANT", shell_complete=complete.tenants)
@@ -71,6 +73,50 @@ def resume(cli: session.Session, tenant: str) -> None:
     """Serve a suspended tenant again."""
     with cli.connect() as api:
         _show(cli, api.post(client.path("tenants", tenant, "resume")))
+
+
+@tenant_command.command("plan")
+@_name
+@click.argument("plan", metavar="[free|standard|custom]", type=click.Choice(("free", "standard", "custom")))
+@click.option("--base", type=click.Choice(("free", "standard")), help="What a custom plan changes (standard).")
+@click.option("--limit", "numbers", metavar="NAME=NUMBER", multiple=True, help="A custom plan's own number; repeat it.")
+@click.option("--dry-run", is_flag=True, help="Say what would be above the new plan; change nothing.")
+@session.remote
+def plan(
+    cli: session.Session, tenant: str, plan: str, base: str | None, numbers: tuple[str, ...], *, dry_run: bool
+) -> None:
+    """Give a tenant another plan; 'smcp limits' lists what can be limited."""
+    body: client.Json = {"plan": plan}
+    if base:
+        body["base"] = base
+    if numbers:
+        body["limits"] = _numbers(numbers)
+    with cli.connect() as api:
+        found = api.put(client.path("tenants", tenant, "plan"), body, dry_run="true" if dry_run else None)
+    if cli.out.as_json:
+        cli.out.json(found)
+        return
+    limits.show(cli, client.mapping(found.get("limits")))
+    above = found.get("above")
+    if above:
+        cli.out.note("Used above the new plan; nothing goes, but nothing more is let in:")
+        limits.rows(cli, above)
+    if dry_run:
+        cli.out.note("Nothing was changed.")
+
+
+def _numbers(texts: Sequence[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        if not number.isascii() or not number.isdigit():
+            raise failures.Failure(
+                "usage",
+                f"'{text[:80]}' is not NAME=NUMBER, for example tenant_per_minute=5000.",
+                exit_code=failures.Exit.USAGE,
+            )
+        found[name] = int(number)
+    return found
 
 
 def _show(cli: session.Session, tenant: client.Json) -> None:

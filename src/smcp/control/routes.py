@@ -2,12 +2,13 @@
 
 from typing import Final
 
-from smcp.control import audit, deployments, keys, mcp, platform, secrets, servers, tenants, uploads, volumes
+from smcp.control import audit, deployments, keys, limits, mcp, platform, secrets, servers, tenants, uploads, volumes
 from smcp.control.endpoint import Endpoint
 
 ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *platform.ENDPOINTS,
     *tenants.ENDPOINTS,
+    *limits.ENDPOINTS,
     *keys.ENDPOINTS,
     *uploads.ENDPOINTS,
     *deployments.ENDPOINTS,

@@ -95,6 +95,43 @@ class Tenant(msgspec.Struct, frozen=True):
     created: Time
 
 
+class Limit(msgspec.Struct, frozen=True):
+    """One limit of a tenant's plan, and where the tenant stands."""
+
+    name: str
+    text: Annotated[str, Meta(description="What is limited.")]
+    unit: Annotated[str, Meta(description="`requests`, `sessions`, `copies`, `bytes`, `keys` or `deployments`.")]
+    limit: int
+    used: Annotated[int | None, Meta(description="Now; of principals, sessions and servers the busiest's. Null: uncounted.")]
+    remaining: int | None
+    resets: Annotated[
+        float | None,
+        Meta(description="When some of it comes back by itself: seconds since the Unix epoch, UTC. Null: it does not."),
+    ]
+    state: Annotated[str, Meta(description="`ok`, `warning` from 80 % on, or `reached`.")]
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """A tenant's plan, and every limit of it."""
+
+    tenant: str
+    plan: Annotated[str, Meta(description="`free`, `standard` or `custom`.")]
+    base: Annotated[str | None, Meta(description="Of a custom plan: what its numbers are changes of.")]
+    state: Annotated[str, Meta(description="The worst of all limits' states.")]
+    limits: list[Limit]
+
+
+class PlanChange(msgspec.Struct, frozen=True):
+    """What a change of plan does, or would do."""
+
+    applied: Annotated[bool, Meta(description="False for a dry run.")]
+    above: Annotated[
+        list[Limit],
+        Meta(description="Limits of the new plan that the tenant's present use is above. Nothing that is there goes."),
+    ]
+    limits: Limits
+
+
 class Key(msgspec.Struct, frozen=True):
     """An API key without its secret, which is not stored."""
 

@@ -7,6 +7,7 @@ publication removes. Reads come from memory (`stores.records`).
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Final, Literal
 
 import msgspec
@@ -21,7 +22,7 @@ from smcp.stores import tenant as stores
 Desired = Literal["running", "stopped"]
 Locked = wheels.Locked
 
-_KEPT: Final = 50
+MOST_KEPT: Final = 50
 _PAGE: Final = 1000
 
 
@@ -91,7 +92,15 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
 class Versions:
     """Every tenant's servers."""
 
-    def __init__(self, store: stores.Store, clock: clocks.Clock, artefacts: artefact_store.Artefacts) -> None:
+    def __init__(
+        self,
+        store: stores.Store,
+        clock: clocks.Clock,
+        artefacts: artefact_store.Artefacts,
+        kept: Callable[[ids.TenantId], int] = lambda _: MOST_KEPT,
+    ) -> None:
+        """`kept`: how many earlier deployments of one server a tenant keeps; the oldest go when a new one is live."""
+        self._kept = kept
         self._servers = records.Records(store, Server, ("server",))
         self._deployments = records.Records(store, Deployment, ("deployment",), cached=4096)
         self._artefacts = artefacts
@@ -151,6 +160,10 @@ class Versions:
         seen = {server.live, *server.earlier}
         return [one for one in await self._all(tenant, name) if one.id in seen]
 
+    async def most_kept(self, tenant: ids.TenantId) -> int:
+        """How many earlier deployments the server has that has most of them."""
+        return max((len(server.earlier) for server in await self.servers(tenant)), default=0)
+
     # --- changing ---
 
     async def reserve(self, tenant: ids.TenantId, name: str) -> int:
@@ -177,7 +190,7 @@ class Versions:
             if server.number < deployment.number:
                 # Deleted and made anew meanwhile: the numbers began again.
                 raise errors.Conflict("The server was deleted during the deployment. Deploy again.")
-            return _moved(server, deployment.id)
+            return _moved(server, deployment.id, self._kept(tenant))
 
         try:
             server = await self._servers.update(tenant, (deployment.server,), move)
@@ -201,7 +214,8 @@ class Versions:
                 return found
             if target not in found.earlier:
                 raise errors.NotFound(f"The server {name} has no deployment '{target[:64]}'.")
-            return _moved(found, target)
+            # Nothing goes here: who goes back may want to go forward again.
+            return _moved(found, target, len(found.earlier) + 1)
 
         return await self._servers.update(tenant, (name,), move)
 
@@ -267,6 +281,6 @@ class Versions:
         return {deployment.digest for name in names for deployment in await self._all(tenant, name)}
 
 
-def _moved(server: Server, live: str) -> Server:
+def _moved(server: Server, live: str, kept: int) -> Server:
     before = [one for one in (*server.earlier, server.live) if one is not None and one != live]
-    return msgspec.structs.replace(server, live=live, earlier=tuple(before[-_KEPT:]))
+    return msgspec.structs.replace(server, live=live, earlier=tuple(before[-kept:]))

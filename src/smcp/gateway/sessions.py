@@ -167,6 +167,10 @@ class Sessions:
             idlest = min(mine.values(), key=lambda one: (one.busy > 0, one.used))
             self.end(idlest, "replaced")
 
+    def most(self, tenant: ids.TenantId) -> int:
+        """How many sessions the principal of a tenant has that has most of them."""
+        return max((len(mine) for key, mine in self._by_principal.items() if key[0] == tenant), default=0)
+
     def open(
         self,
         principal: policy.Principal,

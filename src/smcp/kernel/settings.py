@@ -126,8 +126,8 @@ class Limits(_Group, frozen=True):
         tuple[str, ...],
         _d(
             "Further numbers of the plan `standard`, as name=number (docs/how-to/limits.md lists the names). They are"
-            " looked at last. By default 100 requests a minute of one session, 4 copies started ahead, 16 GiB of"
-            " memory, 10 GiB of egress a day and 20 earlier deployments of a server."
+            " looked at last. By default 100 requests a minute of one session, 4 copies started ahead, memory for all"
+            " copies, 10 GiB of egress a day and 20 earlier deployments of a server."
         ),
     ] = ()
 

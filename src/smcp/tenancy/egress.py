@@ -107,6 +107,10 @@ class Days:
         await budget.ready()
         return budget.used()
 
+    def tenants(self) -> list[ids.TenantId]:
+        """Those whose servers may reach something."""
+        return list(self._budgets)
+
     def resets(self) -> float:
         """When the day ends: seconds since the epoch."""
         return float((self.today() + 1) * DAY_S)

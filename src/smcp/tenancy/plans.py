@@ -22,6 +22,9 @@ NAMES: Final = (FREE, STANDARD, CUSTOM)
 MOST: Final = 2**53
 """The largest limit: the largest whole number that every reader of JSON reads alike."""
 
+_AROUND: Final = 256 * 1024**2
+"""Room for what a stronger wall takes around a copy (gVisor's own memory)."""
+
 _OPERATORS: Final = 10
 """Operators' requests are few tenants' worth: provisioning and watching must not stop at one tenant's rate."""
 
@@ -68,7 +71,7 @@ LIMITS: Final = (
     Limit("principal_sessions", "sessions", "MCP sessions of one principal; at the cap the longest-idle one ends."),
     Limit("instances", "copies", "Running copies of hosted servers."),
     Limit("spares", "copies", "Copies that are started ahead of demand.", 0),
-    Limit("memory_bytes", "bytes", "Memory of the running copies together."),
+    Limit("memory_bytes", "bytes", "Memory that the running copies together may take."),
     Limit("storage_bytes", "bytes", "Bytes stored, over all keys and objects."),
     Limit("storage_keys", "keys", "Keys and objects stored."),
     Limit("egress_bytes_per_day", "bytes", "Bytes that hosted servers move over the network in a day (UTC).", 0),
@@ -87,7 +90,7 @@ _FREE: Final[Mapping[str, int]] = {
     "principal_sessions": 3,
     "instances": 4,
     "spares": 0,
-    "memory_bytes": 2 * 1024**3,
+    "memory_bytes": 4 * 1024**3,
     "storage_bytes": 256 * 1024**2,
     "storage_keys": 10_000,
     "egress_bytes_per_day": 1024**3,
@@ -108,7 +111,8 @@ def standard(config: settings.Settings) -> Plan:
         principal_sessions=limits.principal_sessions,
         instances=limits.tenant_instances,
         spares=4,
-        memory_bytes=16 * 1024**3,
+        # Copies are charged with what they may take: by default the number of copies is what limits.
+        memory_bytes=limits.tenant_instances * (config.sandbox.memory_bytes + _AROUND),
         storage_bytes=config.stores.quota_bytes,
         storage_keys=config.stores.quota_keys,
         egress_bytes_per_day=10 * 1024**3,

@@ -121,6 +121,15 @@ _WRONG: Final[dict[str, tuple[dict[str, Any], ...]]] = {
     ),
     "/api/v1/tenants/{tenant}/servers/{server}/secrets/{secret}": _WRONG_SECRETS,
     "/api/v1/tenants/{tenant}/servers/{server}/secrets/{secret}/rotate": _WRONG_SECRETS,
+    "/api/v1/tenants/{tenant}/plan": (
+        {},
+        {"plan": 1},
+        {"plan": "gold"},
+        {"plan": "standard", "limits": {"instances": 1}},
+        {"plan": "custom", "limits": {"instances": 1.5}},
+        {"plan": "custom", "limits": ["instances"]},
+        {"plan": "custom", "price": 3},
+    ),
     "/api/v1/tenants/{tenant}/servers/{server}/rollback": ({"to": 1}, {"to": "x" * 65}),
     "/api/v1/tenants/{tenant}/servers/{server}/volume/restore": ({"snapshot": 1}, {"snapshot": "x" * 65}),
     "/api/v1/tenants/{tenant}/servers/{server}/call": (

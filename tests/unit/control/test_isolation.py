@@ -132,7 +132,7 @@ async def test_no_list_holds_another_tenants_things_whatever_the_cursor(world: w
         await world.fresh_key(worlds.OWN),
     ]
     for one in paths.TENANTS:
-        if one.query is endpoint.Nothing:
+        if one.query is endpoint.Nothing or one.method != "GET":
             continue
         for cursor in cursors:
             path = paths.filled(one, {"tenant": worlds.OTHER, "server": "time"})

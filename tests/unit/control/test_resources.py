@@ -14,7 +14,7 @@ HERE = f"/api/v1/tenants/{worlds.OWN}"
 @pytest.mark.requirement("control:audit:changes")
 @pytest.mark.parametrize("one", [one for one in paths.WRITING if not one.path.endswith("/call")], ids=paths.name)
 async def test_every_change_is_in_the_trail_when_its_answer_comes(one: endpoint.Endpoint, world: worlds.World) -> None:
-    who = "operator" if one.path.endswith(("/tenants", "/suspend", "/resume")) else ADMIN
+    who = "operator" if one.path.endswith(("/tenants", "/suspend", "/resume", "/plan")) else ADMIN
     parts = {
         "tenant": worlds.OWN,
         "server": "time",

@@ -21,7 +21,8 @@ from smcp.identity import authenticator
 from smcp.identity.authn import api_key
 from smcp.kernel import clock, hosts, ids, observe, settings
 from smcp.sandbox.volumes import keeper
-from smcp.tenancy import limits, plans, tenants
+from smcp.stores import tenant as stores
+from smcp.tenancy import limits, overview, plans, tenants
 from smcp.web import docs
 from support import ground, storage
 from unit.control import hosted
@@ -44,8 +45,10 @@ class World:
         runtime: hosted.Runtime,
         log: io.StringIO,
         ground: ground.Ground,
+        store: stores.Store,
     ) -> None:
         self.parts = parts
+        self.store = store
         self.ground = ground
         """Where volumes are."""
         self.made = made
@@ -111,18 +114,25 @@ _LAYERS: Final = (
 
 
 def _configured(directory: pathlib.Path, groups: Mapping[str, Any], limit: Mapping[str, Any]) -> settings.Settings:
+    rates: dict[str, Any] = {
+        "unauthenticated_per_minute": 100_000,
+        "tenant_per_minute": 100_000,
+        "principal_per_minute": 100_000,
+        **limit,
+    }
     return settings.Settings(
-        **groups,
-        platform=settings.Platform(data_dir=str(directory)),
-        limits=settings.Limits(
-            **{
-                "unauthenticated_per_minute": 100_000,
-                "tenant_per_minute": 100_000,
-                "principal_per_minute": 100_000,
-                **limit,
-            }
-        ),
+        **groups, platform=settings.Platform(data_dir=str(directory)), limits=settings.Limits(**rates)
     )
+
+
+def _amounts(store: stores.Store, made: hosted.Rooms, runtime: hosted.Runtime) -> dict[str, overview.Amount]:
+    async def stored(tenant: ids.TenantId) -> int:
+        return (await store.tenant(tenant).usage()).bytes
+
+    async def copies(tenant: ids.TenantId) -> int:
+        return runtime.instances(tenant, ids.ServerName("time"))
+
+    return {"storage_bytes": stored, "instances": copies, "deployments_kept": made.versions.most_kept}
 
 
 @contextlib.asynccontextmanager
@@ -149,6 +159,7 @@ async def opened(
         place = ground.Ground(directory / "volumes")
         made = hosted.Rooms(store, configured, now, told, metrics)
         await made.start()
+        limiter = limits.Limiter(configured.limits, every, now)
         parts = services.Services(
             version="0.0.0",
             public_url=BASE,
@@ -156,7 +167,8 @@ async def opened(
             hosts=hosts.Hosts(host="127.0.0.1", port=8080),
             authenticator=authenticator.Authenticator((keys,)),
             plans=every,
-            limiter=limits.Limiter(configured.limits, every, now),
+            overview=overview.Overview(limiter, now, _amounts(store, made, runtime), {}),
+            limiter=limiter,
             trail=told,
             tenants=found,
             keys=keys,
@@ -178,7 +190,7 @@ async def opened(
             metrics=metrics,
             logger=logger,
         )
-        world = World(parts, made, runtime, log, place)
+        world = World(parts, made, runtime, log, place, store)
         try:
             await _populate(world)
             yield world

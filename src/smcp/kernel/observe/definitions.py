@@ -69,6 +69,12 @@ DEFINITIONS: Final[Mapping[Metric, Definition]] = {
         " valid credential.",
         (("limit", ("platform", "rate", "concurrency", "unauthenticated")),),
     ),
+    Metric.LIMIT_CROSSINGS: Definition(
+        Kind.COUNTER,
+        "crossings",
+        "Times that some tenant came to 80 % of a limit of its plan (`warning`) or to the limit (`reached`).",
+        (("limit", names.PLAN_LIMITS), ("state", ("warning", "reached"))),
+    ),
     Metric.SESSIONS: Definition(Kind.GAUGE, "sessions", "Legacy sessions that have not ended."),
     Metric.INSTANCES: Definition(
         Kind.GAUGE,

@@ -40,6 +40,13 @@ STATUS_CODES: Final = (
 INSTANCE_STATES: Final = ("serving", "spare", "starting", "ending")
 EGRESS_REASONS: Final = ("", "name", "address", "port", "network", "busy", "quota", "resolve", "connect")
 
+PLAN_LIMITS: Final = (
+    *("tenant_per_minute", "principal_per_minute", "session_per_minute", "tenant_concurrency", "principal_concurrency"),
+    *("principal_sessions", "instances", "spares", "memory_bytes", "storage_bytes", "storage_keys"),
+    *("egress_bytes_per_day", "deployments_kept"),
+)
+"""As `tenancy.plans` names them."""
+
 # The boundaries that the MCP conventions ask for, with finer ones below 10 ms, where a gateway's own time lies.
 CALL: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 START: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -84,6 +91,7 @@ class Metric(enum.Enum):
     ACCESS_REFUSED = "smcp_access_refused_total"
     ERRORS = "smcp_errors_total"
     RATE_LIMITED = "smcp_rate_limited_total"
+    LIMIT_CROSSINGS = "smcp_limit_crossings_total"
     SESSIONS = "smcp_sessions_live"
     INSTANCES = "smcp_instances_live"
     INSTANCE_START = "smcp_instance_start_duration_seconds"

@@ -30,6 +30,7 @@ class Action(enum.StrEnum):
     MCP_READ = "mcp:read"
     PLATFORM_METRICS = "platform:metrics"
     PLATFORM_READ = "platform:read"
+    PLATFORM_USAGE = "platform:usage"
     # In the plural: "secret:" and a word is what a leaked credential looks like to `kernel.redact`.
     SECRETS_LIST = "secrets:list"
     SECRETS_WRITE = "secrets:write"
@@ -47,6 +48,7 @@ class Action(enum.StrEnum):
     TENANT_READ = "tenant:read"
     TENANT_RESUME = "tenant:resume"
     TENANT_SUSPEND = "tenant:suspend"
+    USAGE_READ = "usage:read"
     VOLUME_DELETE = "volume:delete"
     VOLUME_READ = "volume:read"
     VOLUME_RESTORE = "volume:restore"
@@ -68,6 +70,7 @@ _RUN_PLATFORM: Final = frozenset(
     {
         Action.PLATFORM_METRICS,
         Action.PLATFORM_READ,
+        Action.PLATFORM_USAGE,
         Action.TENANT_CREATE,
         Action.TENANT_LIST,
         Action.TENANT_PLAN,

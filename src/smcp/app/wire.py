@@ -216,6 +216,7 @@ def _services(
         plans=common.plans,
         overview=shown,
         limiter=common.limiter,
+        meter=common.meter,
         trail=common.trail,
         tenants=common.tenants,
         keys=common.keys,

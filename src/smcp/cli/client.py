@@ -91,16 +91,17 @@ class Client:
         """DELETE."""
         return self._call("DELETE", where)
 
-    def items(self, where: str, *, after: object = None, limit: int | None = None) -> Iterator[Json]:
+    def items(self, where: str, *, after: object = None, limit: int | None = None, **query: object) -> Iterator[Json]:
         """The items of a list, page by page; `limit` in all (None: every one)."""
         left = limit
         while left is None or left > 0:
-            page = self.get(where, after=after, limit=_PAGE if left is None else min(_PAGE, left))
+            page = self.get(where, after=after, limit=_PAGE if left is None else min(_PAGE, left), **query)
             items: list[Json] = page.get("items") or []
             yield from items
             left = None if left is None else left - len(items)
-            after = page.get("next")
-            if after is None or not items:
+            before, after = after, page.get("next")
+            # A page may be empty and not be the last one.
+            if after is None or after == before:
                 return
 
     def wait_for(self, seconds: float) -> bool:

@@ -27,6 +27,7 @@ _COMMANDS: Final = {
     "limits": "smcp.cli.limits",
     "tenant": "smcp.cli.tenants",
     "key": "smcp.cli.keys",
+    "usage": "smcp.cli.usage",
     "audit": "smcp.cli.audit",
     "version": "smcp.cli.about",
     "completion": "smcp.cli.about",

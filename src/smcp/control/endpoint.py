@@ -90,6 +90,8 @@ class Call(msgspec.Struct, Generic[BodyT, QueryT], kw_only=True):
     ask_again: Callable[[], Awaitable[None]]
     """Authenticate and decide once more, for handlers that have waited. Raises as the first time."""
     caller: policy.Principal | None = None
+    accept: str = ""
+    """The header Accept, for endpoints that answer in more than one format."""
     changes: list[events.Event] = []
     """What the handler changed; written to the audit trail before the answer is sent."""
 
@@ -131,6 +133,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     query: type[msgspec.Struct]
     answer: Any
     """The answer's type; None for an empty one."""
+    csv: bool
+    """Whether it answers with CSV where that is asked for."""
     status: int
     raises: tuple[type[errors.SmcpError], ...]
     """What the handler raises beyond what the walk raises for every endpoint."""
@@ -182,7 +186,8 @@ def endpoint(
             handler=handler,
             body=body,
             query=query,
-            answer=None if hints["return"] is type(None) else hints["return"],
+            answer=_answer(hints["return"]),
+            csv=Raw in typing.get_args(hints["return"]),
             status=status,
             raises=raises,
             platform=platform,
@@ -193,6 +198,14 @@ def endpoint(
         )
 
     return make
+
+
+def _answer(hint: Any) -> Any:
+    # What may be `Raw` beside it is the same in another format.
+    for kind in typing.get_args(hint):
+        if Raw in typing.get_args(hint) and kind is not Raw:
+            return kind
+    return None if hint is type(None) else hint
 
 
 def _opaque(text: str) -> str:

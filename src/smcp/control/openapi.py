@@ -175,7 +175,10 @@ def _answer(one: endpoint.Endpoint, schemas: _Schemas) -> dict[str, Any]:
     content: dict[str, Any] = {"schema": schemas.of(one.answer)}
     if one.answer_example is not None:
         content["example"] = one.answer_example
-    return {"description": "Done." if one.status < 202 else "Accepted.", "content": {"application/json": content}}
+    formats: dict[str, Any] = {"application/json": content}
+    if one.csv:
+        formats["text/csv"] = {"schema": {"type": "string"}}
+    return {"description": "Done." if one.status < 202 else "Accepted.", "content": formats}
 
 
 def _refusals(one: endpoint.Endpoint) -> dict[str, Any]:

@@ -2,7 +2,20 @@
 
 from typing import Final
 
-from smcp.control import audit, deployments, keys, limits, mcp, platform, secrets, servers, tenants, uploads, volumes
+from smcp.control import (
+    audit,
+    deployments,
+    keys,
+    limits,
+    mcp,
+    platform,
+    secrets,
+    servers,
+    tenants,
+    uploads,
+    usage,
+    volumes,
+)
 from smcp.control.endpoint import Endpoint
 
 ENDPOINTS: Final[tuple[Endpoint, ...]] = (
@@ -17,4 +30,5 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *volumes.ENDPOINTS,
     *mcp.ENDPOINTS,
     *audit.ENDPOINTS,
+    *usage.ENDPOINTS,
 )

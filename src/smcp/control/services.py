@@ -20,6 +20,7 @@ from smcp.kernel.settings import Settings
 from smcp.runtime.pool import View
 from smcp.sandbox.volumes.keeper import Volumes
 from smcp.tenancy.limits import Limiter
+from smcp.tenancy.meter import Meter
 from smcp.tenancy.overview import Overview
 from smcp.tenancy.plans import Plans
 from smcp.tenancy.tenants import Tenants
@@ -107,6 +108,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     plans: Plans
     overview: Overview
     limiter: Limiter
+    meter: Meter
     trail: Trail
     tenants: Tenants
     keys: ApiKeys

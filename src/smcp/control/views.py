@@ -327,6 +327,29 @@ class AuditReport(msgspec.Struct, frozen=True):
     position: int | None
 
 
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What was used; null in `time`, `server` and `principal` where it is not by these."""
+
+    tenant: str
+    time: Annotated[float | None, Meta(description="Beginning of the hour or day, epoch seconds, UTC.")]
+    server: str | None
+    principal: str | None
+    calls: int
+    errors: int
+    received_bytes: Annotated[int, Meta(description="Of the requests' bodies.")]
+    sent_bytes: Annotated[int, Meta(description="Of the answers' bodies.")]
+    cpu_s: Annotated[float | None, Meta(description="Processor time of the servers' copies; null: unknown.")]
+    memory_byte_s: Annotated[
+        int | None, Meta(description="Bytes of memory times the seconds that copies had them; null: unknown.")
+    ]
+    copy_s: Annotated[float, Meta(description="Time that copies ran, each for itself.")]
+    cpu_unknown_s: Annotated[float, Meta(description="The part of copy_s for which cpu_s is not known.")]
+    memory_unknown_s: Annotated[float, Meta(description="The part of copy_s for which memory_byte_s is not known.")]
+    egress_sent_bytes: int
+    egress_received_bytes: int
+    storage_byte_s: Annotated[int, Meta(description="Bytes stored times the seconds that they were kept.")]
+
+
 class Paging(Protocol):
     """A page that is asked for by name or id."""
 

@@ -112,6 +112,7 @@ async def _read(visit: Visit) -> None:
         query=query,
         document=visit.document,
         caller=visit.caller,
+        accept=visit.request.headers.get("accept", ""),
         ask_again=functools.partial(_ask_again, visit),
     )
 

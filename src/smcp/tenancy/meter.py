@@ -157,6 +157,10 @@ class Meter:
         if self.waiting() > LATE_S:
             raise errors.Unavailable(detail="usage can't be written")
 
+    def now(self) -> float:
+        """Its time, epoch seconds: the one that hours are of."""
+        return self._clock.now()
+
     # --- life ---
 
     async def start(self) -> None:

@@ -22,7 +22,7 @@ from smcp.identity.authn import api_key
 from smcp.kernel import clock, hosts, ids, observe, settings
 from smcp.sandbox.volumes import keeper
 from smcp.stores import tenant as stores
-from smcp.tenancy import limits, overview, plans, tenants
+from smcp.tenancy import limits, meter, overview, plans, tenants
 from smcp.web import docs
 from support import ground, storage
 from unit.control import hosted
@@ -160,6 +160,7 @@ async def opened(
         made = hosted.Rooms(store, configured, now, told, metrics)
         await made.start()
         limiter = limits.Limiter(configured.limits, every, now)
+        counting = meter.Meter(store, found, now, metrics, logger, node="node-1", days=400)
         parts = services.Services(
             version="0.0.0",
             public_url=BASE,
@@ -169,6 +170,7 @@ async def opened(
             plans=every,
             overview=overview.Overview(limiter, now, _amounts(store, made, runtime), {}),
             limiter=limiter,
+            meter=counting,
             trail=told,
             tenants=found,
             keys=keys,

@@ -211,12 +211,10 @@ class Protocol(asyncio.Protocol):
             self._waiting.append(turn)
 
     def _made(self, *, newer: bool, keep_alive: bool) -> "front.Request | _AsgiTurn":
-        expects = any(name == b"expect" and value.lower() == b"100-continue" for name, value in self._fields)
         method: str = self._parser.get_method().decode("ascii")
         if self._url.startswith(_GATEWAY):
-            return front.Request(
-                self, method, self._url, self._fields, newer=newer, keep_alive=keep_alive, expects=expects
-            )
+            return front.Request(self, method, self._url, self._fields, newer=newer, keep_alive=keep_alive)
+        expects = any(name == b"expect" and value.lower() == b"100-continue" for name, value in self._fields)
         return _AsgiTurn(self, self._scope(method), keep_alive=keep_alive, expects=expects)
 
     def _begin(self, turn: "front.Request | _AsgiTurn") -> None:

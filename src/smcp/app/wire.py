@@ -111,7 +111,7 @@ async def _compose(
     counting = meter.Meter(store, owners, base.clock, base.metrics, base.log, node=NODE, days=config.stores.audit_days)
     base.undo.push_async_callback(counting.close)
     await counting.start()
-    keys = api_key.ApiKeys(store, owners.active, base.clock)
+    keys = api_key.ApiKeys(store, owners.active, base.clock, tenant_served=owners.served)
     base.undo.push_async_callback(keys.close)
     names = hosts.Hosts(
         host=config.gateway.host,

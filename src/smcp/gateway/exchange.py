@@ -99,6 +99,10 @@ class Parts:
     alarms: alarms.Alarms
     meter: meter.Meter
     log: observe.Logger
+    routes: dict[bytes, tuple[ids.TenantId, ids.ServerName]] = dataclasses.field(
+        default_factory=dict[bytes, tuple[ids.TenantId, ids.ServerName]]
+    )
+    """Paths and what they name, as `route.route` has read them."""
 
 
 class Exchange:
@@ -111,6 +115,7 @@ class Exchange:
         "call",
         "cors",
         "era",
+        "forwarded",
         "gone",
         "incoming",
         "instance",
@@ -147,6 +152,8 @@ class Exchange:
         self.era = eras.Era.LEGACY
         self.version = ""
         self.message: jsonrpc.Message | None = None
+        self.forwarded: jsonrpc.Message | None = None
+        """What the hosted server gets instead of `message`, where eras differ."""
         self.action = policy.Action.MCP_CONNECT
         self.target: targets.Target | None = None
         self.session: sessions.Session | None = None
@@ -171,10 +178,8 @@ class Exchange:
         """The JSON-RPC method, empty when there is none."""
         return "" if self.message is None else self.message.method
 
-    def answer(
-        self, status: int, body: bytes = b"", fields: tuple[Header, ...] = (), *, coded: bool = False
-    ) -> None:
-        """Send a whole answer; JSON when there is a body, compressed where that is worth it (`coded`: it is already)."""
+    def answer(self, status: int, body: bytes = b"", fields: tuple[Header, ...] = (), *, coded: bool = False) -> None:
+        """Send a whole answer: JSON when there is a body, compressed where that pays (`coded`: it is already)."""
         self.answered = True
         self.status = status
         out: list[Header] = [*fields, *self.cors]
@@ -195,7 +200,7 @@ class Exchange:
         self.answer(status, await compress.gzip_beside(body) if coded else body, fields, coded=coded)
 
     def _takes_gzip(self) -> bool:
-        return compress.wanted(self.incoming.fields.get("accept-encoding"))
+        return compress.wanted(self.incoming.fields.get(b"accept-encoding"))
 
     def open_stream(self, fields: tuple[Header, ...] = ()) -> None:
         """Begin an event stream. Proxies must neither buffer nor change it (MCP 2026-07-28, "Streamable HTTP")."""
@@ -210,7 +215,10 @@ class Exchange:
         self.out.start(200, [_JSON, *self.cors])
 
     async def stream(self, data: bytes) -> None:
-        """Send a piece of the event stream or of a large answer. Raises `ClientGone` when the client reads nothing for `_UNREAD_S`."""
+        """Send a piece of a stream or of a large answer.
+
+        Raises `ClientGone` when the client reads nothing for `_UNREAD_S`.
+        """
         self.sent += len(data)
         try:
             async with asyncio.timeout(_UNREAD_S):

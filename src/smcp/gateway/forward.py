@@ -1,21 +1,25 @@
 """Forwarding: a request to its copy of the server, a notification or an answer on its way, a GET to its stream."""
 
+from collections.abc import Awaitable
+
 from smcp.gateway import exchange, streams
 from smcp.kernel import errors, jsonrpc
 from smcp.protocol import eras
 
 
-async def forward(parts: exchange.Parts, x: exchange.Exchange) -> None:
+def forward(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | None:
     """Hand the message over. Only a request leaves something to wait for."""
     message, instance = x.message, x.instance
     if message is None:
-        await streams.listen(parts, x)
-    elif instance is None:
+        return streams.listen(parts, x)
+    if instance is None:
         raise errors.ServerFailed
-    elif message.kind is jsonrpc.Kind.REQUEST:
-        x.number, x.call = instance.calls.send(message)
+    if message.kind is jsonrpc.Kind.REQUEST:
+        x.number, x.call = instance.calls.send(x.forwarded or message)
         if x.session is not None:
             x.session.busy += 1
+            if x.session.instance is None:
+                x.session.running[message.id] = (instance, x.number)
     elif message.kind is jsonrpc.Kind.NOTIFICATION:
         instance.calls.notify(message)
         x.answer(202)
@@ -23,13 +27,14 @@ async def forward(parts: exchange.Parts, x: exchange.Exchange) -> None:
         # An answer that nobody asked for is dropped; telling so would tell which ids are in use.
         instance.calls.answer(message)
         x.answer(202)
+    return None
 
 
-async def stream_back(parts: exchange.Parts, x: exchange.Exchange) -> None:
+def stream_back(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None]:
     """Wait for the call, and bring back what comes."""
     if x.call is None:
         raise errors.ServerFailed
-    await streams.reply(parts, x, x.call)
+    return streams.reply(parts, x, x.call)
 
 
 def give_back(parts: exchange.Parts, x: exchange.Exchange) -> None:
@@ -40,6 +45,8 @@ def give_back(parts: exchange.Parts, x: exchange.Exchange) -> None:
         return
     if x.session is not None:
         x.session.busy -= 1
+        if x.message is not None and x.session.running.get(x.message.id) == (x.instance, x.number):
+            del x.session.running[x.message.id]
     if x.refused == "server_timeout" and x.instance.calls.heard < x.started:
         # Silent since before this call: a shared copy that hangs would fail every later call too.
         parts.pool.suspect(x.instance)

@@ -95,7 +95,7 @@ class Request:
     """`exchange.Incoming` and `exchange.Outgoing` of one request."""
 
     __slots__ = (
-        "_arrived", "_asked", "_chunked", "_chunks", "_connection", "_done", "_expects", "_gone", "_held",
+        "_arrived", "_asked", "_chunked", "_chunks", "_connection", "_done", "_gone", "_held",
         "_keep_alive", "_newer", "_started", "_tell", "_waiter", "fields", "method", "path", "task",
     )  # fmt: skip
 
@@ -108,9 +108,8 @@ class Request:
         *,
         newer: bool,
         keep_alive: bool,
-        expects: bool,
     ) -> None:
-        """`pairs` have lower-case names; `newer`: HTTP/1.1, not 1.0; `expects`: the client waits for 100 (Continue)."""
+        """`pairs` have lower-case names; `newer`: HTTP/1.1, not 1.0."""
         self._connection = connection
         self.method = method
         self.path = path
@@ -119,7 +118,6 @@ class Request:
         """Who answers; kept here, since a loop holds its tasks weakly."""
         self._newer = newer
         self._keep_alive = keep_alive
-        self._expects = expects
         self._chunks: list[bytes] = []
         self._held = 0
         self._arrived = False
@@ -176,7 +174,7 @@ class Request:
         return self._connection.address
 
     async def body(self, limit: int, seconds: float) -> bytes:
-        told = self.fields.only("content-length")
+        told = self.fields.only(b"content-length")
         if told is not None and told.isdigit() and (len(told) > 18 or int(told) > limit):
             raise errors.TooLarge(f"The body is larger than {limit} bytes.")
         if not self._arrived:
@@ -188,7 +186,7 @@ class Request:
 
     async def _rest(self, limit: int, seconds: float) -> None:
         self._asked = True
-        if self._expects and not self._held:
+        if not self._held and (self.fields.get(b"expect") or "").lower() == "100-continue":
             self._connection.write(_CONTINUE)
         try:
             async with asyncio.timeout(seconds):

@@ -1,19 +1,20 @@
 """The legacy wire (2024-11-05 … 2025-11-25): handshake, sessions, a copy of the server for each."""
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Final
 
 from smcp.access import policy
 from smcp.audit import events
-from smcp.gateway import exchange, streams, targets
+from smcp.gateway import bridge, exchange, streams, targets
 from smcp.kernel import errors, jsonrpc
-from smcp.protocol import eras
+from smcp.protocol import eras, translate
 from smcp.runtime import calls, driver
 
-SESSION: Final = "mcp-session-id"
+SESSION: Final = b"mcp-session-id"
 
 
-async def session(parts: exchange.Parts, x: exchange.Exchange) -> None:
+def session(parts: exchange.Parts, x: exchange.Exchange) -> None:
     """Find the session a request belongs to; DELETE ends it here. `initialize` has none yet, whatever it sends."""
     if opens(x):
         return
@@ -35,18 +36,25 @@ def opens(x: exchange.Exchange) -> bool:
     return message is not None and message.method == "initialize" and message.kind is jsonrpc.Kind.REQUEST
 
 
-async def acquire(parts: exchange.Parts, x: exchange.Exchange) -> None:
+def acquire(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | None:
     """The session's copy; for `initialize` a new one, with the session around it once it has answered."""
-    if x.session is not None:
-        if not x.session.instance.alive:
-            raise errors.SessionNotFound
-        x.instance = x.session.instance
-        return
-    if x.target is None or x.principal is None or x.message is None or x.server is None:
+    if x.session is None:
+        return _initialize(parts, x)
+    instance = x.session.instance
+    if instance is None:
+        return bridge.acquire(parts, x, x.session)
+    if not instance.alive:
+        raise errors.SessionNotFound
+    x.instance = instance
+    return None
+
+
+async def _initialize(parts: exchange.Parts, x: exchange.Exchange) -> None:
+    if x.target is None or x.principal is None or x.message is None:
         raise errors.Unauthenticated
     if not x.target.legacy:
-        spoken = ", ".join(x.target.deployment.eras.modern)
-        raise errors.BadRequest(f"This server speaks only MCP {spoken}, without initialize and sessions.")
+        await _bridge(parts, x, x.principal, x.target, x.message)
+        return
     parts.sessions.make_room(x.principal)
     instance = await parts.pool.private(x.target.spec)
     try:
@@ -60,6 +68,36 @@ async def acquire(parts: exchange.Parts, x: exchange.Exchange) -> None:
         if x.session is None:
             # A refused opening leaves nothing behind: no copy, no session id.
             parts.pool.release_soon(instance, "initialize was refused")
+
+
+async def _bridge(
+    parts: exchange.Parts,
+    x: exchange.Exchange,
+    principal: policy.Principal,
+    target: targets.Target,
+    message: jsonrpc.Message,
+) -> None:
+    """A session over a modern server, which knows of none."""
+    answer = await bridge.initialize(parts, x)
+    _record(parts, x, principal, target)
+    parts.sessions.make_room(principal)
+    spec = target.spec
+    x.session = parts.sessions.open(principal, spec.server, spec.deployment, None, x.version)
+    x.session.stamp = translate.meta(message.params.get("clientInfo"))
+    x.answer(200, answer, ((SESSION, x.session.id.encode("ascii")),))
+
+
+def _record(parts: exchange.Parts, x: exchange.Exchange, principal: policy.Principal, target: targets.Target) -> None:
+    # First: a session that can't be recorded is not opened.
+    parts.trail.note(
+        events.SessionOpened(
+            tenant=principal.tenant,
+            actor=principal.id,
+            request_id=x.request_id,
+            server=target.spec.server,
+            version=x.version,
+        )
+    )
 
 
 async def _handshake(
@@ -96,16 +134,7 @@ async def _open(
     if not instance.alive:
         # It has answered and died: nobody would ever end a session around it.
         raise errors.ServerFailed
-    # First: a session that can't be recorded is not opened.
-    parts.trail.note(
-        events.SessionOpened(
-            tenant=principal.tenant,
-            actor=principal.id,
-            request_id=x.request_id,
-            server=target.spec.server,
-            version=x.version,
-        )
-    )
+    _record(parts, x, principal, target)
     # Again: others of the same principal may have come to the cap while this copy was starting.
     parts.sessions.make_room(principal)
     x.session = parts.sessions.open(principal, target.spec.server, target.spec.deployment, instance, x.version)
@@ -114,4 +143,4 @@ async def _open(
     for frame in before:
         x.session.stray(frame, "")
     x.call = call
-    await streams.answer(x, call, ((b"mcp-session-id", x.session.id.encode("ascii")),))
+    await streams.answer(x, call, ((SESSION, x.session.id.encode("ascii")),))

@@ -5,6 +5,7 @@ and call are given back, the meter, the audit trail and the metrics learn of it.
 """
 
 import time
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from smcp.access import policy
@@ -18,10 +19,22 @@ _CHALLENGE: Final = ("WWW-Authenticate", 'Bearer realm="smcp"')
 _INSUFFICIENT: Final = ("WWW-Authenticate", 'Bearer realm="smcp", error="insufficient_scope"')  # RFC 6750, 3.1
 
 
-async def authenticate(parts: exchange.Parts, x: exchange.Exchange) -> None:
-    """The credential → principal; a failure counts against the address, and 401 says nothing more."""
+def authenticate(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | None:
+    """The credential → principal, from memory where that is enough."""
+    credential = x.incoming.fields.only(b"authorization")
+    x.principal = parts.authenticator.known(credential)
+    if x.principal is None:
+        return _authenticate(parts, x, credential)
+    if x.tenant is None:
+        # Only who is known learns that there is no such address.
+        raise errors.NotFound
+    return None
+
+
+async def _authenticate(parts: exchange.Parts, x: exchange.Exchange, credential: str | None) -> None:
+    """A failure counts against the address, and 401 says nothing more."""
     try:
-        x.principal = await parts.authenticator.authenticate(x.incoming.fields.only("authorization"))
+        x.principal = await parts.authenticator.authenticate(credential)
     except errors.TenantSuspended:
         # A suspended tenant has no rate of its own any more: its callers share the one of the unknown.
         parts.limiter.unauthenticated(x.address)
@@ -47,15 +60,14 @@ async def authenticate(parts: exchange.Parts, x: exchange.Exchange) -> None:
         )
         raise errors.Unauthenticated(detail=error.detail, headers=(_CHALLENGE,)) from error
     if x.tenant is None:
-        # Only who is known learns that there is no such address.
         raise errors.NotFound
 
 
-async def tenant_rate(parts: exchange.Parts, x: exchange.Exchange) -> None:
+def tenant_rate(parts: exchange.Parts, x: exchange.Exchange) -> None:
     """Counts against the tenant's, the principal's and the session's rate; all that is not recorded ends here."""
     principal = _known(x)
     try:
-        x.cors += parts.limiter.rate(principal, x.incoming.fields.only("mcp-session-id") or "").fields()
+        x.cors += parts.limiter.rate(principal, x.incoming.fields.only(b"mcp-session-id") or "").fields()
     except errors.RateLimited:
         parts.meters.limited["rate"].inc()
         raise
@@ -84,18 +96,18 @@ async def decide(parts: exchange.Parts, x: exchange.Exchange) -> None:
         if decision is policy.Decision.CONCEAL:
             raise errors.NotFound
         raise errors.Forbidden(headers=(_INSUFFICIENT,))
-    x.target = await parts.targets.find(x.tenant, x.server)
+    x.target = parts.targets.known(x.tenant, x.server) or await parts.targets.find(x.tenant, x.server)
     if x.era is eras.Era.MODERN and x.message is not None and x.message.method == "tools/call":
         x.target.check_headers(x.message.params, x.incoming.fields)
 
 
-async def session(parts: exchange.Parts, x: exchange.Exchange) -> None:
+def session(parts: exchange.Parts, x: exchange.Exchange) -> None:
     """Legacy only: find the session, or end it; `initialize` makes a new one later, in `acquire`."""
     if x.era is eras.Era.LEGACY:
-        await legacy.session(parts, x)
+        legacy.session(parts, x)
 
 
-async def lease(parts: exchange.Parts, x: exchange.Exchange) -> None:
+def lease(parts: exchange.Parts, x: exchange.Exchange) -> None:
     """A place among the requests in flight."""
     if x.message is not None and x.message.kind is jsonrpc.Kind.REQUEST:
         try:
@@ -105,15 +117,15 @@ async def lease(parts: exchange.Parts, x: exchange.Exchange) -> None:
             raise
 
 
-async def acquire(parts: exchange.Parts, x: exchange.Exchange) -> None:
+def acquire(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | None:
     """A running copy of the hosted server."""
-    if x.era is eras.Era.LEGACY:
-        await legacy.acquire(parts, x)
-    else:
-        await modern.acquire(parts, x)
+    return legacy.acquire(parts, x) if x.era is eras.Era.LEGACY else modern.acquire(parts, x)
 
 
-STAGES: Final = (
+Stage = Callable[[exchange.Parts, exchange.Exchange], Awaitable[None] | None]
+"""What needs not wait returns nothing: a coroutine that never waits costs more than most stages."""
+
+STAGES: Final[tuple[Stage, ...]] = (
     route.edge,
     route.route,
     authenticate,
@@ -132,7 +144,9 @@ async def run(parts: exchange.Parts, x: exchange.Exchange) -> None:
     """Take one request through the stages; never raises for what a client or a hosted server did."""
     try:
         for stage in STAGES:
-            await stage(parts, x)
+            waiting = stage(parts, x)
+            if waiting is not None:
+                await waiting
             if x.answered:
                 break
     except errors.SmcpError as error:

@@ -12,15 +12,16 @@ _JSON: Final = "application/json"
 async def read(parts: exchange.Parts, x: exchange.Exchange) -> None:
     """Era, body, message. Policy never sees a second reading of the bytes."""
     fields = x.incoming.fields
-    version = fields.get("mcp-protocol-version")
+    version = fields.get(b"mcp-protocol-version")
     x.era = eras.of_header(version)
     x.version = version or ""
     if x.incoming.method != "POST":
         _refuse_verb(x)
         return
-    if (fields.only("content-type") or "").partition(";")[0].strip().lower() != _JSON:
+    media = fields.only(b"content-type") or ""
+    if media != _JSON and media.partition(";")[0].strip().lower() != _JSON:
         raise errors.UnsupportedMedia
-    if not any(accepts(x, kind) for kind in (_JSON, "text/event-stream")):
+    if not (accepts(x, _JSON) or accepts(x, "text/event-stream")):
         raise errors.NotAcceptable
     caps = parts.settings.gateway
     body = await x.incoming.body(caps.max_body_bytes, caps.body_timeout_s)
@@ -49,7 +50,7 @@ def _refuse_verb(x: exchange.Exchange) -> None:
     if x.era is eras.Era.MODERN:
         raise errors.MethodNotAllowed("MCP 2026-07-28 uses POST only.", headers=(("Allow", "POST"),))
     if x.incoming.method == "GET":
-        if x.incoming.fields.get("mcp-session-id") is None:
+        if x.incoming.fields.get(b"mcp-session-id") is None:
             # No session, no stream: clients take 405 for "no stream here" and anything else for an error (quirk 5).
             raise errors.MethodNotAllowed(headers=(("Allow", "POST"),))
         if not accepts(x, "text/event-stream"):
@@ -58,7 +59,7 @@ def _refuse_verb(x: exchange.Exchange) -> None:
 
 def accepts(x: exchange.Exchange, kind: str) -> bool:
     """May the answer be of this media type? Clients are taken leniently: no Accept is any (client-quirk 12)."""
-    told = x.incoming.fields.get("accept")
+    told = x.incoming.fields.get(b"accept")
     if told is None or kind in told or "*/*" in told:
         return True
     lowered = told.lower()

@@ -12,6 +12,8 @@ from smcp.gateway import exchange
 from smcp.kernel import errors, ids
 
 _PATH = re.compile(rb"/t/([a-z0-9-]{1,64})/([a-z0-9-]{1,64})/mcp")
+_ROUTES: Final = 4096
+"""Paths that are read already."""
 _MAX_FIELDS_BYTES: Final = 32_768
 _VERBS: Final = frozenset({"POST", "GET", "DELETE", "OPTIONS"})
 
@@ -52,7 +54,7 @@ def action(method: str) -> policy.Action:
     return ACTIONS.get(method, policy.Action.MCP_CALL)
 
 
-async def edge(parts: exchange.Parts, x: exchange.Exchange) -> None:
+def edge(parts: exchange.Parts, x: exchange.Exchange) -> None:
     """The platform's own rate, Host and Origin, CORS, the size of the header fields."""
     try:
         parts.limiter.platform()
@@ -60,8 +62,8 @@ async def edge(parts: exchange.Parts, x: exchange.Exchange) -> None:
         parts.meters.limited["platform"].inc()
         raise
     fields = x.incoming.fields
-    origin = fields.only("origin")
-    parts.hosts.check(fields.only("host"), origin)
+    origin = fields.only(b"origin")
+    parts.hosts.check(fields.only(b"host"), origin)
     if parts.hosts.proxied:
         x.address = parts.hosts.seen(x.address, "http", fields.pairs).address
     x.cors = [(b"smcp-request-id", x.request_id.encode())]
@@ -77,12 +79,12 @@ async def edge(parts: exchange.Parts, x: exchange.Exchange) -> None:
     if verb not in _VERBS:
         raise errors.MethodNotAllowed(headers=(("Allow", "GET, POST, DELETE, OPTIONS"),))
     if verb == "OPTIONS":
-        await _preflight(x)
+        _preflight(x)
 
 
-async def _preflight(x: exchange.Exchange) -> None:
+def _preflight(x: exchange.Exchange) -> None:
     # Before authentication: browsers send preflights without credentials (WHATWG Fetch, "CORS-preflight fetch").
-    asked = x.incoming.fields.only("access-control-request-headers") or ""
+    asked = x.incoming.fields.only(b"access-control-request-headers") or ""
     mirrored = [name for name in asked.lower().replace(" ", "").split(",") if _PARAM.fullmatch(name)]
     allowed = b", ".join([_ALLOWED, *(name.encode("ascii") for name in mirrored[:32])])
     x.answer(
@@ -99,13 +101,20 @@ async def _preflight(x: exchange.Exchange) -> None:
 _PARAM = re.compile(r"mcp-param-[!#$%&'*+\-.^_`|~0-9a-z]{1,64}", re.ASCII)
 
 
-async def route(parts: exchange.Parts, x: exchange.Exchange) -> None:
+def route(parts: exchange.Parts, x: exchange.Exchange) -> None:
     """Path → tenant and server. Never answers: unknown and known addresses must give the same 401."""
-    match = _PATH.fullmatch(x.incoming.path)
-    if match is None:
-        return
-    try:
-        x.tenant = ids.tenant(match[1].decode("ascii"))
-        x.server = ids.server(match[2].decode("ascii"))
-    except errors.BadName:
-        x.tenant = x.server = None
+    path = x.incoming.path
+    known = parts.routes.get(path)
+    if known is None:
+        match = _PATH.fullmatch(path)
+        if match is None:
+            return
+        try:
+            known = ids.tenant(match[1].decode("ascii")), ids.server(match[2].decode("ascii"))
+        except errors.BadName:
+            return
+        # Names that nobody has are remembered too, so the memory is small and begins anew when it is full.
+        if len(parts.routes) >= _ROUTES:
+            parts.routes.clear()
+        parts.routes[path] = known
+    x.tenant, x.server = known

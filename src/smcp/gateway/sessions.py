@@ -42,8 +42,8 @@ class Session(driver.Owner):
     """One legacy session."""
 
     __slots__ = (
-        "_held", "_queue", "busy", "created", "deployment", "id", "instance", "key", "server", "stream", "table",
-        "tenant", "used", "version",
+        "_held", "_queue", "busy", "created", "deployment", "id", "instance", "key", "running", "server", "stamp",
+        "stream", "table", "tenant", "used", "version",
     )  # fmt: skip
 
     def __init__(
@@ -53,7 +53,7 @@ class Session(driver.Owner):
         tenant: ids.TenantId,
         server: ids.ServerName,
         deployment: str,
-        instance: driver.Instance,
+        instance: driver.Instance | None,
         version: str,
         now: float,
     ) -> None:
@@ -64,6 +64,11 @@ class Session(driver.Owner):
         self.server = server
         self.deployment = deployment
         self.instance = instance
+        """Its own copy; None: its requests go to copies that many share (`bridge`)."""
+        self.stamp = b""
+        """What a modern server is told with each request, JSON-encoded."""
+        self.running: dict[bytes, tuple[driver.Instance, int]] = {}
+        """Calls in flight on shared copies: what the client calls them, and where they are."""
         self.version = version
         self.created = self.used = now
         self.busy = 0
@@ -176,10 +181,10 @@ class Sessions:
         principal: policy.Principal,
         server: ids.ServerName,
         deployment: str,
-        instance: driver.Instance,
+        instance: driver.Instance | None,
         version: str,
     ) -> Session:
-        """A new session around a copy that has answered `initialize`."""
+        """A new session around a copy that has answered `initialize`, or without a copy of its own."""
         key = (principal.tenant, principal.id)
         session = Session(self, key, principal.tenant, server, deployment, instance, version, self._clock.monotonic())
         self._by_id[session.id] = session
@@ -205,7 +210,8 @@ class Sessions:
     def end(self, session: Session, reason: str) -> None:
         """End a session and its copy, for a reason in one word. Idempotent."""
         self.ended(session, reason)
-        self._release(session.instance, f"its session ended: {reason}")
+        if session.instance is not None:
+            self._release(session.instance, f"its session ended: {reason}")
 
     def ended(self, session: Session, reason: str) -> None:
         """Forget a session whose copy is gone or going."""

@@ -162,7 +162,7 @@ async def _check(parts: exchange.Parts, x: exchange.Exchange, checked: float) ->
     if now - checked < parts.settings.gateway.heartbeat_s - _EARLY:
         return checked
     try:
-        await parts.authenticator.authenticate(x.incoming.fields.only("authorization"))
+        await parts.authenticator.authenticate(x.incoming.fields.only(b"authorization"))
     except (errors.Unauthenticated, errors.TenantSuspended):
         if x.session is not None:
             parts.sessions.end(x.session, "revoked")

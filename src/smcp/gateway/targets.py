@@ -8,7 +8,8 @@ from smcp.access import policy
 from smcp.deploy import versions
 from smcp.kernel import errors, ids, jsonrpc
 from smcp.protocol import headers
-from smcp.runtime import driver
+from smcp.runtime import driver, peer
+from smcp.stores import records
 
 _KEPT: Final = 4096
 
@@ -16,7 +17,7 @@ _KEPT: Final = 4096
 class Target:
     """A live deployment as the gateway uses it. Immutable, made once per deployment."""
 
-    __slots__ = ("_mirrored", "deployment", "legacy", "modern", "share", "spec")
+    __slots__ = ("_mirrored", "deployment", "described", "legacy", "modern", "share", "spec")
 
     def __init__(self, deployment: versions.Deployment, spec: driver.Spec) -> None:
         self.deployment = deployment
@@ -24,6 +25,8 @@ class Target:
         self.legacy = bool(deployment.eras.legacy)
         self.modern = bool(deployment.eras.modern)
         self.share = deployment.manifest.share
+        self.described: peer.Server | None = None
+        """What it said in `server/discover`, once a legacy client has needed it."""
         # Few tools mirror parameters into headers: only those are looked at per call.
         self._mirrored = {
             tool.name: jsonrpc.decode(tool.input_schema)
@@ -54,6 +57,13 @@ class Targets:
         self._versions = found
         self._spec = spec
         self._known: collections.OrderedDict[tuple[str, str], Target] = collections.OrderedDict()
+
+    def known(self, tenant: ids.TenantId, server: ids.ServerName) -> Target | None:
+        """The live target if memory has all of it, else None: ask `find`, which says why. Never waits."""
+        live = self._versions.peek_live(tenant, server)
+        if live is None or live is records.UNKNOWN or live[0].desired != "running":
+            return None
+        return self._known.get((tenant, live[1].id))
 
     async def find(self, tenant: ids.TenantId, server: ids.ServerName) -> Target:
         """The live target. Raises `errors.NotFound`, or `errors.ServerStopped` when its owner stopped it."""

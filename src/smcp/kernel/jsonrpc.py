@@ -161,7 +161,7 @@ def error(id_raw: bytes, code: int, message: str, data: Any = None) -> bytes:
 
 def obj(value: object) -> Json | None:
     """`value` if it is a JSON object, else None."""
-    return cast("Json", value) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else None  # pyright: ignore[reportUnknownVariableType] - once a call, many calls
 
 
 def array(value: object) -> list[Any]:

@@ -26,6 +26,8 @@ REMOVED: Final = frozenset({"initialize", "ping", "logging/setLevel", "resources
 NAMED: Final[Mapping[str, str]] = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 """Method → the member of params that `Mcp-Name` mirrors."""
 
+_STANDARD: Final = (b"mcp-protocol-version", b"mcp-method", b"mcp-name")
+
 _STATUS: Final[Mapping[int, int]] = {
     -32700: 400,
     -32600: 400,
@@ -69,16 +71,17 @@ def check_modern(fields: headers.Fields, method: str, params: jsonrpc.Json) -> s
     body differ, `errors.UnsupportedVersion`. (MCP 2026-07-28, "Streamable HTTP: Standard headers".)
     """
     version = _envelope(params)
-    for name in ("mcp-protocol-version", "mcp-method", "mcp-name"):
-        if fields.count(name) > 1:
-            raise errors.HeaderMismatch(f"The header {name} is sent twice.")
-    if fields.get("mcp-protocol-version") != version:
+    if fields.repeated:
+        for name in _STANDARD:
+            if fields.count(name) > 1:
+                raise errors.HeaderMismatch(f"The header {name.decode()} is sent twice.")
+    if fields.get(b"mcp-protocol-version") != version:
         raise errors.HeaderMismatch("MCP-Protocol-Version differs from the version in _meta.")
-    if fields.get("mcp-method") != method:
+    if fields.get(b"mcp-method") != method:
         raise errors.HeaderMismatch("Mcp-Method is missing or differs from the method in the body.")
     member = NAMED.get(method)
     if member is not None and params.get(member) is not None:
-        told = fields.get("mcp-name")
+        told = fields.get(b"mcp-name")
         if told is None or headers.decode(told) != params[member]:
             raise errors.HeaderMismatch(f"Mcp-Name is missing or differs from params.{member} in the body.")
     check_version(version)

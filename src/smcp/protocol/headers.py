@@ -25,39 +25,39 @@ class Fields:
     Space around a value is not part of it (RFC 9110, 5.5), whatever the HTTP parser left there.
     """
 
-    __slots__ = ("_by_name", "_pairs")
+    __slots__ = ("_by_name", "_pairs", "repeated")
 
     def __init__(self, pairs: list[tuple[bytes, bytes]]) -> None:
         self._pairs = pairs
         self._by_name = dict(pairs)
+        self.repeated: Final = len(self._by_name) != len(pairs)
+        """Does any name stand twice?"""
 
     @property
     def pairs(self) -> list[tuple[bytes, bytes]]:
-        """All of them, in order."""
+        """Names and values as they came."""
         return self._pairs
 
-    def get(self, name: str) -> str | None:
+    def get(self, name: bytes) -> str | None:
         """The first value of `name` (lower case), or None."""
-        wanted = name.encode("ascii")
-        found = self._by_name.get(wanted)
-        if found is not None and len(self._by_name) != len(self._pairs):
-            found = next(value for key, value in self._pairs if key == wanted)
-        return None if found is None else found.strip(b" \t").decode("latin-1")
-
-    def count(self, name: str) -> int:
-        """How often `name` was sent."""
-        wanted = name.encode("ascii")
-        if len(self._by_name) == len(self._pairs):
-            return 1 if wanted in self._by_name else 0
-        return sum(1 for key, _ in self._pairs if key == wanted)
-
-    def only(self, name: str) -> str | None:
-        """The value of a field that may stand once; raises `errors.BadRequest` when it stands twice."""
-        found = self._by_name.get(name.encode("ascii"))
+        found = self._by_name.get(name)
         if found is None:
             return None
-        if self.count(name) > 1:
-            raise errors.BadRequest(f"The header {name} is sent twice.")
+        if self.repeated:
+            found = next(value for key, value in self._pairs if key == name)
+        return found.strip(b" \t").decode("latin-1")
+
+    def count(self, name: bytes) -> int:
+        """How often `name` was sent."""
+        return sum(1 for key, _ in self._pairs if key == name)
+
+    def only(self, name: bytes) -> str | None:
+        """The value of a field that may stand once; raises `errors.BadRequest` when it stands twice."""
+        found = self._by_name.get(name)
+        if found is None:
+            return None
+        if self.repeated and self.count(name) > 1:
+            raise errors.BadRequest(f"The header {name.decode('latin-1')} is sent twice.")
         return found.strip(b" \t").decode("latin-1")
 
     def names(self) -> Iterator[str]:
@@ -90,7 +90,7 @@ def check_params(schema: object, arguments: jsonrpc.Json, fields: Fields) -> Non
     one that mirrors a value which the body does not have.
     """
     for path, token, kind in _annotated(schema):
-        name = PARAM_PREFIX + token.lower()
+        name = (PARAM_PREFIX + token.lower()).encode("ascii")
         if fields.count(name) > 1:
             raise errors.HeaderMismatch(f"The header Mcp-Param-{token} is sent twice.")
         told, value = fields.get(name), _at(arguments, path)

@@ -101,6 +101,13 @@ class Tenants:
 
         return await self._records.update(ids.PLATFORM, (id,), change)
 
+    def served(self, id: ids.TenantId) -> bool:
+        """Does memory know that the tenant is active? False says nothing: ask `active`. Never waits."""
+        if id == ids.PLATFORM:
+            return True
+        found = self._records.peek(ids.PLATFORM, id)
+        return isinstance(found, records.Versioned) and found.value.state is State.ACTIVE
+
     async def active(self, id: ids.TenantId) -> None:
         """Returns when the tenant is served; from memory when it was asked before.
 

@@ -95,10 +95,16 @@ class ApiKeys(base.Method):
         store: stores.Store,
         tenant_active: Callable[[ids.TenantId], Awaitable[None]],
         clock: clock.Clock,
+        *,
+        tenant_served: Callable[[ids.TenantId], bool] = lambda _: False,
     ) -> None:
-        """`tenant_active` returns for an active tenant and raises `TenantSuspended` or `NotFound` for others."""
+        """`tenant_active` returns for an active tenant and raises `TenantSuspended` or `NotFound` for others.
+
+        `tenant_served` says of an active tenant so, if memory knows; False says nothing.
+        """
         self._store = store
         self._tenant_active = tenant_active
+        self._tenant_served = tenant_served
         self._clock = clock
         self._keys = records.Records(store, ApiKey, ("key",))
         self._uses = records.Records(store, _Use, ("key-use",))
@@ -169,6 +175,25 @@ class ApiKeys(base.Method):
     def recognises(self, credential: str) -> bool:
         """Whatever begins like a key of ours is ours to refuse."""
         return credential.startswith(key_text.PREFIX)
+
+    def known(self, credential: str) -> policy.Principal | None:
+        if not self._store.fresh() or len(credential) > key_text.LONGEST or not credential.isascii():
+            return None
+        digest = hashlib.blake2b(credential.encode(), key=self._process_key, digest_size=32).digest()
+        warm = self._warm.get(digest[:16])
+        if warm is None or not crypto.equal(warm.digest, digest):
+            return None
+        principal, now = warm.principal, self._clock.now()
+        found = self._keys.peek(principal.tenant, principal.id)
+        if (
+            not isinstance(found, records.Versioned)
+            or found.revision != warm.revision
+            or (warm.expires is not None and now >= warm.expires)
+            or now - warm.noted >= COARSE_S
+            or not self._tenant_served(principal.tenant)
+        ):
+            return None
+        return principal
 
     async def authenticate(self, credential: str) -> policy.Principal:
         """Who this is: see `base.Method`. From memory when the key was verified before and is unchanged."""

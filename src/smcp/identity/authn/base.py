@@ -31,6 +31,10 @@ class Method(Protocol):
         """Does the credential have this method's form? Cheap, and touches nothing: the first that says yes decides."""
         ...
 
+    def known(self, credential: str) -> policy.Principal | None:
+        """As `authenticate` where memory is enough, and None where it is not. Never waits and never raises."""
+        ...
+
     async def authenticate(self, credential: str) -> policy.Principal:
         """Who this is. Raises `errors.Unauthenticated`, `errors.TenantSuspended` or `errors.Unavailable`."""
         ...

@@ -1,0 +1,104 @@
+"""Legacy sessions over a modern server: the gateway shakes hands, and many sessions share one copy.
+
+Such a session is a record of a few hundred bytes: no process, no task, no instance of its own. Each request gets the
+stamp that the modern wire wants (`protocol.translate`) and goes to whichever copy has least to do.
+
+| the client says | what happens |
+|---|---|
+| initialize | answered from what the server said in `server/discover` |
+| ping, logging/setLevel | answered here; the level goes into the stamp |
+| resources/subscribe, resources/unsubscribe | refused: -32601, as the capability says |
+| notifications/cancelled | cancels that call of that session |
+| other notifications, answers | 202, and go nowhere: no server asked |
+| everything else | stamped and forwarded |
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Final
+
+import msgspec
+
+from smcp.gateway import exchange, sessions
+from smcp.kernel import errors, jsonrpc
+from smcp.protocol import eras, translate
+from smcp.runtime import driver, peer
+
+_LEVELS: Final = frozenset({"debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"})
+_EMPTY: Final = b"{}"
+
+
+async def initialize(parts: exchange.Parts, x: exchange.Exchange) -> bytes:
+    """The answer to `initialize`, and in `x.version` what was agreed on; the session is opened by `legacy`."""
+    target, principal, message = x.target, x.principal, x.message
+    if target is None or principal is None or message is None:
+        raise errors.Unauthenticated
+    if target.described is None:
+        seconds = parts.settings.runtime.start_timeout_s
+        async with asyncio.timeout(seconds):
+            instance = await _copy(parts, x)
+            target.described = await peer.Peer(instance, modern=True, timeout_s=seconds).introduce()
+    told = target.described
+    x.version = translate.negotiated(message.params.get("protocolVersion"))
+    result = translate.initialized(x.version, told.capabilities, told.info, told.instructions)
+    return jsonrpc.result(message.id, result)
+
+
+def acquire(parts: exchange.Parts, x: exchange.Exchange, session: sessions.Session) -> Awaitable[None] | None:
+    """Answer what needs no server; stamp the rest, and find a copy for it."""
+    message = x.message
+    if message is None:
+        return None  # a GET stream
+    if message.kind is not jsonrpc.Kind.REQUEST:
+        _told(x, session, message)
+        return None
+    if message.method in eras.REMOVED:
+        x.answer(200, jsonrpc.result(message.id, _answered(session, message)))
+        return None
+    x.forwarded = translate.stamped(message, session.stamp)
+    if x.target is None or x.principal is None:
+        raise errors.Unauthenticated
+    if x.target.share != "session":
+        x.instance = parts.pool.warm(x.target.spec, x.target.share_key(x.principal))
+    return None if x.instance is not None else _acquire(parts, x)
+
+
+async def _acquire(parts: exchange.Parts, x: exchange.Exchange) -> None:
+    x.instance = await _copy(parts, x)
+
+
+async def _copy(parts: exchange.Parts, x: exchange.Exchange) -> driver.Instance:
+    target, principal = x.target, x.principal
+    if target is None or principal is None:
+        raise errors.Unauthenticated
+    if target.share == "session":
+        # Nobody may share it, and the modern wire keeps nothing between requests: a copy for this one.
+        x.own_instance = await parts.pool.private(target.spec, modern=True)
+        x.own_instance.principal = principal.id
+        return x.own_instance
+    share = target.share_key(principal)
+    instance = await parts.pool.shared(target.spec, share)
+    instance.principal = share
+    return instance
+
+
+def _answered(session: sessions.Session, message: jsonrpc.Message) -> bytes:
+    if message.method == "logging/setLevel":
+        level = message.params.get("level")
+        if not isinstance(level, str) or level not in _LEVELS:
+            raise errors.InvalidParams(f"'level' is one of {', '.join(sorted(_LEVELS))}.")
+        client = jsonrpc.decode(session.stamp).get(translate.META_CLIENT)
+        session.stamp = translate.meta(client, level)
+    elif message.method != "ping":
+        raise errors.MethodNotFound(f"This server does not offer '{message.method}'.")
+    return _EMPTY
+
+
+def _told(x: exchange.Exchange, session: sessions.Session, message: jsonrpc.Message) -> None:
+    if message.method == "notifications/cancelled":
+        wanted = message.params.get("requestId")
+        if type(wanted) in (str, int):
+            for id_raw, (instance, number) in list(session.running.items()):
+                if msgspec.json.decode(id_raw) == wanted:
+                    instance.calls.cancel(number, "the client cancelled it")
+    x.answer(202)

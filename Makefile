@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help up setup dev node check format lint types layers unit test bench docs fix lock clean
+.PHONY: help up setup dev node check format lint types layers unit test bench soak docs fix lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,8 +45,11 @@ test: format lint types layers node ## Everything that `make check` does, and th
 	$(PYTEST) -v -n 0 -m alone
 	$(PYTEST) -v -n 2 --dist loadfile -m "not alone"
 
-bench: dev ## Print what a call costs, beside a yardstick measured in the same run
+bench: dev ## Print what a call costs, beside a yardstick and peers of the same run; ARGS="--quick", ARGS="--profile"
 	$(BIN)/python -m bench $(ARGS)
+
+soak: dev ## Mixed load with a kill each second, MINUTES=60; fails on any error that no kill explains, and on growth
+	$(BIN)/python -m bench.soak --minutes $(or $(MINUTES),60) $(ARGS)
 
 docs: dev ## Write the tables of the reference pages from the code
 	cd tests && ../$(BIN)/python -m checks.reference

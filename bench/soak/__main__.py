@@ -15,17 +15,17 @@ from bench.soak import run, windows
 def main() -> int:
     """Run and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.soak", description="Mixed load, with a kill each second.")
-    parser.add_argument("--minutes", type=float, default=60.0, help="how long (default: 60)")
+    parser.add_argument("--minutes", type=float, default=60.0, help="time under load (default: 60)")
     parser.add_argument("--people", type=int, default=16, help="clients at once (default: 16)")
     parser.add_argument("--seed", type=int, default=1, help="of what is left to chance (default: 1)")
     options = parser.parse_args()
-    seconds = options.minutes * 60
+    number = max(4, round(options.minutes / 5))
     began = time.monotonic()
 
     def tell(text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
-    plan = run.Plan(seconds, window_s=min(300.0, seconds / 4), people=options.people)
+    plan = run.Plan(number, window_s=options.minutes * 60 / number, people=options.people)
     with tempfile.TemporaryDirectory(prefix="smcp-soak-") as directory:
         try:
             found = run.Soak(pathlib.Path(directory), plan, tell, options.seed).run()
@@ -33,6 +33,7 @@ def main() -> int:
             print(f"soak: {error}", file=sys.stderr)
             return 1
     print(run.summary(found.told))
+    print(run.slowest(found.told))
     for number, sample in enumerate(found.samples):
         print(f"window {number + 1}: {sample.requests:,} requests so far; {windows.line(sample)}")
     for fault in found.faults:

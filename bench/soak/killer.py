@@ -18,6 +18,12 @@ def package(place: story.Place) -> str:
     return f"smcp-soak-{place.tenant}-{place.server}"
 
 
+def place_of(command: str) -> story.Place | None:
+    """Whose copy a process with this command line is; None for any other process."""
+    named = _PROGRAM.search(command)
+    return story.Place(named["tenant"], named["server"]) if named else None
+
+
 class Copy(NamedTuple):
     """A process of a copy of a server."""
 
@@ -37,8 +43,8 @@ class Killer:
         """Processes of copies, the walls' own included: they name what they are around."""
         found: list[Copy] = []
         for pid in self._roles.hosted():
-            if named := _PROGRAM.search(cores.command(pid)):
-                found.append(Copy(pid, story.Place(named["tenant"], named["server"])))
+            if place := place_of(cores.command(pid)):
+                found.append(Copy(pid, place))
         return found
 
     def kill(self) -> bool:
@@ -54,7 +60,7 @@ class Killer:
             return False
         try:
             # Behind the handle the id can't be another process's any more: look again whose it is.
-            if not _PROGRAM.search(cores.command(pid)):
+            if place_of(cores.command(pid)) != place:
                 return False
             self._told.killed(place, time.monotonic())
             signal.pidfd_send_signal(handle, signal.SIGKILL)

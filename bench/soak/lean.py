@@ -39,9 +39,10 @@ class Server:
                 self._running[number] = task
                 task.add_done_callback(lambda _: self._running.pop(number, None))
             else:
-                self._say({"id": number, **self._answer(method, params)})
+                self._say({"id": number, **self.answer(method, params)})
 
-    def _answer(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """The result or the error of what is answered at once."""
         arguments: dict[str, Any] = params.get("arguments") or {}
         match method:
             case "tools/call" if params.get("name") == "echo":

@@ -13,10 +13,10 @@ from bench.soak import lean, story
 from support import wire
 from support.clients import Endpoint
 
-_PATIENCE_S: Final = 60.0
-"""An answer that takes longer never comes."""
+_PATIENCE_S: Final = 240.0
+"""An answer that takes longer never comes. A machine that does much else starts a Python server in half a minute."""
 _SIZES: Final = (1, 20, 300, 5_000, 60_000)
-_NEVER_HELD_S: Final = 10.0
+_NEVER_HELD_S: Final = 60.0
 
 
 class Server(NamedTuple):
@@ -26,6 +26,8 @@ class Server(NamedTuple):
     endpoint: Endpoint
     legacy: bool
     """Whether clients of the legacy era can use it."""
+    often: int
+    """How often it is visited, beside the others."""
 
 
 class Broken(Exception):
@@ -86,7 +88,7 @@ class Person:
                         await asyncio.sleep(self._random.random() * self._pause_s)
 
     async def _visit(self, http: httpx2.AsyncClient) -> None:
-        server = self._random.choice(self._servers)
+        [server] = self._random.choices(self._servers, [one.often for one in self._servers])
         caller = wire.Caller(http, server.endpoint)
         if server.legacy and self._random.random() < 0.4:
             await _Session(server, caller, self._told, self._random, self._number).run()
@@ -212,7 +214,8 @@ class _Session:
 async def attempt(
     told: story.Story, place: story.Place, what: str, began: float, do: Callable[[], Awaitable[None]]
 ) -> bool:
-    """Do it, and tell how it went; whether it went well."""
+    """Do it, and tell how it went; whether it went well. An error is explained by a kill since `began`."""
+    now = time.monotonic()
     try:
         async with asyncio.timeout(_PATIENCE_S):
             await do()
@@ -226,7 +229,7 @@ async def attempt(
         # The platform itself is never killed: whatever happens behind it, it has to answer.
         told.wrong(place, what, f"the connection failed: {error!r}")
     else:
-        told.well(what)
+        told.well(what, time.monotonic() - now)
         return True
     return False
 
@@ -234,17 +237,20 @@ async def attempt(
 async def nothing_held(told: story.Story, servers: Sequence[Server]) -> None:
     """Every call that was cancelled is over, in the copies that all share. To be asked when all is quiet."""
     async with httpx2.AsyncClient(timeout=_PATIENCE_S) as http:
-        for server in servers:
-            caller = wire.Caller(http, server.endpoint)
-            held = ""
-            deadline = time.monotonic() + _NEVER_HELD_S
-            while held != "0" and time.monotonic() < deadline:
-                said = message(await caller.modern("tools/call", _called("held")))
-                held = said.get("result", {}).get("content", [{}])[0].get("text", "")
-                if held != "0":
-                    await asyncio.sleep(0.2)  # a cancellation is told to the server without an answer
-            if held != "0":
-                told.wrong(server.place, "cancel", f"{held} calls go on that were cancelled")
+        await asyncio.gather(*(_nothing_held(told, server, wire.Caller(http, server.endpoint)) for server in servers))
+
+
+async def _nothing_held(told: story.Story, server: Server, caller: wire.Caller) -> None:
+    async def ask() -> None:
+        said = message(await caller.modern("tools/call", _called("held")))
+        while _text_of(said) != "0":
+            if time.monotonic() > deadline:
+                raise story.WrongError(f"calls go on that were cancelled: {said}")
+            await asyncio.sleep(0.2)  # a cancellation is told to the server without an answer
+            said = message(await caller.modern("tools/call", _called("held")))
+
+    deadline = time.monotonic() + _NEVER_HELD_S
+    await attempt(told, server.place, "held", time.monotonic(), ask)
 
 
 def _text(chance: random.Random) -> str:
@@ -269,10 +275,14 @@ def message(answer: httpx2.Response) -> dict[str, Any]:
 
 def right(said: dict[str, Any], number: int, text: str) -> None:
     """Raises Broken for an error, WrongError for another answer than the one to this call."""
+    if _text_of(said) != text or said.get("id") != number:
+        raise story.WrongError(f"{number} was answered by {str(said)[:300]}")
+
+
+def _text_of(said: dict[str, Any]) -> str:
     if "error" in said:
         raise Broken(str(said["error"])[:300])
-    if said.get("id") != number or said["result"]["content"][0]["text"] != text:
-        raise story.WrongError(f"{number} was answered by {str(said)[:300]}")
+    return str(said["result"]["content"][0]["text"])
 
 
 def listed(said: dict[str, Any], number: int) -> None:

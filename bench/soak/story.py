@@ -50,6 +50,8 @@ class Story:
         self.done: collections.Counter[str] = collections.Counter()
         self.explained: collections.Counter[str] = collections.Counter()
         self.unexplained: list[str] = []
+        self.slowest: dict[str, float] = {}
+        """Seconds that something took at most when it went well."""
 
     @property
     def kills(self) -> int:
@@ -60,9 +62,10 @@ class Story:
         """A copy is being killed. Told before it is, in the order of time."""
         self._kills[place].append(at)
 
-    def well(self, what: str) -> None:
+    def well(self, what: str, seconds: float) -> None:
         """Something was done, and every answer was right."""
         self.done[what] += 1
+        self.slowest[what] = max(seconds, self.slowest.get(what, 0.0))
 
     def failed(self, failure: Failure) -> bool:
         """An error came; whether a kill explains it."""

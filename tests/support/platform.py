@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -44,6 +45,8 @@ class Platform:
         self._profiles = directory / "profiles"
         around = {name: value for name, value in os.environ.items() if not name.startswith("SMCP_")}
         self._environ = {**around, **_RATES, "SMCP_CONFIG": str(self._profiles), **(environ or {})}
+        authority = self._environ.get("SMCP_CA_FILE")
+        self.trust = ssl.create_default_context(cafile=authority) if authority else True
         self._process: subprocess.Popen[str] | None = None
         self.base_url = ""
         self.operator_key = ""
@@ -129,6 +132,7 @@ class Platform:
             headers={"Authorization": f"Bearer {key or self.operator_key}"},
             json=body,
             timeout=30.0,
+            verify=self.trust,
         )
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}\n{self.story()}"
         return answer.json() if answer.content else None

@@ -4,6 +4,7 @@ The core knows an `Exchange`, not an ASGI scope: `asgi` is one thin adapter, so 
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
@@ -70,6 +71,10 @@ class Outgoing(Protocol):
 
     def end(self) -> None:
         """The body is complete."""
+        ...
+
+    async def taken(self) -> None:
+        """Return when the client has read most of what was sent, or has gone."""
         ...
 
     def when_gone(self, tell: Callable[[], None] | None) -> None:
@@ -198,6 +203,11 @@ class Exchange:
         """As `answer`, without keeping everybody waiting while a large body is compressed."""
         coded = len(body) > compress.LARGE and self._takes_gzip()
         self.answer(status, await compress.gzip_beside(body) if coded else body, fields, coded=coded)
+        if len(body) > _AT_ONCE:
+            # What the client has not read counts as in flight: else slow readers could leave any amount of it behind.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_UNREAD_S):
+                    await self.out.taken()
 
     def _takes_gzip(self) -> bool:
         return compress.wanted(self.incoming.fields.get(b"accept-encoding"))
@@ -231,6 +241,8 @@ class Exchange:
         self.out.end()
 
 
+_AT_ONCE: Final = 65_536
+"""Bytes that a connection keeps for a client that does not read yet."""
 _UNREAD_S: Final = 60.0
 """Seconds that a client may leave its side of a stream full, before it counts as gone."""
 

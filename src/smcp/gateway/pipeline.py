@@ -42,25 +42,29 @@ async def _authenticate(parts: exchange.Parts, x: exchange.Exchange, credential:
     except errors.Unauthenticated as error:
         parts.meters.auth_failures.inc()
         try:
-            parts.limiter.unauthenticated(x.address)
+            noted = parts.limiter.unauthenticated(x.address)
         except errors.RateLimited:
             parts.meters.limited["unauthenticated"].inc()
             raise
-        # Noted only within the address's rate: an attacker can't fill the trail.
-        address = parts.trail.digest(ids.PLATFORM, x.address)
-        parts.trail.note(
-            events.AuthenticationFailed(
-                tenant=ids.PLATFORM,
-                actor="anonymous",
-                request_id=x.request_id,
-                outcome="refused",
-                why=error.detail or "absent",
-                address=address,
-            )
-        )
+        # Not all of them: neither an address nor many of them together can fill the trail.
+        if noted:
+            _note_unknown(parts, x, error)
         raise errors.Unauthenticated(detail=error.detail, headers=(_CHALLENGE,)) from error
     if x.tenant is None:
         raise errors.NotFound
+
+
+def _note_unknown(parts: exchange.Parts, x: exchange.Exchange, error: errors.Unauthenticated) -> None:
+    parts.trail.note(
+        events.AuthenticationFailed(
+            tenant=ids.PLATFORM,
+            actor="anonymous",
+            request_id=x.request_id,
+            outcome="refused",
+            why=error.detail or "absent",
+            address=parts.trail.digest(ids.PLATFORM, x.address),
+        )
+    )
 
 
 def tenant_rate(parts: exchange.Parts, x: exchange.Exchange) -> None:

@@ -71,6 +71,7 @@ class Protocol(asyncio.Protocol):
         """The request that is being read, or was read last."""
         self._answering: front.Request | _AsgiTurn | None = None
         self._waiting: collections.deque[front.Request | _AsgiTurn] = collections.deque()
+        self._starting = False
         self._refused = False
         self._last = False
         self._deadline = _NEVER
@@ -128,8 +129,11 @@ class Protocol(asyncio.Protocol):
         except httptools.HttpParserUpgrade:
             pass  # there is no other protocol here: it is answered as what it is, a request, and is the last one
         except httptools.HttpParserError:
+            self._start()
             self._refuse(_plain(400))
             return
+        if self._waiting:
+            self._start()
         # Only what is left of an unfinished head counts: a body in the same chunk was taken by the parser already.
         if self._in_head and self._head_bytes:
             if self._head_bytes > HEADER_BYTES:
@@ -207,11 +211,9 @@ class Protocol(asyncio.Protocol):
             self._refuse(_plain(503))
             return
         self._turn = turn = self._made(newer=newer, keep_alive=keep_alive)
-        if self._answering is None:
-            self._begin(turn)
-        else:
+        if self._answering is not None or self._waiting:
             self.pause()
-            self._waiting.append(turn)
+        self._waiting.append(turn)
 
     def _made(self, *, newer: bool, keep_alive: bool) -> "front.Request | _AsgiTurn":
         method: str = self._parser.get_method().decode("ascii")
@@ -220,12 +222,20 @@ class Protocol(asyncio.Protocol):
         expects = any(name == b"expect" and value.lower() == b"100-continue" for name, value in self._fields)
         return _AsgiTurn(self, self._scope(method), keep_alive=keep_alive, expects=expects)
 
-    def _begin(self, turn: "front.Request | _AsgiTurn") -> None:
-        self._answering = turn
-        if isinstance(turn, front.Request):
-            turn.task = self._loop.create_task(self._gateway.run(turn))
-        else:
-            turn.start(self._app)
+    def _start(self) -> None:
+        """Answer what waits, one after the other; who is answered at once makes room in this same loop."""
+        if self._starting:
+            return
+        self._starting = True
+        try:
+            while self._waiting and self._answering is None and not self._transport.is_closing():
+                self._answering = turn = self._waiting.popleft()
+                if isinstance(turn, front.Request):
+                    self._gateway.begin(turn)
+                else:
+                    turn.start(self._app)
+        finally:
+            self._starting = False
 
     def on_body(self, body: bytes) -> None:
         if self._turn is not None:
@@ -283,7 +293,7 @@ class Protocol(asyncio.Protocol):
         elif unread:
             self._expect_by(LINGER_S)
         elif self._waiting:
-            self._begin(self._waiting.popleft())
+            self._start()
         elif self._head_bytes:
             self._expect_by(HEADER_S, _plain(408))
         else:

@@ -41,9 +41,7 @@ class _Server(uvicorn.Server):
         make = functools.partial(
             self.config.http_protocol_class, config=self.config, server_state=self.server_state, app_state={}
         )
-        self.servers = [
-            await loop.create_server(make, sock=one, backlog=_BACKLOG, **patience) for one in sockets or ()
-        ]
+        self.servers = [await loop.create_server(make, sock=one, backlog=_BACKLOG, **patience) for one in sockets or ()]
         self.started = True
         self.listening.set()
 

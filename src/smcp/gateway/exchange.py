@@ -45,8 +45,12 @@ class Incoming(Protocol):
         """The client's address as the connection shows it."""
         ...
 
+    def arrived(self, limit: int) -> bytes | None:
+        """The whole body, None while some of it is on its way. Raises `errors.TooLarge` above `limit` bytes."""
+        ...
+
     async def body(self, limit: int, seconds: float) -> bytes:
-        """The whole body.
+        """The whole body, waiting for it.
 
         Raises `errors.TooLarge` above `limit` bytes, `errors.RequestTimeout` when it has not come within `seconds`, and
         `ClientGone` when the client hangs up.
@@ -57,12 +61,12 @@ class Incoming(Protocol):
 class Outgoing(Protocol):
     """Where the answer goes. Nothing here raises when the client has gone: there is nobody to tell."""
 
-    def whole(self, status: int, fields: list[Header], body: bytes) -> None:
-        """Send a whole answer."""
+    def whole(self, status: int, lines: bytes, body: bytes) -> None:
+        """Send a whole answer; `lines` are its header lines."""
         ...
 
-    def start(self, status: int, fields: list[Header]) -> None:
-        """Send the status and the header fields of an answer whose length nobody knows."""
+    def start(self, status: int, lines: bytes) -> None:
+        """Send the status and the header lines of an answer whose length nobody knows."""
         ...
 
     async def send(self, data: bytes) -> None:
@@ -75,6 +79,10 @@ class Outgoing(Protocol):
 
     async def taken(self) -> None:
         """Return when the client has read most of what was sent, or has gone."""
+        ...
+
+    def finish(self) -> None:
+        """Whoever answered is through. Without a complete answer, only the end of the connection can say so."""
         ...
 
     def when_gone(self, tell: Callable[[], None] | None) -> None:
@@ -118,17 +126,19 @@ class Exchange:
         "address",
         "answered",
         "call",
-        "cors",
         "era",
         "forwarded",
         "gone",
         "incoming",
         "instance",
         "lease",
+        "lines",
         "message",
         "number",
         "out",
+        "over",
         "own_instance",
+        "parked",
         "principal",
         "received",
         "refused",
@@ -140,17 +150,25 @@ class Exchange:
         "status",
         "streaming",
         "target",
+        "task",
         "tenant",
         "version",
     )
 
-    def __init__(self, incoming: Incoming, out: Outgoing, request_id: str) -> None:
+    def __init__(self, incoming: Incoming, out: Outgoing, request_id: str, over: "Callable[[Exchange], None]") -> None:
+        """`over` hears of the end."""
         self.incoming = incoming
         self.out = out
         self.request_id = request_id
         self.started = time.monotonic()
         self.address = incoming.address
-        self.cors: list[Header] = []
+        self.over = over
+        self.task: asyncio.Task[None] | None = None
+        """Who walks on, where something has to be waited for; kept here, since a loop holds its tasks weakly."""
+        self.parked = False
+        """Nobody walks: the call's end, or whatever else happens to it, goes on."""
+        self.lines = b""
+        """Header lines of whatever the answer will be."""
         self.tenant: ids.TenantId | None = None
         self.server: ids.ServerName | None = None
         self.principal: policy.Principal | None = None
@@ -187,16 +205,16 @@ class Exchange:
         """Send a whole answer: JSON when there is a body, compressed where that pays (`coded`: it is already)."""
         self.answered = True
         self.status = status
-        out: list[Header] = [*fields, *self.cors]
-        if body:
-            out.append(_JSON)
+        lines = self.lines + _JSON if body else self.lines
+        if fields:
+            lines += joined(fields)
         if coded or len(body) >= compress.LEAST:
-            out.append(compress.VARY)
+            lines += joined((compress.VARY,))
             if not coded and self._takes_gzip():
                 body, coded = compress.gzip(body), True
             if coded:
-                out.append(compress.CODED)
-        self.out.whole(status, out, body)
+                lines += joined((compress.CODED,))
+        self.out.whole(status, lines, body)
         self.sent += len(body)
 
     async def answer_large(self, status: int, body: bytes, fields: tuple[Header, ...] = ()) -> None:
@@ -216,13 +234,13 @@ class Exchange:
         """Begin an event stream. Proxies must neither buffer nor change it (MCP 2026-07-28, "Streamable HTTP")."""
         self.answered = self.streaming = True
         self.status = 200
-        self.out.start(200, [*_STREAM, *fields, *self.cors])
+        self.out.start(200, _STREAM + joined(fields) + self.lines)
 
     def open_large(self) -> None:
         """Begin an answer in JSON that is sent in pieces, by `stream`."""
         self.answered = True
         self.status = 200
-        self.out.start(200, [_JSON, *self.cors])
+        self.out.start(200, _JSON + self.lines)
 
     async def stream(self, data: bytes) -> None:
         """Send a piece of a stream or of a large answer.
@@ -246,9 +264,12 @@ _AT_ONCE: Final = 65_536
 _UNREAD_S: Final = 60.0
 """Seconds that a client may leave its side of a stream full, before it counts as gone."""
 
-_JSON: Final = (b"content-type", b"application/json")
-_STREAM: Final[list[Header]] = [
-    (b"content-type", b"text/event-stream"),
-    (b"cache-control", b"no-cache, no-transform"),
-    (b"x-accel-buffering", b"no"),
-]
+_JSON: Final = b"content-type: application/json\r\n"
+_STREAM: Final = (
+    b"content-type: text/event-stream\r\ncache-control: no-cache, no-transform\r\nx-accel-buffering: no\r\n"
+)
+
+
+def joined(fields: tuple[Header, ...]) -> bytes:
+    """Header fields as lines."""
+    return b"".join([b"%b: %b\r\n" % field for field in fields])

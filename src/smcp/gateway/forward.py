@@ -30,13 +30,6 @@ def forward(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | No
     return None
 
 
-def stream_back(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None]:
-    """Wait for the call, and bring back what comes."""
-    if x.call is None:
-        raise errors.ServerFailed
-    return streams.reply(parts, x, x.call)
-
-
 def give_back(parts: exchange.Parts, x: exchange.Exchange) -> None:
     """The exchange is over: cancel what nobody waits for any more."""
     if x.own_instance is not None:

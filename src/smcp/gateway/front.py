@@ -66,17 +66,20 @@ class App:
         self._live: set[exchange.Exchange] = set()
         self._idle = asyncio.Event()
 
-    async def run(self, request: "Request") -> None:
-        """Answer one request."""
-        x = exchange.Exchange(request, request, ids.request())
+    def begin(self, request: "Request") -> None:
+        """Answer one request; never waits."""
+        x = exchange.Exchange(request, request, ids.request(), self._over)
         self._live.add(x)
-        try:
-            await pipeline.run(self._parts, x)
-        finally:
-            self._live.discard(x)
-            request.finish()
-            if not self._live:
-                self._idle.set()
+        rest = pipeline.begin(self._parts, x)
+        if rest is not None:
+            x.task = asyncio.get_running_loop().create_task(rest)
+
+    def _over(self, x: exchange.Exchange) -> None:
+        self._live.discard(x)
+        x.task = None
+        x.out.finish()
+        if not self._live:
+            self._idle.set()
 
     async def drain(self, seconds: float) -> None:
         """End what never ends by itself (streams that listen), then give calls up to `seconds` to be answered."""
@@ -96,7 +99,7 @@ class Request:
 
     __slots__ = (
         "_arrived", "_asked", "_chunked", "_chunks", "_connection", "_done", "_gone", "_held",
-        "_keep_alive", "_newer", "_started", "_tell", "_waiter", "fields", "method", "path", "task",
+        "_keep_alive", "_newer", "_started", "_tell", "_waiter", "fields", "method", "path",
     )  # fmt: skip
 
     def __init__(
@@ -114,8 +117,6 @@ class Request:
         self.method = method
         self.path = path
         self.fields = headers.Fields(pairs)
-        self.task: asyncio.Task[None] | None = None
-        """Who answers; kept here, since a loop holds its tasks weakly."""
         self._newer = newer
         self._keep_alive = keep_alive
         self._chunks: list[bytes] = []
@@ -173,16 +174,22 @@ class Request:
     def address(self) -> str:
         return self._connection.address
 
-    async def body(self, limit: int, seconds: float) -> bytes:
+    def arrived(self, limit: int) -> bytes | None:
         told = self.fields.only(b"content-length")
         if told is not None and told.isdigit() and (len(told) > 18 or int(told) > limit):
             raise errors.TooLarge(f"The body is larger than {limit} bytes.")
-        if not self._arrived:
-            await self._rest(limit, seconds)
         if self._held > limit:
             raise errors.TooLarge(f"The body is larger than {limit} bytes.")
+        if not self._arrived:
+            return None
         chunks, self._chunks = self._chunks, []
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def body(self, limit: int, seconds: float) -> bytes:
+        await self._rest(limit, seconds)
+        found = self.arrived(limit)
+        assert found is not None, "all of it has come, or more than is taken"
+        return found
 
     async def _rest(self, limit: int, seconds: float) -> None:
         self._asked = True
@@ -203,24 +210,26 @@ class Request:
 
     # --- exchange.Outgoing ---
 
-    def whole(self, status: int, fields: list[exchange.Header], body: bytes) -> None:
-        """Send an answer at once. RFC 9110, 9.3.2: the answer to HEAD has no body."""
+    def whole(self, status: int, lines: bytes, body: bytes) -> None:
+        """Send an answer at once. RFC 9110, 9.3.2: the answer to HEAD has no body; 8.6: a 204 has no length."""
         if self._done or self._gone:
             self._done = True
             return
-        head = self._head(status, fields)
-        if status not in _BODILESS:
-            head += b"content-length: %d\r\n" % len(body)
-        self._connection.write(head + b"\r\n" + (b"" if self.method == "HEAD" else body))
+        if status in _BODILESS:
+            self._connection.write(self._head(status, lines) + b"\r\n")
+        elif self.method == "HEAD":
+            self._connection.write(self._head(status, lines) + b"content-length: %d\r\n\r\n" % len(body))
+        else:
+            self._connection.write(b"%bcontent-length: %d\r\n\r\n%b" % (self._head(status, lines), len(body), body))
         self._started = True
         self._end()
 
-    def start(self, status: int, fields: list[exchange.Header]) -> None:
+    def start(self, status: int, lines: bytes) -> None:
         if self._gone:
             return
         self._started = True
         self._chunked = self._newer
-        head = self._head(status, fields)
+        head = self._head(status, lines)
         if self._chunked:
             head += b"transfer-encoding: chunked\r\n"
         else:
@@ -253,16 +262,14 @@ class Request:
     def finish(self) -> None:
         """Whoever answered is through. Without a complete answer, only the end of the connection can say so."""
         self._tell = None
-        self.task = None
         self._chunks.clear()
         if not self._done:
             self._keep_alive = False
             self._end()
 
-    def _head(self, status: int, fields: list[exchange.Header]) -> bytes:
+    def _head(self, status: int, lines: bytes) -> bytes:
         if not self._keep_alive:
-            fields = [*fields, (b"connection", b"close")]
-        lines = b"".join([b"%b: %b\r\n" % field for field in fields])
+            lines += b"connection: close\r\n"
         return STATUS_LINES[status] + self._connection.common + lines
 
     def _end(self) -> None:

@@ -4,15 +4,19 @@ Each stage either fills in the exchange, answers it, or raises. Whatever happens
 and call are given back, the meter, the audit trail and the metrics learn of it.
 """
 
+import asyncio
+import contextlib
+import functools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Final
 
 from smcp.access import policy
 from smcp.audit import events
-from smcp.gateway import exchange, forward, legacy, modern, read, route, streams
+from smcp.gateway import exchange, forward, legacy, modern, read, route, streams, targets
 from smcp.kernel import errors, ids, jsonrpc, observe
 from smcp.protocol import eras
+from smcp.runtime import calls
 
 _METHODS: Final = frozenset(observe.METHODS)
 _CHALLENGE: Final = ("WWW-Authenticate", 'Bearer realm="smcp"')
@@ -71,14 +75,15 @@ def tenant_rate(parts: exchange.Parts, x: exchange.Exchange) -> None:
     """Counts against the tenant's, the principal's and the session's rate; all that is not recorded ends here."""
     principal = _known(x)
     try:
-        x.cors += parts.limiter.rate(principal, x.incoming.fields.only(b"mcp-session-id") or "").fields()
+        standing = parts.limiter.rate(principal, x.incoming.fields.only(b"mcp-session-id") or "")
     except errors.RateLimited:
         parts.meters.limited["rate"].inc()
         raise
+    x.lines += standing.lines()
     parts.trail.check(principal.tenant)
 
 
-async def decide(parts: exchange.Parts, x: exchange.Exchange) -> None:
+def decide(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | None:
     """May the principal do this here? Only then is the server looked up."""
     principal = _known(x)
     if x.tenant is None or x.server is None:
@@ -100,9 +105,21 @@ async def decide(parts: exchange.Parts, x: exchange.Exchange) -> None:
         if decision is policy.Decision.CONCEAL:
             raise errors.NotFound
         raise errors.Forbidden(headers=(_INSUFFICIENT,))
-    x.target = parts.targets.known(x.tenant, x.server) or await parts.targets.find(x.tenant, x.server)
+    x.target = parts.targets.known(x.tenant, x.server)
+    if x.target is None:
+        return _find(parts, x, x.tenant, x.server)
+    _check_mirrored(x, x.target)
+    return None
+
+
+async def _find(parts: exchange.Parts, x: exchange.Exchange, tenant: ids.TenantId, server: ids.ServerName) -> None:
+    x.target = await parts.targets.find(tenant, server)
+    _check_mirrored(x, x.target)
+
+
+def _check_mirrored(x: exchange.Exchange, target: targets.Target) -> None:
     if x.era is eras.Era.MODERN and x.message is not None and x.message.method == "tools/call":
-        x.target.check_headers(x.message.params, x.incoming.fields)
+        target.check_headers(x.message.params, x.incoming.fields)
 
 
 def session(parts: exchange.Parts, x: exchange.Exchange) -> None:
@@ -129,6 +146,85 @@ def acquire(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | No
 Stage = Callable[[exchange.Parts, exchange.Exchange], Awaitable[None] | None]
 """What needs not wait returns nothing: a coroutine that never waits costs more than most stages."""
 
+
+def begin(parts: exchange.Parts, x: exchange.Exchange) -> Coroutine[None, None, None] | None:
+    """Walk one request through the stages, as far as nothing has to be waited for but the hosted server's answer.
+
+    Returns the rest of the walk, for a task; None when the request is over, or parked until its call is. Never raises
+    for what a client or a hosted server did.
+    """
+    try:
+        for number, stage in enumerate(STAGES, 1):
+            waiting = stage(parts, x)
+            if waiting is not None:
+                return _walk(parts, x, waiting, number)
+            if x.answered:
+                break
+        x.parked = not x.answered
+    except errors.SmcpError as error:
+        _refuse(parts, x, error)
+    except Exception as error:
+        parts.log.error("request failed", request_id=x.request_id, method=x.method, exc_info=error)
+        _refuse(parts, x, errors.SmcpError())
+    if not x.parked:
+        _finish(parts, x)
+    return None
+
+
+async def _walk(parts: exchange.Parts, x: exchange.Exchange, waiting: Awaitable[None], number: int) -> None:
+    """Go on behind the stage that has to wait."""
+    try:
+        await waiting
+        for stage in STAGES[number:]:
+            if x.answered:
+                break
+            rest = stage(parts, x)
+            if rest is not None:
+                await rest
+        x.parked = not x.answered
+    except errors.SmcpError as error:
+        if x.streaming:
+            await _end(x, error)
+        _refuse(parts, x, error)
+    except exchange.ClientGone:
+        x.refused = "client_gone"
+    except Exception as error:
+        parts.log.error("request failed", request_id=x.request_id, method=x.method, exc_info=error)
+        _refuse(parts, x, errors.SmcpError())
+    finally:
+        if not x.parked:
+            _finish(parts, x)
+
+
+def stream_back(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | None:
+    """Bring back what the call brings: at once when there is something, else when it says so."""
+    call = x.call
+    if call is None:
+        raise errors.ServerFailed
+    x.out.when_gone(functools.partial(streams.hung_up, x, call))
+    if call.done or call.frames or x.gone:
+        return streams.reply(parts, x, call)
+    waits = parts.settings.gateway
+    parts.alarms.set(call, x.started + min(waits.heartbeat_s, waits.call_timeout_s))
+    call.watch(functools.partial(_woken, parts, x, call))
+    return None
+
+
+def _woken(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call) -> None:
+    """Something happened to the call of a parked request. Most often it is the answer, which needs no task."""
+    parts.alarms.clear(call)
+    x.parked = False
+    if not streams.at_once(x, call):
+        x.task = asyncio.get_running_loop().create_task(_walk(parts, x, streams.reply(parts, x, call), len(STAGES)))
+        return
+    try:
+        x.answer(eras.http_status(x.era, call.code), call.response)
+        _finish(parts, x)
+    except Exception as error:
+        # Called by whoever reads the hosted server: its other calls must not suffer for this one.
+        parts.log.error("request failed", request_id=x.request_id, method=x.method, exc_info=error)
+
+
 STAGES: Final[tuple[Stage, ...]] = (
     route.edge,
     route.route,
@@ -140,48 +236,35 @@ STAGES: Final[tuple[Stage, ...]] = (
     lease,
     acquire,
     forward.forward,
-    forward.stream_back,
+    stream_back,
 )
 
 
-async def run(parts: exchange.Parts, x: exchange.Exchange) -> None:
-    """Take one request through the stages; never raises for what a client or a hosted server did."""
-    try:
-        for stage in STAGES:
-            waiting = stage(parts, x)
-            if waiting is not None:
-                await waiting
-            if x.answered:
-                break
-    except errors.SmcpError as error:
-        await _refuse(parts, x, error)
-    except exchange.ClientGone:
-        x.refused = "client_gone"
-    except Exception as error:
-        parts.log.error("request failed", request_id=x.request_id, method=x.method, exc_info=error)
-        await _refuse(parts, x, errors.SmcpError())
-    finally:
-        _finish(parts, x)
+async def _end(x: exchange.Exchange, error: errors.SmcpError) -> None:
+    with contextlib.suppress(exchange.ClientGone):
+        await streams.end_with(x, _error(x, error))
 
 
-async def _refuse(parts: exchange.Parts, x: exchange.Exchange, error: errors.SmcpError) -> None:
+def _error(x: exchange.Exchange, error: errors.SmcpError) -> bytes:
+    return jsonrpc.error(b"" if x.message is None else x.message.id, error.rpc_code, error.public, error.data)
+
+
+def _refuse(parts: exchange.Parts, x: exchange.Exchange, error: errors.SmcpError) -> None:
     x.refused = error.code
     if error.http_status >= 500:
         parts.log.warning("request refused", request_id=x.request_id, code=error.code, detail=error.detail)
-    body = jsonrpc.error(b"" if x.message is None else x.message.id, error.rpc_code, error.public, error.data)
-    if x.streaming:
-        await streams.end_with(x, body)
-    elif not x.answered:
+    if not x.answered:
         # Once the hosted server has the call, its failure is an answer to that call, and clients read the body.
         status = 200 if x.call is not None else error.http_status
         fields = tuple((name.lower().encode(), value.encode("latin-1")) for name, value in error.headers)
-        x.answer(status, body, fields)
+        x.answer(status, _error(x, error), fields)
 
 
 def _finish(parts: exchange.Parts, x: exchange.Exchange) -> None:
     # The lease first: nothing that goes wrong below may keep a place among the requests in flight for ever.
     if x.lease is not None:
         x.lease.release()
+    x.over(x)
     forward.give_back(parts, x)
     seconds = time.monotonic() - x.started
     parts.meters.count(x.status, x.received, x.sent)

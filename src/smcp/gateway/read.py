@@ -1,5 +1,6 @@
 """Reading: the body once, the era, and what the two wires demand of a message."""
 
+from collections.abc import Awaitable
 from typing import Final
 
 from smcp.gateway import exchange, route
@@ -9,7 +10,7 @@ from smcp.protocol import eras
 _JSON: Final = "application/json"
 
 
-async def read(parts: exchange.Parts, x: exchange.Exchange) -> None:
+def read(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | None:
     """Era, body, message. Policy never sees a second reading of the bytes."""
     fields = x.incoming.fields
     version = fields.get(b"mcp-protocol-version")
@@ -17,21 +18,32 @@ async def read(parts: exchange.Parts, x: exchange.Exchange) -> None:
     x.version = version or ""
     if x.incoming.method != "POST":
         _refuse_verb(x)
-        return
+        return None
     media = fields.only(b"content-type") or ""
     if media != _JSON and media.partition(";")[0].strip().lower() != _JSON:
         raise errors.UnsupportedMedia
     if not (accepts(x, _JSON) or accepts(x, "text/event-stream")):
         raise errors.NotAcceptable
+    body = x.incoming.arrived(parts.settings.gateway.max_body_bytes)
+    if body is None:
+        return _wait(parts, x)
+    _take(parts, x, body)
+    return None
+
+
+async def _wait(parts: exchange.Parts, x: exchange.Exchange) -> None:
     caps = parts.settings.gateway
-    body = await x.incoming.body(caps.max_body_bytes, caps.body_timeout_s)
+    _take(parts, x, await x.incoming.body(caps.max_body_bytes, caps.body_timeout_s))
+
+
+def _take(parts: exchange.Parts, x: exchange.Exchange, body: bytes) -> None:
     x.received = len(body)
-    message = jsonrpc.parse(body, max_depth=caps.max_depth)
+    message = jsonrpc.parse(body, max_depth=parts.settings.gateway.max_depth)
     x.message = message
     x.action = route.action(message.method)
     if x.era is eras.Era.LEGACY:
         if message.kind is not jsonrpc.Kind.RESPONSE:
-            eras.check_legacy(version, message.params)
+            eras.check_legacy(x.version or None, message.params)
     elif message.kind is jsonrpc.Kind.REQUEST:
         _check_modern(x, message)
     elif message.kind is jsonrpc.Kind.NOTIFICATION:

@@ -66,13 +66,15 @@ def edge(parts: exchange.Parts, x: exchange.Exchange) -> None:
     parts.hosts.check(fields.only(b"host"), origin)
     if parts.hosts.proxied:
         x.address = parts.hosts.seen(x.address, "http", fields.pairs).address
-    x.cors = [(b"smcp-request-id", x.request_id.encode())]
+    x.lines = b"smcp-request-id: %b\r\n" % x.request_id.encode()
     if origin is not None:
-        x.cors += [
-            (b"access-control-allow-origin", origin.encode("latin-1")),
-            (b"access-control-expose-headers", _EXPOSED),
-            (b"vary", b"Origin"),
-        ]
+        x.lines += exchange.joined(
+            (
+                (b"access-control-allow-origin", origin.encode("latin-1")),
+                (b"access-control-expose-headers", _EXPOSED),
+                (b"vary", b"Origin"),
+            )
+        )
     if fields.size() > _MAX_FIELDS_BYTES:
         raise errors.TooLarge(f"The header fields take more than {_MAX_FIELDS_BYTES} bytes.")
     verb = x.incoming.method

@@ -15,6 +15,8 @@ from smcp.kernel import errors
 from smcp.protocol import eras, sse
 from smcp.runtime import calls
 
+_SMALL: Final = 65_536
+"""Bytes of an answer that a connection takes whatever its client does."""
 _EARLY: Final = 0.005
 """Seconds that a timer of the event loop may come too early: its clock counts milliseconds."""
 
@@ -52,13 +54,21 @@ async def end_with(x: exchange.Exchange, message: bytes) -> None:
     x.end_stream()
 
 
+def at_once(x: exchange.Exchange, call: calls.Call) -> bool:
+    """Is all there is a plain answer that needs no waiting to be sent?"""
+    return (
+        call.done
+        and call.failure is None
+        and call.spooled is None
+        and not call.frames
+        and not x.gone
+        and len(call.response) <= _SMALL
+        and read.accepts(x, "application/json")
+    )
+
+
 async def reply(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call) -> None:
     """Stream interim messages, then the response. Raises what ended the call instead."""
-    x.out.when_gone(functools.partial(_hung_up, x, call))
-    if not call.done and not call.frames and not x.gone:
-        waits = parts.settings.gateway
-        parts.alarms.set(call, x.started + min(waits.heartbeat_s, waits.call_timeout_s))
-        await call.wait()
     try:
         if call.done and not call.frames:
             await _answer(parts, x, call)
@@ -68,7 +78,8 @@ async def reply(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call) -
         parts.alarms.clear(call)
 
 
-def _hung_up(x: exchange.Exchange, call: calls.Call) -> None:
+def hung_up(x: exchange.Exchange, call: calls.Call) -> None:
+    """The client has gone."""
     x.gone = True
     call.wake()
 

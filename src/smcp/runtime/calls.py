@@ -77,6 +77,7 @@ class Call:
         "_limit_bytes",
         "_loop",
         "_waiter",
+        "_watcher",
         "code",
         "done",
         "failure",
@@ -123,6 +124,7 @@ class Call:
         self._budget = budget
         self._held = 0
         self._waiter: asyncio.Future[None] | None = None
+        self._watcher: Callable[[], None] | None = None
 
     async def wait(self) -> None:
         """Return when there is an interim frame or the call is done."""
@@ -203,8 +205,17 @@ class Call:
         self.release()
         self.done = True
 
+    def watch(self, tell: Callable[[], None]) -> None:
+        """Call `tell` once, at the next `wake`: for who does not `wait`. It must not raise."""
+        self._watcher = tell
+
     def wake(self) -> None:
-        """Let `wait` return, whether or not there is something."""
+        """Let `wait` return, or tell who watches, whether or not there is something."""
+        tell = self._watcher
+        if tell is not None:
+            self._watcher = None
+            tell()
+            return
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)

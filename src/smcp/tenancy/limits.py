@@ -46,29 +46,35 @@ class Standing:
         self.principal = principal
         self.session = session
 
-    def fields(self) -> Fields:
-        """`RateLimit-Policy` and `RateLimit` as of now (draft-ietf-httpapi-ratelimit-headers-10, 3 and 4).
+    def lines(self) -> bytes:
+        """`RateLimit-Policy` and `RateLimit` as of now (draft-ietf-httpapi-ratelimit-headers-10, 3 and 4), as lines.
 
         `r` is what is left, `t` the seconds until something of what is used comes back.
         """
         now = self._limiter.now_ns()
-        tenant, principal, session = self.tenant.window, self.principal, self.session
+        tenant, principal, session = self.tenant, self.principal, self.session
         if session is None:
-            return (
-                (b"ratelimit-policy", self.tenant.policy),
-                (
-                    b"ratelimit",
-                    b'"tenant";r=%d;t=%d, "principal";r=%d;t=%d' % (*_left(tenant, now), *_left(principal, now)),
-                ),
+            return b'ratelimit-policy: %b\r\nratelimit: "tenant";r=%d;t=%d, "principal";r=%d;t=%d\r\n' % (
+                tenant.policy,
+                *_left(tenant.window, now),
+                *_left(principal, now),
             )
-        return (
-            (b"ratelimit-policy", self.tenant.policy_session),
-            (
-                b"ratelimit",
-                b'"tenant";r=%d;t=%d, "principal";r=%d;t=%d, "session";r=%d;t=%d'
-                % (*_left(tenant, now), *_left(principal, now), *_left(session, now)),
-            ),
+        return _WITH_SESSION % (
+            tenant.policy_session,
+            *_left(tenant.window, now),
+            *_left(principal, now),
+            *_left(session, now),
         )
+
+    def fields(self) -> Fields:
+        """The same, as names and values."""
+        lines = self.lines().split(b"\r\n")[:-1]
+        return tuple((name, value) for name, _, value in (line.partition(b": ") for line in lines))
+
+
+_WITH_SESSION: Final = (
+    b'ratelimit-policy: %b\r\nratelimit: "tenant";r=%d;t=%d, "principal";r=%d;t=%d, "session";r=%d;t=%d\r\n'
+)
 
 
 def _left(window: windows.Window, now_ns: int) -> tuple[int, int]:

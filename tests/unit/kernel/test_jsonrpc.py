@@ -281,3 +281,50 @@ def test_what_is_accepted_reads_the_same_again(
 def test_a_hosted_servers_line_that_clients_could_not_read_is_not_passed_on(line: bytes) -> None:
     with pytest.raises(errors.ParseError):
         jsonrpc.frame(line)
+
+
+def _members_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    assert len(dict(pairs)) == len(pairs)
+    return dict(pairs)
+
+
+def _strictly(data: bytes) -> str | None:
+    """What the slow reading makes of `data`, types and all; None when it refuses."""
+
+    def refuse(_: str) -> None:
+        raise ValueError
+
+    def number(text: str) -> float:
+        if float(text) in (float("inf"), float("-inf")):
+            raise ValueError
+        return float(text)
+
+    try:
+        text = data.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_members_once, parse_float=number, parse_constant=refuse)
+        json.dumps(value, ensure_ascii=False).encode("utf-8")  # refuses lone surrogates
+    except (ValueError, AssertionError, RecursionError):
+        return None
+    return repr(value)
+
+
+@pytest.mark.requirement("gateway:hot:strict-reading")
+@given(st.lists(_pieces, max_size=30).map(b"".join) | _values.map(lambda value: json.dumps(value).encode()))
+@example(b'{"a":1,"a":1}')
+@example(b'{"a":{"b":1,"b":2}}')
+@example(b'{"a":1,"\\u0061":1}')
+@example(b'{"a":1e5,"b":1.0,"c":-0,"d":-0.0,"e":123456789012345678901234567890}')
+@example(b'"\x00"')
+@example(b'"\xed\xa0\x80"')
+@example(b"1.0E+2")
+@example(b"[1,]")
+@example(b" {} ")
+@hypothesis_settings(deadline=None, max_examples=600)
+def test_the_quick_reading_is_the_strict_one(data: bytes) -> None:
+    try:
+        found: str | None = repr(jsonrpc.strict_json(data, max_depth=_DEPTH))
+    except errors.TooDeep:
+        return
+    except errors.ParseError:
+        found = None
+    assert found == _strictly(data)

@@ -179,9 +179,8 @@ class ApiKeys(base.Method):
     def known(self, credential: str) -> policy.Principal | None:
         if not self._store.fresh() or len(credential) > key_text.LONGEST or not credential.isascii():
             return None
-        digest = hashlib.blake2b(credential.encode(), key=self._process_key, digest_size=32).digest()
-        warm = self._warm.get(digest[:16])
-        if warm is None or not crypto.equal(warm.digest, digest):
+        warm = self._remembered(self._fingerprint(credential))
+        if warm is None:
             return None
         principal, now = warm.principal, self._clock.now()
         found = self._keys.peek(principal.tenant, principal.id)
@@ -201,9 +200,9 @@ class ApiKeys(base.Method):
             await self._store.proven()
         if len(credential) > key_text.LONGEST or not credential.isascii():
             raise base.refused(base.Reason.MALFORMED)
-        digest = hashlib.blake2b(credential.encode(), key=self._process_key, digest_size=32).digest()
-        warm = self._warm.get(digest[:16])
-        if warm is None or not crypto.equal(warm.digest, digest) or not await self._unchanged(warm):
+        digest = self._fingerprint(credential)
+        warm = self._remembered(digest)
+        if warm is None or not await self._unchanged(warm):
             warm = await self._verify(credential, digest)
         now = self._clock.now()
         if warm.expires is not None and now >= warm.expires:
@@ -216,6 +215,13 @@ class ApiKeys(base.Method):
             warm.noted = now
             self._note_use(warm.principal, now)
         return warm.principal
+
+    def _fingerprint(self, credential: str) -> bytes:
+        return hashlib.blake2b(credential.encode(), key=self._process_key, digest_size=32).digest()
+
+    def _remembered(self, digest: bytes) -> _Warm | None:
+        warm = self._warm.get(digest[:16])
+        return warm if warm is not None and crypto.equal(warm.digest, digest) else None
 
     async def _unchanged(self, warm: _Warm) -> bool:
         principal = warm.principal

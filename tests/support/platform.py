@@ -138,11 +138,14 @@ class Platform:
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}\n{self.story()}"
         return answer.json() if answer.content else None
 
-    def smcp(self, *argv: str, key: str | None = None, code: int = 0) -> Any:
-        """Run `smcp … --json` against this platform (as the operator, or with `key`): its document, or its error's."""
+    def smcp(self, *argv: str, key: str | None = None, code: int = 0, text: bool = False) -> Any:
+        """Run `smcp … --json` against this platform (as the operator, or with `key`): its document, or its error's.
+
+        `text`: without --json, what it prints.
+        """
         environ = {**self._environ, "SMCP_URL": self.base_url, "SMCP_API_KEY": key or self.operator_key}
         done = subprocess.run(
-            [_SMCP, *argv, "--json"],
+            [_SMCP, *argv, *([] if text else ["--json"])],
             env={name: value for name, value in environ.items() if name in _CLIENT or not name.startswith("SMCP_")},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -151,7 +154,8 @@ class Platform:
             check=False,
         )
         assert done.returncode == code, f"smcp {argv}: {done.returncode}\n{done.stderr[-4000:]}\n{self.story()}"
-        return json.loads(done.stdout if code == 0 else done.stderr)
+        said = done.stdout if code == 0 else done.stderr
+        return said if text else json.loads(said)
 
     def create_tenant(self, tenant: str) -> None:
         """Make a tenant."""

@@ -4,6 +4,7 @@ The core knows an `Exchange`, not an ASGI scope: `asgi` is one thin adapter, so 
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
@@ -72,6 +73,10 @@ class Outgoing(Protocol):
         """The body is complete."""
         ...
 
+    async def taken(self) -> None:
+        """Return when the client has read most of what was sent, or has gone."""
+        ...
+
     def when_gone(self, tell: Callable[[], None] | None) -> None:
         """Call `tell` once, when the client has closed the connection or if it has already; None: nobody any more."""
         ...
@@ -131,6 +136,7 @@ class Exchange:
         "streaming",
         "target",
         "tenant",
+        "trace",
         "version",
     )
 
@@ -163,6 +169,8 @@ class Exchange:
         self.status = 0
         self.refused = ""
         """The wire code of the error that ended the exchange, empty when none did."""
+        self.trace: observe.Request | None = None
+        """Its spans, when it is recorded."""
         self.received = 0
         self.sent = 0
 
@@ -171,10 +179,8 @@ class Exchange:
         """The JSON-RPC method, empty when there is none."""
         return "" if self.message is None else self.message.method
 
-    def answer(
-        self, status: int, body: bytes = b"", fields: tuple[Header, ...] = (), *, coded: bool = False
-    ) -> None:
-        """Send a whole answer; JSON when there is a body, compressed where that is worth it (`coded`: it is already)."""
+    def answer(self, status: int, body: bytes = b"", fields: tuple[Header, ...] = (), *, coded: bool = False) -> None:
+        """Send a whole answer; JSON when there is a body, compressed where it is worth it (`coded`: it is already)."""
         self.answered = True
         self.status = status
         out: list[Header] = [*fields, *self.cors]
@@ -193,6 +199,11 @@ class Exchange:
         """As `answer`, without keeping everybody waiting while a large body is compressed."""
         coded = len(body) > compress.LARGE and self._takes_gzip()
         self.answer(status, await compress.gzip_beside(body) if coded else body, fields, coded=coded)
+        if len(body) > _AT_ONCE:
+            # What the client has not read counts as in flight: else slow readers could leave any amount of it behind.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_UNREAD_S):
+                    await self.out.taken()
 
     def _takes_gzip(self) -> bool:
         return compress.wanted(self.incoming.fields.get("accept-encoding"))
@@ -210,7 +221,10 @@ class Exchange:
         self.out.start(200, [_JSON, *self.cors])
 
     async def stream(self, data: bytes) -> None:
-        """Send a piece of the event stream or of a large answer. Raises `ClientGone` when the client reads nothing for `_UNREAD_S`."""
+        """Send a piece of the event stream or of a large answer.
+
+        Raises `ClientGone` when the client reads nothing for `_UNREAD_S`.
+        """
         self.sent += len(data)
         try:
             async with asyncio.timeout(_UNREAD_S):
@@ -223,6 +237,8 @@ class Exchange:
         self.out.end()
 
 
+_AT_ONCE: Final = 65_536
+"""Bytes that a connection keeps for a client that does not read yet."""
 _UNREAD_S: Final = 60.0
 """Seconds that a client may leave its side of a stream full, before it counts as gone."""
 

@@ -236,6 +236,9 @@ class Request:
             self._connection.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
         await self._connection.drain()
 
+    async def taken(self) -> None:
+        await self._connection.drain()
+
     def end(self) -> None:
         if self._gone or self._done:
             return

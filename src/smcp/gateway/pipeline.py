@@ -9,7 +9,7 @@ from typing import Final
 
 from smcp.access import policy
 from smcp.audit import events
-from smcp.gateway import exchange, forward, legacy, modern, read, route, streams
+from smcp.gateway import exchange, forward, legacy, modern, read, route, streams, tracing
 from smcp.kernel import errors, ids, jsonrpc, observe
 from smcp.protocol import eras
 
@@ -29,26 +29,30 @@ async def authenticate(parts: exchange.Parts, x: exchange.Exchange) -> None:
     except errors.Unauthenticated as error:
         parts.meters.auth_failures.inc()
         try:
-            parts.limiter.unauthenticated(x.address)
+            noted = parts.limiter.unauthenticated(x.address)
         except errors.RateLimited:
             parts.meters.limited["unauthenticated"].inc()
             raise
-        # Noted only within the address's rate: an attacker can't fill the trail.
-        address = parts.trail.digest(ids.PLATFORM, x.address)
-        parts.trail.note(
-            events.AuthenticationFailed(
-                tenant=ids.PLATFORM,
-                actor="anonymous",
-                request_id=x.request_id,
-                outcome="refused",
-                why=error.detail or "absent",
-                address=address,
-            )
-        )
+        # Not all of them: neither an address nor many of them together can fill the trail.
+        if noted:
+            _note_unknown(parts, x, error)
         raise errors.Unauthenticated(detail=error.detail, headers=(_CHALLENGE,)) from error
     if x.tenant is None:
         # Only who is known learns that there is no such address.
         raise errors.NotFound
+
+
+def _note_unknown(parts: exchange.Parts, x: exchange.Exchange, error: errors.Unauthenticated) -> None:
+    parts.trail.note(
+        events.AuthenticationFailed(
+            tenant=ids.PLATFORM,
+            actor="anonymous",
+            request_id=x.request_id,
+            outcome="refused",
+            why=error.detail or "absent",
+            address=parts.trail.digest(ids.PLATFORM, x.address),
+        )
+    )
 
 
 async def tenant_rate(parts: exchange.Parts, x: exchange.Exchange) -> None:
@@ -128,10 +132,30 @@ STAGES: Final = (
 )
 
 
+async def _acquire_traced(parts: exchange.Parts, x: exchange.Exchange) -> None:
+    began = time.time_ns()
+    try:
+        await acquire(parts, x)
+    finally:
+        tracing.waited(x, began)
+
+
+_TRACED: Final = (
+    *STAGES[: STAGES.index(decide)],
+    tracing.begin,
+    *STAGES[STAGES.index(decide) : STAGES.index(acquire)],
+    _acquire_traced,
+    tracing.handed,
+    *STAGES[STAGES.index(forward.forward) :],
+)
+"""The same stages with spans between them; a request's begins when its caller is known and its message read."""
+
+
 async def run(parts: exchange.Parts, x: exchange.Exchange) -> None:
     """Take one request through the stages; never raises for what a client or a hosted server did."""
+    parts.meters.active += 1
     try:
-        for stage in STAGES:
+        for stage in _TRACED if parts.traces.on else STAGES:
             await stage(parts, x)
             if x.answered:
                 break
@@ -139,6 +163,7 @@ async def run(parts: exchange.Parts, x: exchange.Exchange) -> None:
         await _refuse(parts, x, error)
     except exchange.ClientGone:
         x.refused = "client_gone"
+        parts.metrics.error("gateway", x.refused)
     except Exception as error:
         parts.log.error("request failed", request_id=x.request_id, method=x.method, exc_info=error)
         await _refuse(parts, x, errors.SmcpError())
@@ -148,6 +173,7 @@ async def run(parts: exchange.Parts, x: exchange.Exchange) -> None:
 
 async def _refuse(parts: exchange.Parts, x: exchange.Exchange, error: errors.SmcpError) -> None:
     x.refused = error.code
+    parts.metrics.error("gateway", error.code)
     if error.http_status >= 500:
         parts.log.warning("request refused", request_id=x.request_id, code=error.code, detail=error.detail)
     body = jsonrpc.error(b"" if x.message is None else x.message.id, error.rpc_code, error.public, error.data)
@@ -166,10 +192,12 @@ def _finish(parts: exchange.Parts, x: exchange.Exchange) -> None:
         x.lease.release()
     forward.give_back(parts, x)
     seconds = time.monotonic() - x.started
-    parts.meters.count(x.status, x.received, x.sent)
+    parts.meters.count(x.incoming.method, x.status, seconds, x.received, x.sent)
     if x.message is not None and x.principal is not None and x.tenant == x.principal.tenant:
         failed = bool(x.refused) or (x.call is not None and x.call.code is not None)
         parts.metrics.operation(x.message.method, x.version, seconds, failed=failed)
+        if failed and not x.refused:
+            parts.metrics.error("gateway", "rpc_error")
         if x.message.kind is jsonrpc.Kind.REQUEST:
             # Callers invent names: only a server that exists has usage of its own.
             server = "" if x.target is None else x.target.spec.server
@@ -177,6 +205,8 @@ def _finish(parts: exchange.Parts, x: exchange.Exchange) -> None:
                 x.principal.tenant, server, x.principal.id, failed=failed, received=x.received, sent=x.sent
             )
             _note(parts, x, _record(parts, x, x.principal, x.message, seconds, failed=failed))
+    if x.trace is not None:
+        tracing.end(x)
 
 
 def _note(parts: exchange.Parts, x: exchange.Exchange, event: events.Event) -> None:

@@ -159,6 +159,9 @@ class Protocol(asyncio.Protocol):
             self._arm(self._deadline)
         elif self._late and not self._refused:
             self._refuse(self._late)
+        elif self._transport.get_write_buffer_size():
+            # `close` would wait, for ever, until the other side has read what it has not read so far.
+            self._transport.abort()
         else:
             self._transport.close()
 
@@ -276,6 +279,8 @@ class Protocol(asyncio.Protocol):
                     self._transport.write_eof()
                 self._expect_by(LINGER_S)
             else:
+                if self._transport.get_write_buffer_size():
+                    self._loop.call_later(IDLE_S, self._transport.abort)
                 self._transport.close()
         elif unread:
             self._expect_by(LINGER_S)

@@ -67,7 +67,9 @@ class Gateway(_Group, frozen=True):
 
     host: Annotated[_Text, _d("Address to listen on.")] = "127.0.0.1"
     port: Annotated[_Port, _d("TCP port to listen on; 0 takes a free one.")] = 8080
-    public_url: Annotated[_Text, _d("How clients reach the platform. Empty: http://host:port.")] = ""
+    public_url: Annotated[
+        _Text, _d("How clients reach the platform. Empty: by the certificate's first name, else by host and port.")
+    ] = ""
     hosts: Annotated[
         tuple[str, ...], _d("Extra values allowed in the Host header, with port where it is not the default.")
     ] = ()

@@ -157,7 +157,7 @@ def test_a_platform_killed_amid_calls_and_again_while_it_folds_counts_what_it_an
     assert _waiting(platform) == 0.0
 
 
-@pytest.mark.requirement("usage:copies:measured", "usage:meter:counted", "usage:cli")
+@pytest.mark.requirement("usage:copies:measured", "usage:meter:counted", "usage:cli:shown")
 async def test_what_copies_took_is_there_when_they_have_ended_for_whom_they_ran(
     hosting: tuple[Platform, Endpoint],
 ) -> None:

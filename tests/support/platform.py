@@ -20,7 +20,7 @@ from support.clients import Endpoint
 
 _SMCP: Final = pathlib.Path(sys.executable).with_name("smcp")
 _START_S: Final = 60.0
-_STOP_S: Final = 30.0
+_STOP_S: Final = 60.0
 _DEPLOY_S: Final = 300.0
 _CLIENT: Final = settings.CLIENT_VARIABLES
 _RATES: Final = {
@@ -132,7 +132,7 @@ class Platform:
             f"{self.base_url}/api/v1{path}",
             headers={"Authorization": f"Bearer {key or self.operator_key}"},
             json=body,
-            timeout=30.0,
+            timeout=60.0,
             verify=self.trust,
         )
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}\n{self.story()}"

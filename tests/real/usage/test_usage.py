@@ -154,6 +154,18 @@ def test_a_platform_killed_amid_calls_and_again_while_it_folds_counts_what_it_an
         assert _count(platform) == found
         least = most = found
     assert found > 50
+    fields, body = wire.modern("tools/call", {"name": "do", "arguments": {"act": "echo"}})
+    for _ in range(5):
+        answer = httpx2.post(
+            _now(platform, endpoint).url,
+            headers={"authorization": f"Bearer {endpoint.key}", **fields},
+            content=body,
+            timeout=30.0,
+        )
+        assert answer.status_code == 200
+    platform.stop()
+    platform.start()
+    assert _count(platform) == found + 5  # an orderly end loses nothing, however soon it comes
     assert _waiting(platform) == 0.0
 
 

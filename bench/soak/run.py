@@ -125,8 +125,7 @@ class Soak:
                 await asyncio.sleep(self._plan.window_s)
                 for task in chaos:
                     task.cancel()
-                await asyncio.gather(*chaos, return_exceptions=True)
-                await self._gate.close()
+                await asyncio.gather(self._gate.close(), *chaos, return_exceptions=True)
                 await self._quiet(roles)
                 for task in living:
                     if task.done():
@@ -146,7 +145,8 @@ class Soak:
         while True:
             await asyncio.sleep(self._plan.deploy_s * (0.5 + self._random.random()))
             number += 1
-            place = self._random.choice(self._servers).place
+            # Of the small ones only: the other one's packages would be fetched each time.
+            place = self._random.choice([one.place for one in self._servers if one.place.server != "python"])
             began = time.monotonic()
             # Not cut off by the end of the window: an operation that goes on would stand in the quiet moment.
             work = asyncio.ensure_future(asyncio.to_thread(self._deploy, place, _VERSIONS[number % 2]))

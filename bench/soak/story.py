@@ -9,12 +9,14 @@ import bisect
 import collections
 from typing import Final, NamedTuple
 
+from smcp.kernel import errors
+
 _NOTICED_S: Final = 3.0
 """A copy that was killed this long before a request is known to be gone."""
-_CRASHING: Final = "server_crashing"
-_BREAKER_S: Final = 90.0
+_CRASHING: Final = errors.ServerCrashing.text.partition(".")[0]
+_BREAKER_S: Final = 240.0
 _BREAKER_KILLS: Final = 3
-"""A breaker opens after so many ends in a row, and stays open for up to a minute."""
+"""A breaker opens after so many ends in a row, stays open for up to a minute, and until the next start has answered."""
 
 
 class Place(NamedTuple):

@@ -98,7 +98,8 @@ def _metrics() -> str:
         )
     lines += ["", "| span | kind |", "|---|---|"]
     lines += [
-        f"| `{span.value}` | {'server' if span is observe.Span.REQUEST else 'internal'} |" for span in observe.Span
+        f"| `{span.value}` | {observe.KINDS[span].name.lower() if span in observe.KINDS else 'internal'} |"
+        for span in observe.Span
     ]
     return "\n".join(lines)
 

@@ -166,7 +166,7 @@ class LogContract:
         await log.append(("other",), [b"x"])
         await log.append(("s",), [b"3", b"4"])
         await log.append(("s",), [b"5", b"6"])
-        await asyncio.wait_for(following, 10)
+        await asyncio.wait_for(following, 60)
         assert seen == [2, 3, 4, 5, 6]
 
     async def test_a_ping_answers(self, log: base.Log) -> None:

@@ -14,7 +14,7 @@ from typing import Final, cast
 ADDRESS: Final = "127.0.0.2"
 """Where the platform sees a proxy's connections come from."""
 NGINX: Final = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
-_PATIENCE_S: Final = 30.0
+_PATIENCE_S: Final = 60.0
 
 _CONF: Final = """
 daemon off;

@@ -1,8 +1,11 @@
 """What every room stands on while a platform runs."""
 
+import asyncio
 import contextlib
 import dataclasses
+import os
 
+from smcp.app import tracing
 from smcp.audit import trail
 from smcp.identity import authenticator
 from smcp.identity.authn import api_key
@@ -20,8 +23,11 @@ class Foundation:
         self.clock = clock.SystemClock()
         self.log = observe.logger(config.log)
         self.metrics = observe.Metrics(version)
-        self.traces = observe.Traces()
         self.undo = contextlib.AsyncExitStack()
+        telling = tracing.Tracing(os.environ, self.log, version)
+        self.traces = telling.traces
+        # The last of all: what is undone before it may still have spans to send.
+        self.undo.push_async_callback(asyncio.to_thread, telling.close)
 
 
 @dataclasses.dataclass(frozen=True)

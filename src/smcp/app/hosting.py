@@ -105,6 +105,7 @@ async def open(
         work=config.platform.directory() / machine.WORK,
         record=record,
         metrics=base.metrics,
+        traces=base.traces,
         log=base.log,
     )
     base.undo.push_async_callback(maker.close)

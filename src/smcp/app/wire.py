@@ -204,6 +204,7 @@ def _services(
         await hosted.pool.stop_server(tenant, server, "its owner stopped it")
 
     async def stop_tenant(tenant: ids.TenantId) -> None:
+        hosted.uploads.stop_tenant(tenant)
         await hosted.deployer.stop_tenant(tenant)
         await hosted.pool.stop_tenant(tenant, "its tenant was suspended")
 

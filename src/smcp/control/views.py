@@ -102,7 +102,9 @@ class Limit(msgspec.Struct, frozen=True):
     text: Annotated[str, Meta(description="What is limited.")]
     unit: Annotated[str, Meta(description="`requests`, `sessions`, `copies`, `bytes`, `keys` or `deployments`.")]
     limit: int
-    used: Annotated[int | None, Meta(description="Now; of principals, sessions and servers the busiest's. Null: uncounted.")]
+    used: Annotated[
+        int | None, Meta(description="Now; of principals, sessions and servers the busiest's. Null: uncounted.")
+    ]
     remaining: int | None
     resets: Annotated[
         float | None,
@@ -233,7 +235,12 @@ class Instance(msgspec.Struct, frozen=True):
     kind: Annotated[
         str, Meta(description="`shared`, `own` (one session's, or one request's) or `spare` (started ahead).")
     ]
-    state: Annotated[str, Meta(description="`serving`, `draining` (ends with its last call) or `ending`.")]
+    state: Annotated[
+        str,
+        Meta(
+            description="`serving`, `draining` (ends with its last call), `ending`; of a spare `starting` or `ready`."
+        ),
+    ]
     deployment: str
     outstanding: Annotated[int, Meta(description="Requests that it has not answered yet.")]
     age_s: Annotated[float, Meta(description="Seconds since its start.")]

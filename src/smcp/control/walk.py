@@ -59,17 +59,18 @@ async def _authenticate(visit: Visit) -> None:
         address = visit.request.client.host if visit.request.client else ""
         # The limit first: behind it a guesser can't fill the trail.
         with _counted(visit, "unauthenticated"):
-            visit.services.limiter.unauthenticated(address)
-        visit.services.trail.note(
-            events.AuthenticationFailed(
-                tenant=ids.PLATFORM,
-                actor="anonymous",
-                request_id=visit.request_id,
-                outcome="refused",
-                why=error.detail,
-                address=visit.services.trail.digest(ids.PLATFORM, address),
+            noted = visit.services.limiter.unauthenticated(address)
+        if noted:
+            visit.services.trail.note(
+                events.AuthenticationFailed(
+                    tenant=ids.PLATFORM,
+                    actor="anonymous",
+                    request_id=visit.request_id,
+                    outcome="refused",
+                    why=error.detail,
+                    address=visit.services.trail.digest(ids.PLATFORM, address),
+                )
             )
-        )
         raise
 
 

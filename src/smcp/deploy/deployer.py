@@ -96,6 +96,7 @@ class Deployer:
         work: pathlib.Path,
         record: Record,
         metrics: observe.Metrics | None = None,
+        traces: observe.Traces | None = None,
         log: observe.Logger | None = None,
     ) -> None:
         """`work` is a directory of the deployer's own: `start` empties it."""
@@ -110,6 +111,7 @@ class Deployer:
         self._work = work
         self._record = record
         self._metrics = metrics
+        self._traces = traces or observe.Traces()
         self._running: dict[str, Operation] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._busy: dict[tuple[str, str], str] = {}
@@ -197,7 +199,8 @@ class Deployer:
         try:
             # The tenant's own turn first: one tenant's many orders wait for each other, not the others for them.
             async with self._turns.setdefault(order.tenant, asyncio.Lock()), self._slots:
-                deployment = await self._deploy(order)
+                with self._traces.step(observe.Span.DEPLOY, tenant=order.tenant, server=order.server):
+                    deployment = await self._deploy(order)
         except errors.SmcpError as failure:
             error, code = failure.public, failure.code
             if self._log is not None:
@@ -226,7 +229,8 @@ class Deployer:
             if isinstance(order.source, sources.Upload):
                 # Handed over as a file, so that no builder holds a store or names a tenant.
                 await self._uploads.copy(order.tenant, order.source, directory / build.UPLOAD)
-            built = await self._builder.build(order.source, order.manifest, directory, self._teller(order))
+            with self._traces.step(observe.Span.DEPLOY_BUILD):
+                built = await self._builder.build(order.source, order.manifest, directory, self._teller(order))
             number = await self._versions.reserve(order.tenant, order.server)
             reserved = True
             draft = versions.Deployment(
@@ -264,7 +268,8 @@ class Deployer:
                 size = (directory / "artefact.tar").stat().st_size
                 tell("store", f"{digest[:19]}…, {size / 1e6:.1f} MB")
                 tell("probe", "starting it once")
-                probed = await self._probe(order.tenant, order.server, draft)
+                with self._traces.step(observe.Span.DEPLOY_PROBE):
+                    probed = await self._probe(order.tenant, order.server, draft)
                 final = msgspec.structs.replace(
                     draft,
                     eras=probed.eras,

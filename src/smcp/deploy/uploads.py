@@ -49,7 +49,9 @@ class Uploads:
         self._store = store
         self._max = max_bytes
         self._records = records.Records(store, _Kept, ("upload",), cached=1024)
-        self._arriving: set[str] = set()
+        self._arriving: dict[str, ids.TenantId] = {}
+        self._stopped: set[str] = set()
+        """Those among them whose tenant was suspended meanwhile."""
         self._read: collections.Counter[str] = collections.Counter()
         self._task: asyncio.Task[None] | None = None
 
@@ -67,8 +69,8 @@ class Uploads:
     async def store(self, tenant: ids.TenantId, data: AsyncIterable[bytes]) -> Stored:
         """Take an upload in. One that is there already is kept for another day.
 
-        Raises `errors.TooLarge`, `errors.QuotaExceeded`, `errors.InvalidParams` for an empty one, and what `data`
-        raises; then nothing of it is kept.
+        Raises `errors.TooLarge`, `errors.QuotaExceeded`, `errors.InvalidParams` for an empty one,
+        `errors.TenantSuspended` when that happens meanwhile, and what `data` raises; then nothing of it is kept.
         """
         name = ids.new("up")
         digest = hashlib.sha256()
@@ -77,6 +79,7 @@ class Uploads:
         async def counted() -> AsyncGenerator[bytes]:
             nonlocal size
             async for chunk in data:
+                self._check(name)
                 size += len(chunk)
                 if size > self._max:
                     raise errors.TooLarge(f"An upload has at most {self._max} bytes (deploy.max_upload_bytes).")
@@ -89,18 +92,28 @@ class Uploads:
         objects = self._store.tenant(tenant).objects
         if len(await objects.list((_OBJECTS,), limit=_MOST)) >= _MOST:
             raise errors.QuotaExceeded(f"{_MOST} uploads are kept already. Each is removed a day after it was sent.")
-        self._arriving.add(name)
+        self._arriving[name] = tenant
         try:
             await objects.put((_OBJECTS, name), counted())
             try:
+                self._check(name)
                 # Always the new object: an older one of the same bytes may be expiring just now. The sweep takes it.
                 await self._records.put(tenant, (digest.hexdigest(),), _Kept(name, size), ttl=KEPT_S)
             except BaseException:
                 await asyncio.shield(objects.delete((_OBJECTS, name)))
                 raise
         finally:
-            self._arriving.discard(name)
+            del self._arriving[name]
+            self._stopped.discard(name)
         return Stored(sources.Upload(f"sha256:{digest.hexdigest()}"), size)
+
+    def stop_tenant(self, tenant: ids.TenantId) -> None:
+        """End a suspended tenant's uploads: each with its next bytes, or its end; nothing of it is kept."""
+        self._stopped.update(name for name, owner in self._arriving.items() if owner == tenant)
+
+    def _check(self, name: str) -> None:
+        if name in self._stopped:
+            raise errors.TenantSuspended
 
     async def check(self, tenant: ids.TenantId, upload: sources.Upload) -> None:
         """Raises `errors.NotFound` when this tenant has no such upload (any more)."""

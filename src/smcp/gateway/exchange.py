@@ -1,6 +1,6 @@
 """One request on its way through the pipeline, and the parts that the stages use.
 
-The core knows an `Exchange`, not an ASGI scope: `asgi` is one thin adapter, so that a leaner front can stand beside it.
+The core knows an `Exchange`, not a connection: `front` is the one adapter.
 """
 
 import asyncio
@@ -152,6 +152,7 @@ class Exchange:
         "target",
         "task",
         "tenant",
+        "trace",
         "version",
     )
 
@@ -193,6 +194,8 @@ class Exchange:
         self.status = 0
         self.refused = ""
         """The wire code of the error that ended the exchange, empty when none did."""
+        self.trace: observe.Request | None = None
+        """Its spans, when it is recorded."""
         self.received = 0
         self.sent = 0
 

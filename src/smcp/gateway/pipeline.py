@@ -13,11 +13,13 @@ from typing import Final
 
 from smcp.access import policy
 from smcp.audit import events
-from smcp.gateway import exchange, forward, legacy, modern, read, route, streams, targets
+from smcp.gateway import exchange, forward, legacy, modern, read, route, streams, targets, tracing
 from smcp.kernel import errors, ids, jsonrpc, observe
 from smcp.protocol import eras
 from smcp.runtime import calls
 
+_HELD_S: Final = 0.1
+"""How long a refusal for asking too much is held back: at most ten a second on one connection."""
 _METHODS: Final = frozenset(observe.METHODS)
 _CHALLENGE: Final = ("WWW-Authenticate", 'Bearer realm="smcp"')
 _INSUFFICIENT: Final = ("WWW-Authenticate", 'Bearer realm="smcp", error="insufficient_scope"')  # RFC 6750, 3.1
@@ -153,14 +155,18 @@ def begin(parts: exchange.Parts, x: exchange.Exchange) -> Coroutine[None, None, 
     Returns the rest of the walk, for a task; None when the request is over, or parked until its call is. Never raises
     for what a client or a hosted server did.
     """
+    parts.meters.active += 1
+    stages = _TRACED if parts.traces.on else STAGES
     try:
-        for number, stage in enumerate(STAGES, 1):
+        for number, stage in enumerate(stages, 1):
             waiting = stage(parts, x)
             if waiting is not None:
-                return _walk(parts, x, waiting, number)
+                return _walk(parts, x, waiting, stages[number:])
             if x.answered:
                 break
         x.parked = not x.answered
+    except errors.RateLimited as error:
+        return _hold(parts, x, error)
     except errors.SmcpError as error:
         _refuse(parts, x, error)
     except Exception as error:
@@ -171,29 +177,41 @@ def begin(parts: exchange.Parts, x: exchange.Exchange) -> Coroutine[None, None, 
     return None
 
 
-async def _walk(parts: exchange.Parts, x: exchange.Exchange, waiting: Awaitable[None], number: int) -> None:
+async def _walk(parts: exchange.Parts, x: exchange.Exchange, waiting: Awaitable[None], rest: tuple[Stage, ...]) -> None:
     """Go on behind the stage that has to wait."""
     try:
         await waiting
-        for stage in STAGES[number:]:
+        for stage in rest:
             if x.answered:
                 break
-            rest = stage(parts, x)
-            if rest is not None:
-                await rest
+            more = stage(parts, x)
+            if more is not None:
+                await more
         x.parked = not x.answered
     except errors.SmcpError as error:
+        if isinstance(error, errors.RateLimited):
+            await asyncio.sleep(_HELD_S)
         if x.streaming:
             await _end(x, error)
         _refuse(parts, x, error)
     except exchange.ClientGone:
         x.refused = "client_gone"
+        parts.metrics.error("gateway", x.refused)
     except Exception as error:
         parts.log.error("request failed", request_id=x.request_id, method=x.method, exc_info=error)
         _refuse(parts, x, errors.SmcpError())
     finally:
         if not x.parked:
             _finish(parts, x)
+
+
+async def _hold(parts: exchange.Parts, x: exchange.Exchange, error: errors.RateLimited) -> None:
+    """Refuse, later: who asks on at once, on many connections, would take the others' time with refusals alone."""
+    try:
+        await asyncio.sleep(_HELD_S)
+        _refuse(parts, x, error)
+    finally:
+        _finish(parts, x)
 
 
 def stream_back(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | None:
@@ -215,7 +233,7 @@ def _woken(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call) -> Non
     parts.alarms.clear(call)
     x.parked = False
     if not streams.at_once(x, call):
-        x.task = asyncio.get_running_loop().create_task(_walk(parts, x, streams.reply(parts, x, call), len(STAGES)))
+        x.task = asyncio.get_running_loop().create_task(_walk(parts, x, streams.reply(parts, x, call), ()))
         return
     try:
         x.answer(eras.http_status(x.era, call.code), call.response)
@@ -240,6 +258,29 @@ STAGES: Final[tuple[Stage, ...]] = (
 )
 
 
+def _acquire_traced(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | None:
+    waiting = acquire(parts, x)
+    return None if waiting is None else _timed(x, waiting, time.time_ns())
+
+
+async def _timed(x: exchange.Exchange, waiting: Awaitable[None], began_ns: int) -> None:
+    try:
+        await waiting
+    finally:
+        tracing.waited(x, began_ns)
+
+
+_TRACED: Final[tuple[Stage, ...]] = (
+    *STAGES[: STAGES.index(decide)],
+    tracing.begin,
+    *STAGES[STAGES.index(decide) : STAGES.index(acquire)],
+    _acquire_traced,
+    tracing.handed,
+    *STAGES[STAGES.index(forward.forward) :],
+)
+"""The same stages with spans between them; a request's begins when its caller is known and its message read."""
+
+
 async def _end(x: exchange.Exchange, error: errors.SmcpError) -> None:
     with contextlib.suppress(exchange.ClientGone):
         await streams.end_with(x, _error(x, error))
@@ -251,6 +292,7 @@ def _error(x: exchange.Exchange, error: errors.SmcpError) -> bytes:
 
 def _refuse(parts: exchange.Parts, x: exchange.Exchange, error: errors.SmcpError) -> None:
     x.refused = error.code
+    parts.metrics.error("gateway", error.code)
     if error.http_status >= 500:
         parts.log.warning("request refused", request_id=x.request_id, code=error.code, detail=error.detail)
     if not x.answered:
@@ -267,10 +309,12 @@ def _finish(parts: exchange.Parts, x: exchange.Exchange) -> None:
     x.over(x)
     forward.give_back(parts, x)
     seconds = time.monotonic() - x.started
-    parts.meters.count(x.status, x.received, x.sent)
+    parts.meters.count(x.incoming.method, x.status, seconds, x.received, x.sent)
     if x.message is not None and x.principal is not None and x.tenant == x.principal.tenant:
         failed = bool(x.refused) or (x.call is not None and x.call.code is not None)
         parts.metrics.operation(x.message.method, x.version, seconds, failed=failed)
+        if failed and not x.refused:
+            parts.metrics.error("gateway", "rpc_error")
         if x.message.kind is jsonrpc.Kind.REQUEST:
             # Callers invent names: only a server that exists has usage of its own.
             server = "" if x.target is None else x.target.spec.server
@@ -278,6 +322,8 @@ def _finish(parts: exchange.Parts, x: exchange.Exchange) -> None:
                 x.principal.tenant, server, x.principal.id, failed=failed, received=x.received, sent=x.sent
             )
             _note(parts, x, _record(parts, x, x.principal, x.message, seconds, failed=failed))
+    if x.trace is not None:
+        tracing.end(x)
 
 
 def _note(parts: exchange.Parts, x: exchange.Exchange, event: events.Event) -> None:

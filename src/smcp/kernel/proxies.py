@@ -19,9 +19,11 @@ from smcp.kernel import errors
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _MOST_HOPS: Final = 16
+_LONGEST_NODE: Final = 64
 _LEAST_PREFIX: Final = {4: 8, 6: 7}
 """Bits of a network that may be trusted: 10.0.0.0/8 and fc00::/7 are the largest that belong to one owner."""
 _PLAIN: Final = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host")
+_FORWARDING: Final = frozenset((*_PLAIN, b"forwarded"))
 _CHARS: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _PAIR = re.compile(rf'[ \t]*({_CHARS})=(?:({_CHARS})|"([^"\\]*)")[ \t]*', re.ASCII)
 _NODE = re.compile(r"([0-9.]{7,15})(?::[0-9]{1,5})?|\[([0-9A-Fa-f:.]{2,45})\](?::[0-9]{1,5})?|([0-9A-Fa-f:.]{2,45})")
@@ -56,7 +58,10 @@ class Proxies:
         """
         if not self._networks or not self._trusts(peer):
             return Seen(peer, scheme)
-        told = self._plain(peer, scheme, fields), self._standard(peer, scheme, fields)
+        lines = [line for line in fields if line[0] in _FORWARDING]
+        if not lines:
+            return Seen(peer, scheme)
+        told = self._plain(peer, scheme, lines), self._standard(peer, scheme, lines)
         said = {one for one in told if one is not None}
         return said.pop() if len(said) == 1 else Seen(peer, scheme)
 
@@ -125,6 +130,11 @@ def _pairs(element: str) -> dict[str, str]:
 
 def _node(text: str) -> str:
     """The address in `text` in its one spelling, without a port; empty for anything else (`unknown`, `_hidden`)."""
+    return _parsed(text) if len(text) <= _LONGEST_NODE else ""
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(text: str) -> str:
     match = _NODE.fullmatch(text)
     address = _address(match[1] or match[2] or match[3]) if match else None
     return "" if address is None else str(address)

@@ -67,7 +67,9 @@ class Gateway(_Group, frozen=True):
 
     host: Annotated[_Text, _d("Address to listen on.")] = "127.0.0.1"
     port: Annotated[_Port, _d("TCP port to listen on; 0 takes a free one.")] = 8080
-    public_url: Annotated[_Text, _d("How clients reach the platform. Empty: http://host:port.")] = ""
+    public_url: Annotated[
+        _Text, _d("How clients reach the platform. Empty: by the certificate's first name, else by host and port.")
+    ] = ""
     hosts: Annotated[
         tuple[str, ...], _d("Extra values allowed in the Host header, with port where it is not the default.")
     ] = ()
@@ -193,9 +195,19 @@ class Runtime(_Group, frozen=True):
     start_timeout_s: Annotated[_Seconds, _d("Time for a hosted server to answer its first message.")] = 30.0
     stop_grace_s: Annotated[_Seconds, _d("Time between asking a hosted server to end and killing it.")] = 3.0
     idle_stop_s: Annotated[_Seconds, _d("A shared copy without requests for this long is stopped.")] = 900.0
-    max_message_bytes: Annotated[_Bytes, _d("Largest single message from a hosted server.")] = 16_777_216
+    max_message_bytes: Annotated[
+        _Bytes,
+        _d(
+            "Largest single message from a hosted server. From 256 KiB on a message waits on disk, sealed; only results may"
+            " be larger than 16 MiB."
+        ),
+    ] = 134_217_728
     tenant_buffer_bytes: Annotated[
-        _Bytes, _d("Bytes from one tenant's hosted servers that may wait in the platform's memory, over all its calls.")
+        _Bytes,
+        _d(
+            "Bytes from one tenant's hosted servers that may wait in the platform's memory, over all its calls; eight"
+            " times as much may wait on disk."
+        ),
     ] = 134_217_728
     stream_buffer: Annotated[_Count, _d("Messages held for a slow reader of one stream before it is dropped.")] = 1024
 

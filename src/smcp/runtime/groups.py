@@ -264,6 +264,8 @@ class Groups:
     def tend(self, now: float) -> None:
         """Once a second: let go of what is idle or retired, and keep as many copies as the calls need."""
         for group in self.all():
+            for copy in [one for one in group.copies.values() if not one.instance.alive]:
+                self._lost(copy)
             self._drained(group, now)
             if group.retired:
                 self._end_retired(group, now)

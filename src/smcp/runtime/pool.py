@@ -49,7 +49,7 @@ class Seen(msgspec.Struct, frozen=True):
     kind: str
     """`shared`, `own` (a session's, or one request's) or `spare`."""
     state: str
-    """`serving`, `draining`, `ending`."""
+    """`starting` (it has not said anything yet), `serving`, `ready` (a spare), `draining`, `ending`."""
     deployment: str
     outstanding: int
     age_s: float
@@ -258,7 +258,7 @@ class Pool:
             copies=tuple(
                 Seen(
                     kind="spare" if copy.entry.spare else "own" if copy.instance in self._private else "shared",
-                    state="ending" if copy.ending else "draining" if copy in draining or copy.outdated else "serving",
+                    state=_state(copy, draining),
                     deployment=copy.spec.deployment,
                     outstanding=len(copy.instance.calls),
                     age_s=round(now - copy.born, 3),
@@ -369,6 +369,16 @@ class Pool:
             for instance in [one for one in self._private if not one.alive]:
                 self._release(instance, "it has ended")
             self._starts.tidy()
+
+
+def _state(copy: starts.Copy, draining: set[starts.Copy]) -> str:
+    if copy.ending is not None:
+        return "ending"
+    if copy in draining or copy.outdated:
+        return "draining"
+    if copy.entry.spare:
+        return "ready" if copy.useful else "starting"
+    return "serving"
 
 
 def _every(_server: starts.Server) -> bool:

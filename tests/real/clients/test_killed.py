@@ -21,7 +21,7 @@ async def _call_until_the_cut(platform: Platform, endpoint: Endpoint, family: se
 
     async with clients.connected(endpoint, "legacy") as client, asyncio.TaskGroup() as calls:
         calls.create_task(client.call_tool("test_wait", {"name": "cut"}, progress_callback=on_progress))
-        await asyncio.wait_for(running.wait(), 30)
+        await asyncio.wait_for(running.wait(), 60)
         family |= platform.family()
         platform.kill()
 

@@ -35,7 +35,7 @@ def _until(holds: Callable[[], bool], what: str) -> None:
 
 
 def _connect(secured: Secured, context: ssl.SSLContext | None = None) -> ssl.SSLSocket:
-    plain = socket.create_connection(("127.0.0.1", secured.port), timeout=30)
+    plain = socket.create_connection(("127.0.0.1", secured.port), timeout=60)
     try:
         return (context or secured.issuer.client()).wrap_socket(plain, server_hostname="mcp.example.test")
     except BaseException:
@@ -70,7 +70,7 @@ def _metric(platform: Platform, line: str) -> float:
         f"{platform.base_url}/metrics",
         headers={"Authorization": f"Bearer {platform.operator_key}"},
         verify=platform.trust,
-        timeout=30.0,
+        timeout=60.0,
     )
     found = re.search(rf"^{re.escape(line)} (\S+)$", answer.text, re.MULTILINE)
     assert found is not None, answer.text[:2000]
@@ -114,7 +114,7 @@ def test_weak_ciphers_and_plain_http_get_nothing(secured: Secured) -> None:
         client.maximum_version = ssl.TLSVersion.TLSv1_2
         with pytest.raises(OSError, match=_CLOSED):
             _connect(secured, client)
-    with socket.create_connection(("127.0.0.1", secured.port), timeout=30) as plain:
+    with socket.create_connection(("127.0.0.1", secured.port), timeout=60) as plain:
         plain.sendall(b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
         assert b"HTTP" not in _rest(plain)
 
@@ -155,22 +155,23 @@ def test_a_bad_new_pair_changes_nothing_for_clients_and_is_told(secured: Secured
     certificate, key = secured.issuer.issue(*secured.names)
     good = certificate.read_bytes(), key.read_bytes()
     log = secured.platform.log
-    secured_before = _loads(secured, "refused")
     serial = _serial_of(certificate)
     _until(lambda: _shown(secured) == serial, "the good pair is not taken")
 
     # Another pair's key: as a renewal that was interrupted leaves it.
+    before = _loads(secured, "refused")
     _, wrong = secured.issuer.issue(*secured.names, prefix="wrong")
     key.write_bytes(wrong.read_bytes())
-    _until(lambda: _loads(secured, "refused") == secured_before + 1, "the bad pair is not refused")
+    _until(lambda: _loads(secured, "refused") > before, "the bad pair is not refused")
     assert "not the one of the certificate" in log.read_text()
     assert _shown(secured) == serial
     asked = "doctor", "--config", str(secured.config), "--data", str(secured.platform.data)
     doctor = secured.platform.smcp(*asked, code=1)
     assert doctor["error"]["code"] == "unfit"
 
+    again = _loads(secured, "refused")
     key.chmod(0o644)
-    _until(lambda: _loads(secured, "refused") == secured_before + 2, "an open key is not refused")
+    _until(lambda: _loads(secured, "refused") > again, "an open key is not refused")
     assert "chmod 600" in log.read_text()
     assert _shown(secured) == serial
 
@@ -240,7 +241,7 @@ async def test_who_stalls_before_or_in_the_handshake_is_closed_and_holds_nobody_
     for piece in (b"", first[:1], first[: len(first) // 2], first, b"\x16\x03\x01\x40\x00" + b"\x01" * 100) * 20:
         stalled.append(await asyncio.open_connection("127.0.0.1", secured.port))
         stalled[-1][1].write(piece)
-    async with httpx2.AsyncClient(verify=secured.issuer.client(), timeout=30.0) as client:
+    async with httpx2.AsyncClient(verify=secured.issuer.client(), timeout=60.0) as client:
         for _ in range(5):
             assert (await client.get(f"{secured.platform.base_url}/healthz")).status_code == 200
     async with asyncio.timeout(100):
@@ -253,7 +254,7 @@ async def test_who_stalls_before_or_in_the_handshake_is_closed_and_holds_nobody_
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
-    async with httpx2.AsyncClient(verify=secured.issuer.client(), timeout=30.0) as client:
+    async with httpx2.AsyncClient(verify=secured.issuer.client(), timeout=60.0) as client:
         assert (await client.get(f"{secured.platform.base_url}/healthz")).status_code == 200
 
 

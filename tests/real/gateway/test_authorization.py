@@ -102,7 +102,7 @@ async def test_every_outcome_is_on_record_and_no_secret_or_argument_is(
     }
     await acme.end(session)
     entries: list[dict[str, Any]] = []
-    for _ in range(50):
+    for _ in range(500):
         entries = _trail(gate, begin)
         if sum("session_ended" in json.dumps(entry) for entry in entries):
             break

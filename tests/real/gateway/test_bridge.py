@@ -37,7 +37,9 @@ async def test_initialize_is_answered_from_what_the_server_said_of_itself(
         assert result["capabilities"] == {"tools": {}, "logging": {}}
         session = answer.headers["mcp-session-id"]
         assert (await client.legacy(session, "ping")).json()["result"] == {}
-        assert [tool["name"] for tool in (await client.legacy(session, "tools/list")).json()["result"]["tools"]] == ["do"]
+        assert [tool["name"] for tool in (await client.legacy(session, "tools/list")).json()["result"]["tools"]] == [
+            "do"
+        ]
         assert await client.end(session) == 204
         assert (await client.legacy(session, "ping")).status_code == 404
 
@@ -101,7 +103,9 @@ async def test_a_session_cancels_its_own_call_and_not_its_neighbours_of_the_same
     async with asyncio.timeout(20):
         while True:
             await client.legacy(first, "notifications/cancelled", {"requestId": 9}, id_=None)
-            heard = [one["params"]["requestId"] for one in await client.act("heard", first) if "cancelled" in one["method"]]
+            heard = [
+                one["params"]["requestId"] for one in await client.act("heard", first) if "cancelled" in one["method"]
+            ]
             if heard:
                 break
             await asyncio.sleep(0.05)

@@ -121,7 +121,7 @@ async def test_the_log_tells_deployments_starts_and_ends_and_nobody_else_can_tel
     await tool.act("say", text="[smcp] ended after 1.0 s: exit code 0")
     await tool.modern("tools/call", wire.call("exit"))
     shown: list[str] = []
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not any("exit code 3" in text for text in shown):
         assert time.monotonic() < deadline, shown
         answer = await owner.following(http, after, name="quiet")
@@ -168,7 +168,8 @@ async def test_who_waits_is_answered_when_the_line_comes(owner: Owner, http: htt
         took.append(time.monotonic() - began)
         assert line["text"] == f"line {number}"
         after = line["position"]
-    assert min(took) < 0.2, took
+    # At once, and not when the wait of 30 s was over.
+    assert min(took) < 5, took
 
 
 @pytest.mark.requirement("runtime:logs:follow")
@@ -204,7 +205,7 @@ async def test_the_command_prints_lines_as_they_come_and_ends_silently_when_it_i
             line = json.loads(await asyncio.to_thread(process.stdout.readline))
             assert line["text"] == f"followed {number}"
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 130
+        assert process.wait(60) == 130
         assert process.stderr.read() == ""
 
 
@@ -225,10 +226,10 @@ async def test_a_platform_that_stops_lets_nobody_wait(
             assert process.poll() is None
             began = time.monotonic()
             await asyncio.to_thread(running.stop)
-            assert time.monotonic() - began < 8
+            assert time.monotonic() - began < 25  # both wait for 30 s
             answer = await waiting
             assert (answer.status_code, answer.json()["items"]) == (200, [])
-            assert process.wait(10) == 3
+            assert process.wait(60) == 3
             assert process.stderr is not None
             said = process.stderr.read()
             assert "Traceback" not in said

@@ -97,10 +97,13 @@ async def test_a_server_that_dies_at_its_start_is_an_error_with_its_last_words_a
     assert last in error["message"]
     assert error["data"]["state"] == "failed"
     assert last in error["data"]["error"]
-    # The log is written in batches, and the command line is as quick.
-    await asyncio.sleep(0.5)
-    log = await asyncio.to_thread(hosting.api, "GET", "sqlite-open", "/logs")
-    texts = [line["text"] for line in log["items"]]
+    texts: list[str] = []
+    for _ in range(300):
+        log = await asyncio.to_thread(hosting.api, "GET", "sqlite-open", "/logs")
+        texts = [line["text"] for line in log["items"]]
+        if any(last in text for text in texts):
+            break
+        await asyncio.sleep(0.1)  # the log is written in batches, and the command line is as quick
     assert texts[0].startswith("[smcp] deployed nothing")
     assert any(text.startswith("Traceback") for text in texts), texts
     assert any(last in text for text in texts), texts

@@ -7,7 +7,7 @@ import textwrap
 import msgspec
 import pytest
 
-from smcp.runtime import calls, driver
+from smcp.runtime import calls, driver, spool
 from smcp.runtime.drivers import stdio
 from smcp.sandbox import launch, walls
 from support import cell
@@ -35,6 +35,10 @@ with socket.socket(socket.AF_UNIX) as there:
 """
 
 
+def _none() -> spool.Spool:
+    raise AssertionError("a copy that says nothing large has no use for a disk")
+
+
 class _Copy:
     """A running copy, and the lines of its journal."""
 
@@ -44,7 +48,7 @@ class _Copy:
             stop_grace_s=0.2, max_message_bytes=1 << 20, stream_buffer=16, tenant_buffer_bytes=1 << 26
         )
         self.instance = stdio.StdioInstance(
-            limits, self._line, lambda _: None, modern=True, budget=calls.Budget(1 << 26)
+            limits, self._line, lambda _: None, modern=True, budget=calls.Budget(1 << 26), spools=_none
         )
         self.taken = asyncio.Event()
 
@@ -66,12 +70,12 @@ async def test_an_instance_ends_although_another_cell_holds_its_pipes(tmp_path: 
     async with cell.launched(fixed=[tmp_path]) as launcher:
         await launcher.open_volume(cell.TENANT, "memory", 1 << 20)
         gives, takes = await _begun(launcher, tmp_path, _GIVES), await _begun(launcher, tmp_path, _TAKES)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await gives.taken.wait()
             await gives.instance.stop("idle")
         assert not gives.instance.alive
         assert any("ended after" in line for line in gives.said), gives.said
         # What the other one writes there now is nobody's: the reading end is closed, and the other one unharmed.
         assert takes.instance.alive
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await takes.instance.stop("the test ends")

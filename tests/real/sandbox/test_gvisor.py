@@ -45,7 +45,7 @@ def _or_refused(test: _Test) -> _Test:
 async def _refused(launcher: launch.Launcher) -> None:
     plain = msgspec.structs.replace(cell.python("/nowhere", "print(1)"), binds=())
     with pytest.raises(errors.SandboxMissing, match="no gVisor for hosted servers"):
-        await spawn.run(gvisor.wider(plain), launcher, timeout_s=20)
+        await spawn.run(gvisor.wider(plain), launcher, timeout_s=60)
 
 
 def _inside(app: pathlib.Path, code: str, **changes: Any) -> walls.Cell:

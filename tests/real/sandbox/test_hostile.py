@@ -75,7 +75,7 @@ async def _running(launcher: launch.Launcher, inside: walls.Cell) -> tuple[async
     """`inside`, running in the background; the event is its first line."""
     began = asyncio.Event()
     task = asyncio.create_task(spawn.run(inside, launcher, timeout_s=60, on_line=lambda _: began.set()))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         waiting = asyncio.create_task(began.wait())
         await asyncio.wait((task, waiting), return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
@@ -109,12 +109,12 @@ async def test_a_fork_bomb_ends_at_its_limit_and_other_cells_go_on(tmp_path: pat
             tmp_path, "import subprocess; print(subprocess.run('true').returncode == 0)", tenant="globex"
         )
         for _ in range(3):
-            assert (await spawn.run(other, launcher, timeout_s=20)).tail[-1] == "True"
+            assert (await spawn.run(other, launcher, timeout_s=60)).tail[-1] == "True"
         count = len(processes.naming('print("lit"')) - 2  # bubblewrap's two show their command, too
         assert 10 < count <= 40
         began = time.monotonic()
         await _end(task)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
         assert processes.naming(f"smcp-cell:{house.platform}") | processes.naming('print("lit"') == set()
 
 

@@ -25,7 +25,7 @@ from support import cell, processes
 pytestmark = pytest.mark.real
 
 _DRIVER: Final = pathlib.Path(cell.__file__).with_name("cell_driver.py")
-_WITHIN_S: Final = 2.0
+_WITHIN_S: Final = 20.0
 _ROUNDS: Final = 24
 # Says that it runs, after it made daemons that left its session and hear no signal that can be ignored.
 _STUBBORN: Final = (
@@ -74,7 +74,7 @@ def _driven(house: messages.House, cells: int) -> Generator[Driver]:
         yield Driver(process, int(pid), process.stdout)
     finally:
         process.kill()
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
 
 
 def _end(pid: int) -> None:
@@ -98,7 +98,7 @@ def _next_start(house: messages.House) -> messages.Ready:
     with peer:
         peer.settimeout(20)
         data, _, _ = linux.receive(peer, messages.LARGEST, 1)
-    assert running.wait(20) == 0
+    assert running.wait(60) == 0
     answer = msgspec.json.decode(data, type=messages.Answer)
     assert isinstance(answer, messages.Ready)
     return answer
@@ -144,7 +144,7 @@ def test_a_kill_at_any_moment_of_the_first_starts_leaves_no_process() -> None:
                 gone = os.pidfd_open(driver.process.pid)
                 launcher = {one for one in processes.naming("smcp.sandbox.launcher") if one.pid == driver.launcher}
                 if number % 3 == 1:
-                    assert processes.left(launcher, 10) == set()
+                    assert processes.left(launcher, _WITHIN_S) == set()
                 os.close(gone)
                 assert processes.left(_of(house), _WITHIN_S) == set(), number
             swept += _next_start(house).swept
@@ -153,7 +153,7 @@ def test_a_kill_at_any_moment_of_the_first_starts_leaves_no_process() -> None:
 
 
 def _wait_for_a_cell(house: messages.House) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not _of(house):
         assert time.monotonic() < deadline
 
@@ -169,7 +169,7 @@ def test_a_start_ends_what_calls_itself_a_cell_of_this_platform_and_nothing_else
             stack.callback(process.kill)
         assert _next_start(house).swept == 1
         assert select.select([os.pidfd_open(left[0].pid)], [], [], 5)[0]
-        assert left[0].wait(5) == -signal.SIGKILL
+        assert left[0].wait(60) == -signal.SIGKILL
         assert [process.poll() for process in left[1:]] == [None] * 3
 
 
@@ -191,7 +191,7 @@ def test_a_process_of_another_user_does_not_hold_up_a_start() -> None:
 
                 os._exit(tidy.sweep(house.platform))
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, code
-            assert time.monotonic() - began < 4
+            assert time.monotonic() - began < 30
             assert process.poll() is None
         finally:
             process.kill()

@@ -206,7 +206,7 @@ async def test_a_volume_that_is_closed_under_a_cell_stays_the_cells_and_no_one_e
             "import time; open('/data/x','w').write('old'); print('up', flush=True); time.sleep(600)", bind, volume
         )
         task = asyncio.create_task(spawn.run(holds, made.launcher, timeout_s=60, on_line=lambda _: running.set()))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await running.wait()
         await made.launcher.close_volume("acme", "memory")
         await made.launcher.open_volume("acme", "memory", 1 << 20)

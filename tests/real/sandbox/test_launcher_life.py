@@ -78,10 +78,10 @@ async def test_the_exit_code_is_told(script: str, code: int) -> None:
 @pytest.mark.requirement("sandbox:launcher:told")
 async def test_a_command_that_is_not_there_is_told_by_bubblewrap_and_a_code() -> None:
     async with cell.launched() as launcher:
-        outcome = await spawn.run(_plain("/nope"), launcher, timeout_s=20)
+        outcome = await spawn.run(_plain("/nope"), launcher, timeout_s=60)
         assert outcome.code == 1
         assert "No such file or directory" in outcome.tail[-1]
-        outcome = await spawn.run(_plain("/usr"), launcher, timeout_s=20)
+        outcome = await spawn.run(_plain("/usr"), launcher, timeout_s=60)
         assert outcome.code == 1
         assert "Permission denied" in outcome.tail[-1]
 
@@ -180,7 +180,7 @@ def _groups(platform: str) -> list[str]:
 
 async def _until(condition: Callable[[], bool], what: str) -> None:
     """The kernel takes a group down in its own time, and tells nobody."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, what
         await asyncio.sleep(0.02)
@@ -278,7 +278,7 @@ async def test_a_cancelled_start_gives_its_sockets_back() -> None:
 async def test_a_frozen_cell_stands_still_goes_on_and_can_be_ended() -> None:
     async with cell.launched() as launcher:
         child, said = await _talking(launcher, "while :; do echo x; done")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await said.readexactly(100)
             assert await child.freeze()
             # What was written before is in the pipe; then comes nothing.
@@ -304,7 +304,7 @@ async def test_when_the_launcher_is_gone_everybody_hears_of_it() -> None:
         starting = [asyncio.create_task(_spawned(launcher, _plain("/usr/bin/sleep", "600"))) for _ in range(3)]
         await asyncio.sleep(0)
         os.kill(head.pid, signal.SIGKILL)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await launcher.ended.wait()
             assert [await child.wait() for child in children] == [-9, -9, -9]
             for one in await asyncio.gather(*starting, return_exceptions=True):

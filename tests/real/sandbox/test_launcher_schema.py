@@ -81,7 +81,7 @@ def _raw() -> Generator[Raw]:
             yield made
         finally:
             peer.close()
-            assert running.wait(20) == 0
+            assert running.wait(60) == 0
         assert made.cells() == set()
 
 
@@ -96,7 +96,7 @@ def _broken(capfd: pytest.CaptureFixture[str], *, cells: int = 2) -> Generator[R
         yield raw
         while (answer := raw.answer()) is not None:
             assert isinstance(answer, messages.Exited | messages.Failed)
-        assert raw.running.wait(20) == 0
+        assert raw.running.wait(60) == 0
         assert raw.cells() == set()
     assert "Traceback" not in capfd.readouterr().err
 
@@ -191,7 +191,7 @@ def test_no_datagram_does_anything_but_be_answered_or_end_the_connection(capfd: 
                 if isinstance(answer, messages.Done) and answer.question == 4711:
                     break
             else:
-                assert raw.running.wait(20) == 0
+                assert raw.running.wait(60) == 0
             assert raw.cells() == set()
 
         sent()
@@ -275,7 +275,7 @@ def test_a_platform_that_hears_nothing_ends_like_one_that_is_gone() -> None:
         assert isinstance(raw.answer(), messages.Started)
         gone = os.pidfd_open(raw.running.pid)
         raw.peer.settimeout(2)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         with contextlib.suppress(OSError):
             while time.monotonic() < deadline:
                 with contextlib.suppress(TimeoutError):

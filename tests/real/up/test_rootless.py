@@ -71,7 +71,7 @@ def running() -> Generator[Running]:
                 yield Running(process.pid, told, profile["url"], environ)
                 family = processes.descendants(process.pid)
                 process.send_signal(signal.SIGINT)
-                assert process.wait(30) == 0
+                assert process.wait(60) == 0
                 assert processes.left(family, 2) == set()
                 assert processes.naming(home) == set()
             finally:

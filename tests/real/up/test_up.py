@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 _BIN = pathlib.Path(sys.executable).parent
 _SMCP = str(_BIN / "smcp")
 _READY_S = 300.0
-_STOP_S = 30.0
+_STOP_S = 60.0
 
 
 def _free_port() -> int:

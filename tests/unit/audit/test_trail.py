@@ -44,7 +44,7 @@ async def test_a_noted_event_is_written_without_anybody_waiting_for_it(store: st
     async with trails.writing(store) as made:
         made.note(call(7))
         assert made.waiting == 1
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             tail = store.tenant(ACME).log.tail(writer.STREAM)
             record = await anext(tail)
         assert chain.decode(record.data).lines[-1].event == events.encode(call(7))

@@ -3,6 +3,8 @@
 import pytest
 from bench.soak import killer, lean, story, windows
 
+from smcp.kernel import errors
+
 ADA = story.Place("ada", "lean")
 
 
@@ -20,7 +22,7 @@ def _failure(began: float, ended: float, place: story.Place = ADA, detail: str =
         (_failure(98.0, 99.9), False),
         (_failure(99.0, 101.0, story.Place("bob", "lean")), False),
         (_failure(99.0, 101.0, story.Place("ada", "python")), False),
-        (_failure(99.0, 101.0, detail="HTTP 503 server_crashing"), False),
+        (_failure(99.0, 101.0, detail=f"HTTP 503 {errors.ServerCrashing.text}"), False),
     ],
 )
 def test_a_kill_explains_errors_of_its_server_at_its_time(failure: story.Failure, explained: bool) -> None:
@@ -35,8 +37,8 @@ def test_a_row_of_kills_explains_that_starting_pauses() -> None:
     told = story.Story()
     for at in (100.0, 101.0, 102.0):
         told.killed(ADA, at)
-    assert told.failed(_failure(120.0, 120.0, detail="HTTP 503 server_crashing"))
-    assert not told.failed(_failure(300.0, 300.0, detail="HTTP 503 server_crashing"))
+    assert told.failed(_failure(120.0, 120.0, detail=f"HTTP 503 {errors.ServerCrashing.text}"))
+    assert not told.failed(_failure(400.0, 400.0, detail=f"HTTP 503 {errors.ServerCrashing.text}"))
 
 
 @pytest.mark.requirement("soak:errors:attributed")

@@ -105,6 +105,54 @@ def test_a_reset_without_anybody_to_ask_changes_nothing(
     assert (place.path / "artefacts").is_dir()
 
 
+@pytest.mark.requirement("cli:reset:links")
+@pytest.mark.parametrize("change", ["chmod", "fchmod"])
+def test_attack_a_name_that_becomes_a_link_during_a_reset_leads_nowhere(
+    place: datadir.DataDir,
+    known: profiles.Profiles,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir(mode=0o550)
+    inside = place.path / "artefacts" / "abc"
+    number, changing = inside.stat().st_ino, getattr(os, change)
+
+    def meanwhile(what: int | str, mode: int) -> None:
+        # In the last moment: what runs with the platform's rights may write there until its processes have ended.
+        if os.stat(what).st_ino == number:
+            inside.rename(tmp_path / "aside")
+            inside.symlink_to(outside)
+        changing(what, mode)
+
+    monkeypatch.setattr(os, change, meanwhile)
+    place.empty()
+    assert outside.stat().st_mode & 0o777 == 0o550
+    assert list(place.path.iterdir()) == []
+
+
+@pytest.mark.requirement("cli:reset:links")
+def test_attack_links_in_the_data_directory_lead_a_reset_nowhere(
+    place: datadir.DataDir, known: profiles.Profiles, tmp_path: pathlib.Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("kept")
+    outside.chmod(0o550)
+    for link in (place.path / "cache", place.path / "keys" / "deep"):
+        link.symlink_to(outside)
+    (place.path / "file").symlink_to(outside / "kept")
+    (place.path / "twin").hardlink_to(outside / "kept")
+    marker = next(entry for entry in place.path.iterdir() if entry.is_file() and "SMCP" in entry.name.upper())
+    marker.with_suffix(".new").hardlink_to(outside / "kept")
+    place.write(datadir.Notes())
+    assert _reset(place, "--yes") == 0
+    assert (outside / "kept").read_text() == "kept"
+    assert outside.stat().st_mode & 0o777 == 0o550
+    assert list(place.path.iterdir()) == []
+
+
 @pytest.mark.requirement("cli:destructive:asks")
 def test_a_dry_run_names_what_would_go_and_changes_nothing(
     place: datadir.DataDir, known: profiles.Profiles, capfd: pytest.CaptureFixture[str]

@@ -172,7 +172,7 @@ def test_at_a_terminal_the_value_is_asked_for_without_echo(seen: list[tuple[str,
             shown += chunk
     except OSError:  # EIO: the terminal's other side is closed (pty(7))
         pass
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
     os.close(ours)
     [(_, _, body)] = seen
     assert _value(body) == _CANARY.encode()

@@ -128,6 +128,7 @@ async def test_without_the_store_limits_are_not_guessed(tmp_path: pathlib.Path) 
         for method, path, options in (
             ("GET", f"{ACME}/limits", {}),
             ("PUT", f"{ACME}/plan", {"json": {"plan": "free"}}),
+            ("POST", f"{ACME}/keys", {"json": {"roles": ["read_only"]}}),
         ):
             answer = await world.send(method, path, OPERATOR if options else ADMIN, **options)
             assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")

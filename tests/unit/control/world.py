@@ -61,6 +61,14 @@ class World:
         transport = httpx2.ASGITransport(app.build(parts, docs.pages()), raise_app_exceptions=False)
         self.client = httpx2.AsyncClient(transport=transport, base_url=BASE)
 
+    async def close(self) -> None:
+        """End what `opened` began."""
+        await self.client.aclose()
+        await self.parts.volumes.close()
+        await self.made.close()
+        await self.parts.trail.close()
+        await self.parts.keys.close()
+
     async def send(self, method: str, path: str, who: str | None = None, **options: Any) -> httpx2.Response:
         """One request with the key of `who`."""
         headers = dict(options.pop("headers", {}))
@@ -135,6 +143,19 @@ def _amounts(store: stores.Store, made: hosted.Rooms, runtime: hosted.Runtime) -
     return {"storage_bytes": stored, "instances": copies, "deployments_kept": made.versions.most_kept}
 
 
+def _allowances(
+    store: stores.Store,
+    owners: tenants.Tenants,
+    configured: settings.Settings,
+    made: hosted.Rooms,
+    runtime: hosted.Runtime,
+) -> tuple[plans.Plans, limits.Limiter, overview.Overview]:
+    every = plans.Plans(store, owners, configured)
+    store.limit(lambda tenant: every.of(tenant).storage)
+    limiter = limits.Limiter(configured.limits, every, clock.SystemClock())
+    return every, limiter, overview.Overview(limiter, clock.SystemClock(), _amounts(store, made, runtime), {})
+
+
 @contextlib.asynccontextmanager
 async def opened(
     directory: pathlib.Path, groups: Mapping[str, Any] | None = None, **limit: Any
@@ -148,18 +169,15 @@ async def opened(
     log = io.StringIO()
     async with storage.opened(directory) as store:
         found = tenants.Tenants(store, now)
-        every = plans.Plans(store, found, configured)
-        store.limit(lambda tenant: every.of(tenant).storage)
         keys = api_key.ApiKeys(store, found.active, now)
         told = trail.Trail(store, now, writer="test", ttl_days=1)
         await told.start()
-        runtime = hosted.Runtime()
-        metrics = observe.Metrics("0.0.0")
+        runtime, metrics = hosted.Runtime(), observe.Metrics("0.0.0")
         logger = observe.logger(settings.Log(format="json"), log)
         place = ground.Ground(directory / "volumes")
         made = hosted.Rooms(store, configured, now, told, metrics)
         await made.start()
-        limiter = limits.Limiter(configured.limits, every, now)
+        every, limiter, shown = _allowances(store, found, configured, made, runtime)
         counting = meter.Meter(store, found, now, metrics, logger, node="node-1", days=400)
         parts = services.Services(
             version="0.0.0",
@@ -168,7 +186,7 @@ async def opened(
             hosts=hosts.Hosts(host="127.0.0.1", port=8080),
             authenticator=authenticator.Authenticator((keys,)),
             plans=every,
-            overview=overview.Overview(limiter, now, _amounts(store, made, runtime), {}),
+            overview=shown,
             limiter=limiter,
             meter=counting,
             trail=told,
@@ -197,11 +215,7 @@ async def opened(
             await _populate(world)
             yield world
         finally:
-            await world.client.aclose()
-            await parts.volumes.close()
-            await made.close()
-            await told.close()
-            await keys.close()
+            await world.close()
 
 
 async def _populate(world: World) -> None:

@@ -90,3 +90,20 @@ def test_the_example_of_the_documentation_is_a_manifest() -> None:
     example = re.search(r"```toml\n(.*?)```", _PAGE.read_text("utf-8"), re.DOTALL)
     assert example is not None
     assert manifest.parse(example[1]).name == "time"
+
+
+@pytest.mark.requirement("runtime:pool:scale")
+def test_copies_are_bounded_and_a_server_with_a_volume_has_one() -> None:
+    assert manifest.parse("").scale == manifest.Scale(0, 0)
+    assert manifest.parse("[scale]\nmin = 2\nmax = 4\n").scale == manifest.Scale(2, 4)
+    assert manifest.parse("[scale]\nmin = 1\nmax = 1\n[volume]\n").volume is not None
+    for text in (
+        "[scale]\nmin = 3\nmax = 2\n",
+        "[scale]\nmax = 257\n",
+        "[scale]\nmin = -1\n",
+        "[scale]\nmost = 2\n",
+        "[scale]\nmax = 2\n[volume]\n",
+        "[scale]\nmin = 2\n[volume]\n",
+    ):
+        with pytest.raises(errors.InvalidParams):
+            manifest.parse(text)

@@ -1,5 +1,6 @@
 """How long uploads live, on a store whose clock the test moves; what the API says of them is in unit/control."""
 
+import asyncio
 import pathlib
 from collections.abc import AsyncGenerator
 
@@ -10,6 +11,7 @@ from smcp.kernel import clock, errors, ids, settings
 from smcp.stores import local
 
 _ACME = ids.TenantId("acme")
+_OTHER = ids.TenantId("other")
 
 
 async def _bytes(data: bytes) -> AsyncGenerator[bytes]:
@@ -52,5 +54,40 @@ async def test_a_tenant_keeps_so_many_uploads_and_no_more_than_its_quota(tmp_pat
         with pytest.raises(errors.QuotaExceeded, match="a day after"):
             await kept.store(_ACME, _bytes(b"one more"))
         assert (await store.tenant(_ACME).usage()).bytes < 200_000
+    finally:
+        await store.close()
+
+
+@pytest.mark.requirement("deploy:upload:suspended")
+@pytest.mark.parametrize("more", [True, False], ids=["amid its bytes", "behind its last byte"])
+async def test_an_upload_under_way_ends_with_its_tenants_suspension_and_no_others_does(
+    tmp_path: pathlib.Path, more: bool
+) -> None:
+    store = local.open_local(tmp_path, settings.Settings(), clock.SystemClock())
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly() -> AsyncGenerator[bytes]:
+        yield b"first"
+        begun.set()
+        await go_on.wait()
+        if more:
+            yield b"second"
+
+    try:
+        kept = uploads.Uploads(store, 1000)
+        for tenant in (_ACME, _OTHER):
+            await store.provision(tenant)
+        mine = asyncio.create_task(kept.store(_ACME, slowly()))
+        others = asyncio.create_task(kept.store(_OTHER, slowly()))
+        await asyncio.wait_for(begun.wait(), 60)
+        await asyncio.sleep(0)
+        kept.stop_tenant(_ACME)
+        go_on.set()
+        with pytest.raises(errors.TenantSuspended):
+            await mine
+        assert await store.tenant(_ACME).objects.list(("upload",)) == []
+        await kept.check(_OTHER, (await others).source)
+        # Resumed: the next one is taken.
+        await kept.store(_ACME, _bytes(b"later"))
     finally:
         await store.close()

@@ -13,10 +13,12 @@ class Sleeper:
 
     def __init__(self) -> None:
         self.woken: list[float] = []
+        self.rung = asyncio.Event()
 
     def wake(self) -> None:
         """Note it."""
         self.woken.append(time.monotonic())
+        self.rung.set()
 
 
 @pytest.mark.requirement("gateway:hot:alarms")
@@ -32,17 +34,17 @@ async def test_each_is_woken_once_when_it_is_time_and_nobody_who_is_through() ->
     waking.set(again, now + 0.01)
     waking.set(again, now + 0.1)
     async with asyncio.timeout(30):
-        while len(waking):
-            await asyncio.sleep(0.01)
+        await late.rung.wait()
     assert [len(one.woken) for one in (early, late, through, again)] == [1, 1, 0, 1]
     assert early.woken[0] >= now + 0.05
     assert again.woken[0] >= now + 0.1
     assert late.woken[0] >= now + 0.15
     # The timer stands still while nobody waits, and starts again with the next one.
+    early.rung.clear()
     waking.set(early, time.monotonic())
     async with asyncio.timeout(30):
-        while len(early.woken) < 2:
-            await asyncio.sleep(0.01)
+        await early.rung.wait()
+    assert len(early.woken) == 2
 
 
 @pytest.mark.requirement("gateway:hot:alarms")
@@ -51,14 +53,15 @@ async def test_a_sleeper_may_set_its_next_alarm_while_it_is_woken() -> None:
 
     class Restless(Sleeper):
         def wake(self) -> None:
-            super().wake()
+            self.woken.append(time.monotonic())
             if len(self.woken) < 3:
                 waking.set(self, time.monotonic())
+            else:
+                self.rung.set()
 
     one = Restless()
     waking.set(one, time.monotonic())
     async with asyncio.timeout(30):
-        while len(one.woken) < 3:
-            await asyncio.sleep(0.005)
+        await one.rung.wait()
     assert len(waking) == 0
     waking.close()

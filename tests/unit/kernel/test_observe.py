@@ -2,12 +2,8 @@
 
 import io
 import json
-from collections.abc import Mapping
-from typing import Any
 
 import pytest
-from opentelemetry import trace
-from opentelemetry.context import Context
 
 from smcp.kernel import errors, observe, settings
 
@@ -155,84 +151,3 @@ def test_two_platforms_in_one_process_share_nothing() -> None:
     one.counter(observe.Metric.AUTH_FAILURES, surface="control").inc()
     assert 'smcp_auth_failures_total{surface="control"} 1.0' in one.render().decode()
     assert 'smcp_auth_failures_total{surface="control"} 1.0' not in other.render().decode()
-
-
-@pytest.mark.requirement("kernel:spans:off")
-def test_without_an_sdk_a_span_is_nothing_at_all() -> None:
-    traces = observe.Traces()
-    assert traces.on is False
-    with traces.request("tools/call", "echo", {"traceparent": "00-" + "1" * 32 + "-" + "2" * 16 + "-01"}, "x") as span:
-        assert span is trace.INVALID_SPAN
-    assert traces.step(observe.Span.DEPLOY) is traces.step(observe.Span.INSTANCE_START)
-
-
-class _Recorded(trace.NonRecordingSpan):
-    """A span that keeps what it was told."""
-
-    def __init__(self, context: trace.SpanContext, name: str, attributes: Mapping[str, object], trace_id: int) -> None:
-        super().__init__(context)
-        self.name = name
-        self.attributes = dict(attributes)
-        self.parent_trace = trace_id
-        self.failed = False
-
-    def set_attribute(self, key: str, value: object) -> None:
-        self.attributes[key] = value
-
-    def set_status(self, status: object, description: str | None = None) -> None:
-        assert description is None
-        self.failed = status is trace.StatusCode.ERROR
-
-
-class _Tracer(trace.NoOpTracer):
-    def __init__(self, seen: list[_Recorded]) -> None:
-        self._seen = seen
-
-    def start_span(
-        self,
-        name: str,
-        context: Context | None = None,
-        kind: trace.SpanKind = trace.SpanKind.INTERNAL,
-        attributes: Any = None,
-        *_args: Any,
-        **_kwargs: Any,
-    ) -> trace.Span:
-        parent = trace.get_current_span(context).get_span_context()
-        self._seen.append(_Recorded(parent, name, attributes, parent.trace_id))
-        return self._seen[-1]
-
-
-class _Provider(trace.TracerProvider):
-    """The smallest SDK: keeps every span."""
-
-    def __init__(self) -> None:
-        self.seen: list[_Recorded] = []
-
-    def get_tracer(self, *_args: Any, **_kwargs: Any) -> trace.Tracer:
-        return _Tracer(self.seen)
-
-
-@pytest.mark.requirement("kernel:spans:names")
-def test_a_request_span_is_named_as_the_conventions_ask_and_continues_the_callers_trace() -> None:
-    provider = _Provider()
-    traces = observe.Traces(provider)
-    with traces.request("tools/call", "echo", {"traceparent": f"00-{'1' * 32}-{'2' * 16}-01"}, "2026-07-28"):
-        pass
-    with traces.request("invented/method", "x", {}, "2026-07-28"):
-        pass
-    call, invented = provider.seen
-    assert call.name == "tools/call echo"
-    assert call.attributes["gen_ai.tool.name"] == "echo"
-    assert call.attributes["mcp.method.name"] == "tools/call"
-    assert call.parent_trace == int("1" * 32, 16)
-    assert invented.name == observe.OTHER
-
-
-@pytest.mark.requirement("kernel:spans:private")
-def test_a_failed_span_names_the_class_of_the_error_and_never_its_text() -> None:
-    provider = _Provider()
-    with pytest.raises(errors.ServerFailed), observe.Traces(provider).step(observe.Span.DEPLOY, tenant="acme"):
-        raise errors.ServerFailed(detail=KEY)
-    (span,) = provider.seen
-    assert span.failed
-    assert span.attributes == {"smcp.tenant": "acme", "error.type": "ServerFailed"}

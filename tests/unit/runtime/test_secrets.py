@@ -31,7 +31,7 @@ async def copies(inside: Inside) -> AsyncGenerator[pool.Pool]:
 
 async def _gone(copy: driver.Instance) -> None:
     assert isinstance(copy, Copy)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await copy.gone.wait()
 
 

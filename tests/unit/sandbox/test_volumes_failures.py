@@ -37,7 +37,7 @@ async def test_what_can_not_be_stored_stays_and_is_tried_again(tmp_path: pathlib
         assert world.file().read_bytes() == content
         again.release()
         await world.store.tenant(ACME).objects.delete(("filler",))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await world.ground.closed.wait()
         assert world.ground.open() == []
         await world.acquire()

@@ -128,7 +128,7 @@ async def test_a_waiting_tail_hears_that_the_log_was_closed(tmp_path: Path) -> N
     await log.last(("s",))
     await log.close()
     with pytest.raises(errors.Unavailable):
-        await asyncio.wait_for(waiting, 10)
+        await asyncio.wait_for(waiting, 60)
 
 
 @pytest.mark.requirement("stores:sqlite:unavailable")

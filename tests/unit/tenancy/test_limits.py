@@ -1,6 +1,7 @@
 """Rates and concurrency: exact, together or not at all, bounded."""
 
 import asyncio
+import collections
 import re
 from collections.abc import Callable, Iterator
 
@@ -281,6 +282,32 @@ def test_a_refused_request_takes_from_neither_bucket(limiter: Make) -> None:
     assert count_allowed(limit, principal("a"), 50) == 4
     assert count_allowed(limit, principal("b"), 50) == 4
     assert count_allowed(limit, principal("c"), 50) == 2
+
+
+@pytest.mark.requirement("tenancy:rate:both-or-none")
+@shared
+@given(
+    tenant=st.integers(1, 60),
+    who=st.integers(1, 40),
+    session=st.integers(1, 20),
+    calls=st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["", "one", "two"])), max_size=150),
+)
+def test_a_request_passes_when_all_its_rates_have_room_and_takes_from_all_or_none(
+    limiter: Make, tenant: int, who: int, session: int, calls: list[tuple[str, str]]
+) -> None:
+    limit = limiter(clock.FrozenClock(), tenant=tenant, principal=who, session=session)
+    taken: collections.Counter[tuple[str, ...]] = collections.Counter()
+    for name, label in calls:
+        keys: list[tuple[tuple[str, ...], int]] = [((), tenant), ((name,), who)]
+        keys += [((name, label), session)] if label else []
+        try:
+            limit.rate(principal(name), label)
+        except errors.RateLimited:
+            assert any(taken[key] >= most for key, most in keys)
+            continue
+        assert all(taken[key] < most for key, most in keys)
+        taken.update(key for key, _ in keys)
+    assert limit.used(ACME).get("tenant_per_minute", (0, 0))[0] == taken[()]
 
 
 @pytest.mark.requirement("tenancy:rate:isolated")

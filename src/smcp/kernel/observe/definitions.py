@@ -112,7 +112,9 @@ DEFINITIONS: Final[Mapping[Metric, Definition]] = {
         Kind.GAUGE, "requests", "Starts of copies that wait for a turn, because others are under way."
     ),
     Metric.BREAKERS: Definition(
-        Kind.GAUGE, "deployments", "Deployments whose copies keep ending, so that starts wait: breakers open or half open."
+        Kind.GAUGE,
+        "deployments",
+        "Deployments whose copies keep ending, so that starts wait: breakers open or half open.",
     ),
     Metric.DEPLOYS: Definition(
         Kind.HISTOGRAM,

@@ -164,7 +164,9 @@ class StdioInstance(driver.Instance):
 
     @property
     def alive(self) -> bool:
-        return not self._stopping and not self._exited.is_set()
+        # Its input breaks a moment before its end is told: a call that is given to it then would be lost for nothing.
+        deaf = self._stdin is not None and self._stdin.is_closing()
+        return not (deaf or self._stopping or self._exited.is_set())
 
     async def stop(self, reason: str) -> None:
         if not self._stopping:

@@ -68,6 +68,10 @@ class Group:
         """Processor time that it has taken, in seconds."""
         return max(part.spent() for part in self._parts)
 
+    def memory(self) -> int:
+        """Bytes that it has now; 0 where nothing tells."""
+        return max(part.memory() for part in self._parts)
+
     def weigh(self, share: float) -> None:
         """Its weight beside other groups where processors are short, as a part of what each has at first."""
         for part in self._parts:

@@ -105,6 +105,10 @@ class Node(abc.ABC):
         """Processor time in seconds. Never raises."""
 
     @abc.abstractmethod
+    def memory(self) -> int:
+        """Bytes that it has now; 0 where this hierarchy doesn't know. Never raises."""
+
+    @abc.abstractmethod
     def weigh(self, share: float) -> None:
         """Its weight where processors are short, as a part of what each group has at first. Never raises."""
 
@@ -165,6 +169,10 @@ class V1(Node):
         """cgroup-v1/cpuacct.rst."""
         return self._number("cpuacct.usage") / 1e9
 
+    def memory(self) -> int:
+        """cgroup-v1/memory.rst."""
+        return self._number("memory.usage_in_bytes") if "memory" in self.controllers else 0
+
     def weigh(self, share: float) -> None:
         """scheduler/sched-design-CFS.rst, "Group scheduler extensions"."""
         _can(f"{self.path}/cpu.shares", str(max(2, round(1024 * share))))
@@ -204,6 +212,10 @@ class V2(Node):
     def spent(self) -> float:
         """cpu.stat is there without a controller."""
         return self._number("cpu.stat", "usage_usec") / 1e6
+
+    def memory(self) -> int:
+        """cgroup-v2.rst, "Memory Interface Files"."""
+        return self._number("memory.current") if "memory" in self.controllers else 0
 
     def weigh(self, share: float) -> None:
         """cgroup-v2.rst, "CPU Interface Files"."""

@@ -71,7 +71,7 @@ class Taken:
         if self._group is None:
             return None, None
         # Who runs has taken something of both: a meter that stands at 0 is one that the kernel does not have.
-        return self._group.spent() or None, self._group.usage().memory_bytes or None
+        return self._group.spent() or None, self._group.memory() or None
 
 
 def below(pid: int) -> tuple[float | None, int | None]:

@@ -1,0 +1,99 @@
+"""From nothing to two hundred clients and back to nothing."""
+
+import asyncio
+import pathlib
+import time
+
+import pytest
+
+from real.load.conftest import Running
+from support import load, processes, wire
+from support.clients import Endpoint
+from support.platform import Platform
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+
+_CLIENTS = 200
+_CALLS = 5
+_IDLE_S = 1.0
+_PATIENCE_S = 60.0
+
+
+def _groups(platform: Platform) -> set[str]:
+    """The control groups that the processes of a platform are in."""
+    found: set[str] = set()
+    for one in platform.family():
+        try:
+            found |= set(pathlib.Path(f"/proc/{one.pid}/cgroup").read_text("utf-8").splitlines())
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has just ended
+    return found
+
+
+def _folders(groups: set[str]) -> set[pathlib.Path]:
+    """Every group that there is beside the given ones and below them."""
+    found: set[pathlib.Path] = set()
+    for line in groups:
+        _, controllers, path = line.split(":", 2)
+        for name in {controllers.removeprefix("name="), "", "unified"}:
+            folder = pathlib.Path("/sys/fs/cgroup") / name / path.strip("/")
+            if path.strip("/") and folder.is_dir():
+                found |= {one for one in folder.parent.rglob("*") if one.is_dir()}
+    return found
+
+
+async def _wave(platform: Platform, at: Endpoint) -> None:
+    """All clients at once, each on a connection of its own; every answer must be right."""
+
+    async def client(number: int) -> None:
+        connection = await load.connected(platform.base_url)
+        for call in range(_CALLS):
+            text = f"{number}-{call}"
+            answer = await connection.ask(load.called(at, "tools/call", wire.call("echo", text=text), text))
+            assert answer.status == 200, answer
+            assert f'"{text}"'.encode() in answer.body, answer.body
+            assert text.encode() in answer.body.partition(b'"result"')[2], answer.body
+        connection.transport.close()
+
+    await asyncio.gather(*(client(number) for number in range(_CLIENTS)))
+
+
+async def _gone(platform: Platform) -> wire.Vitals:
+    """What there is once no copy runs any more."""
+    began = time.monotonic()
+    now = wire.vitals(platform)
+    while (now.instances or now.children or now.in_flight) and time.monotonic() - began < _PATIENCE_S:
+        await asyncio.sleep(0.1)  # the end of an idle copy is told to nobody outside
+        now = wire.vitals(platform)
+    return now
+
+
+@pytest.mark.requirement("load:scale:zero")
+async def test_from_0_to_200_clients_and_back_no_call_fails_and_nothing_is_left(running: Running) -> None:
+    settings = {"SMCP_RUNTIME_IDLE_STOP_S": str(_IDLE_S), "SMCP_RUNTIME_STOP_GRACE_S": "1"}
+    with running(settings) as platform:
+        [at] = platform.host("acme", (f"pypi:{wire.SCRIPTED}", "tool")).values()
+        await _wave(platform, at)
+        before = await _gone(platform)
+        assert (before.instances, before.children) == (0, 0)
+        mounts, folders = processes.mounts(platform.data), _folders(_groups(platform))
+        for _ in range(2):
+            await _wave(platform, at)
+            assert wire.vitals(platform).instances >= 1
+            after = await _gone(platform)
+            assert (after.instances, after.children, after.in_flight) == (0, 0, 0)
+        # One caller comes back just when the copy is being stopped for having nobody.
+        one = await load.connected(platform.base_url)
+        for number in range(16):
+            answer = await one.ask(load.called(at, "tools/call", wire.call("echo", text="back"), number))
+            assert answer.status == 200, answer.body
+            assert b"back" in answer.body
+            await asyncio.sleep(_IDLE_S * (0.9 + number * 0.05))
+        one.transport.close()
+        after = await _gone(platform)
+        assert (after.instances, after.children, after.in_flight) == (0, 0, 0)
+        after = await wire.settled(platform, before, files=8)
+        assert after.files <= before.files + 8
+        assert wire.zombies(platform) == 0
+        assert processes.mounts(platform.data) == mounts
+        assert _folders(_groups(platform)) - folders == set()

@@ -4,6 +4,8 @@ Each stage either fills in the exchange, answers it, or raises. Whatever happens
 and call are given back, the meter, the audit trail and the metrics learn of it.
 """
 
+import asyncio
+import secrets
 import time
 from typing import Final
 
@@ -13,6 +15,8 @@ from smcp.gateway import exchange, forward, legacy, modern, read, route, streams
 from smcp.kernel import errors, ids, jsonrpc, observe
 from smcp.protocol import eras
 
+_HELD_S: Final = 0.15
+"""How long a refusal for asking too much is held back, give or take a half: a few in a second on one connection."""
 _METHODS: Final = frozenset(observe.METHODS)
 _CHALLENGE: Final = ("WWW-Authenticate", 'Bearer realm="smcp"')
 _INSUFFICIENT: Final = ("WWW-Authenticate", 'Bearer realm="smcp", error="insufficient_scope"')  # RFC 6750, 3.1
@@ -177,6 +181,10 @@ async def _refuse(parts: exchange.Parts, x: exchange.Exchange, error: errors.Smc
     if error.http_status >= 500:
         parts.log.warning("request refused", request_id=x.request_id, code=error.code, detail=error.detail)
     body = jsonrpc.error(b"" if x.message is None else x.message.id, error.rpc_code, error.public, error.data)
+    if isinstance(error, errors.RateLimited):
+        # Who asks on at once, on many connections, would take the others' processor time with nothing but refusals.
+        # Not all of them at one time again, either.
+        await asyncio.sleep(_HELD_S * (0.5 + secrets.randbelow(1000) / 1000))
     if x.streaming:
         await streams.end_with(x, body)
     elif not x.answered:

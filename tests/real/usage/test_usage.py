@@ -140,8 +140,8 @@ def test_a_platform_killed_amid_calls_and_again_while_it_folds_counts_what_it_an
             time.sleep(0.05)  # until the first copy runs
         time.sleep(2.5 + chance.random())  # the moment of the kill is what is tried
         # On a machine that is slow just now the last commit may be older than it should be; the platform knows.
-        bound = max(meter.LOSS_S, _waiting(platform) + 1.0)
         cut = time.monotonic()
+        bound = max(meter.LOSS_S, _waiting(platform) + 1.0)
         platform.kill()
         for caller in callers:
             caller.join()

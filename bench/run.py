@@ -149,8 +149,11 @@ class Bench:
         cold = spare = None
         if any(one.label == servers.SOURCES[_SPARED][0] for one in deployed):
             self._tell("starts with a spare, and cold")
+            # Nothing but this server's copies from here on.
+            for name in (guest.SERVER, guest.SHARED):
+                self._platform.api("POST", f"/tenants/{guest.TENANT}/servers/{name}/stop", key=keys.admin.text)
             cold, spare = sessions.starts(
-                self._platform, keys, _SPARED, plan.starts, lambda: sessions.waiting(self._roles, "mcp-server-time")
+                self._platform, keys, _SPARED, plan.starts, lambda: sessions.waiting(self._platform, self._roles)
             )
             if spare is None:
                 self._notes.append("no spare copy came to stand ready, so there is no figure for it")

@@ -1,12 +1,14 @@
 """Legacy sessions: does their number cost speed, and what does each cost in memory, at its start, and idle?"""
 
 import asyncio
+import re
 import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, cast
 
+import httpx2
 import uvloop
 
 from bench import calls, cores, guest, load, wire
@@ -199,15 +201,23 @@ def starts(
     return statistics.median(cold), statistics.median(spare) if len(spare) == samples else None
 
 
-def waiting(roles: guest.Roles, program: str, within_s: float = 20.0) -> bool:
-    """Wait until a hosted process whose command names `program` runs and has become calm; False when none does."""
+def waiting(platform: running.Platform, roles: guest.Roles, within_s: float = 60.0) -> bool:
+    """Wait until the platform's only copy of a server is a spare, and has become calm; False when none becomes so."""
     deadline = time.monotonic() + within_s
-    seen, used = set[int](), 0.0
+    used = 0.0
     while time.monotonic() < deadline:
-        pids = {pid for pid in roles.hosted() if program in cores.command(pid)}
-        now = cores.cpu_us(pids)
-        if pids and pids == seen and now - used < _CALM_US:
+        states = _states(platform)
+        now = cores.cpu_us(roles.hosted())
+        if states.pop("spare", 0.0) and not any(states.values()) and now - used < _CALM_US:
             return True
-        seen, used = pids, now
+        used = now
         time.sleep(_CALM_S)
     return False
+
+
+def _states(platform: running.Platform) -> dict[str, float]:
+    """How many copies there are in each state, as the platform's metrics say."""
+    bearer = {"authorization": f"Bearer {platform.operator_key}"}
+    page = httpx2.get(f"{platform.base_url}/metrics", headers=bearer, timeout=30.0).raise_for_status().text
+    found = re.findall(r'^smcp_instances_live\{.*state="(\w+)".*\} (\S+)$', page, re.MULTILINE)
+    return {state: float(number) for state, number in found}

@@ -7,6 +7,7 @@ by the foreground, and ends when the foreground does (the control socket's end).
 import asyncio
 import gc
 import os
+import resource
 import socket
 import sys
 from typing import Final
@@ -130,6 +131,9 @@ def main() -> int:
     control, launcher, listener = (socket.socket(fileno=int(word)) for word in sys.argv[1:4])
     for one in (control, launcher, listener):
         os.set_inheritable(one.fileno(), False)
+    # One for each connection; a shell's usual 1024 would be used up long before `http.CONNECTIONS`.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     if plan.machine.uid != os.geteuid():
         demote.drop(plan.machine.uid, plan.machine.needed(plan.settings))
     return uvloop.run(_main(plan, control, launcher, listener))

@@ -21,6 +21,8 @@ _STDERR: Final = 12
 """Lines of what it wrote that the error repeats."""
 _KEPT: Final = 200
 """Lines that its log keeps of a copy that did not answer."""
+_COPIES: Final = 3
+"""Copies that are asked one question, when they end instead of answering."""
 
 SpecOf = Callable[[ids.TenantId, ids.ServerName, versions.Deployment], Awaitable[driver.Spec]]
 
@@ -72,16 +74,30 @@ class Prober:
         return await asyncio.to_thread(_probed, found, versions.Eras(legacy=older, modern=spoken))
 
     async def _ask(self, spec: driver.Spec, said: collections.deque[str], *, modern: bool) -> "_Answer | None":
+        """What it answers in one era; None when it answers nothing there."""
+        found: _Answer | None = None
+        for _ in range(_COPIES):
+            # A copy that ended has said neither yes nor no: what ended it (the machine's memory ran out, say) must not
+            # make a server that speaks both eras one of a single era for ever.
+            found, ended = await self._ask_copy(spec, said, modern=modern)
+            if not ended:
+                break
+        return found
+
+    async def _ask_copy(
+        self, spec: driver.Spec, said: collections.deque[str], *, modern: bool
+    ) -> "tuple[_Answer | None, bool]":
+        """The answer of one copy, if there is one, and whether it ended by itself instead."""
         instance = await self._stdio.start(spec, modern=modern, lines=said.append)
         try:
             client = peer.Peer(instance, modern=modern, timeout_s=self._timeout_s)
             server = await client.introduce()
             tools = await client.tools() if "tools" in server.capabilities else []
-            return _Answer(server, tools, instance.hide)
+            return _Answer(server, tools, instance.hide), False
         except (errors.RpcError, errors.ServerFailed, errors.ServerTimeout) as error:
             # Not of this era, or not a server at all: the other question, or the caller, tells which.
             said.append(f"({instance.hide(error.public)})")
-            return None
+            return None, not instance.alive
         finally:
             await instance.stop("the probe is over")
 

@@ -1,5 +1,7 @@
 """`smcp limits`: what a tenant may take, and what is left of it."""
 
+from typing import Any
+
 import click
 
 from smcp.cli import client, output, session
@@ -25,9 +27,9 @@ def show(cli: session.Session, found: client.Json) -> None:
     rows(cli, found.get("limits"))
 
 
-def rows(cli: session.Session, limits: object) -> None:
+def rows(cli: session.Session, limits: Any) -> None:
     """Print limits as a table."""
-    listed = [client.mapping(one) for one in limits] if isinstance(limits, list) else []
+    listed = [client.mapping(one) for one in limits or ()]
     cells = (
         (
             one.get("name"),

@@ -142,13 +142,9 @@ def delete(cli: session.Session, target: session.Target, name: str, *, yes: bool
         found = next((item for item in api.items(_path(target)) if item.get("name") == name), None)
         if found is None:
             raise failures.Failure("not_found", f"{target} has no secret {name}.", exit_code=failures.Exit.NOT_FOUND)
-        if dry_run:
-            if cli.out.as_json:
-                cli.out.json({"dry_run": True, "would_delete": found})
-            else:
-                cli.out.text(f"Would delete secret {name} of {target} with all its versions.")
+        what = f"delete secret {name} of {target} with all its versions"
+        if not cli.goes_on(what, session.FOR_GOOD, yes=yes, dry_run=dry_run, shown={"would_delete": found}):
             return
-        cli.confirm(f"Delete secret {name} of {target} with all its versions? This can't be undone.", yes=yes)
         api.delete(_path(target, name))
     if cli.out.as_json:
         cli.out.json({"deleted": name, "server": str(target)})

@@ -154,13 +154,9 @@ def delete(cli: session.Session, target: session.Target, *, yes: bool, dry_run: 
     """Delete a server with its deployments and secrets."""
     with cli.connect(target.tenant) as api:
         found = api.get(_path(target))
-        if dry_run:
-            if cli.out.as_json:
-                cli.out.json({"dry_run": True, "would_delete": found})
-            else:
-                cli.out.text(f"Would delete {target} with all its deployments.")
+        what = f"delete server {target} with all its deployments and secrets"
+        if not cli.goes_on(what, session.FOR_GOOD, yes=yes, dry_run=dry_run, shown={"would_delete": found}):
             return
-        cli.confirm(f"Delete server {target} with all its deployments and secrets? This can't be undone.", yes=yes)
         api.delete(_path(target))
     if cli.out.as_json:
         cli.out.json({"deleted": str(target)})

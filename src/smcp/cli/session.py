@@ -17,6 +17,7 @@ _R = TypeVar("_R")
 _TARGET = re.compile(r"(?P<tenant>[a-z0-9-]{1,30})/(?P<server>[a-z0-9-]{1,31})", re.ASCII)
 
 PLATFORM: Final = "platform"
+FOR_GOOD: Final = "This can't be undone."
 
 
 class Target(NamedTuple):
@@ -76,6 +77,16 @@ class Session:
             hint="'smcp tenant list' shows them.",
             exit_code=failures.Exit.USAGE,
         )
+
+    def goes_on(self, what: str, warning: str = "", *, yes: bool, dry_run: bool, shown: client.Json) -> bool:
+        """Whether `what` ("delete …") is done now: not in a dry run, which only tells it; else as `confirm`."""
+        if not dry_run:
+            self.confirm(f"{what[0].upper()}{what[1:]}?{' ' if warning else ''}{warning}", yes=yes)
+        elif self.out.as_json:
+            self.out.json({"dry_run": True, **shown})
+        else:
+            self.out.text(f"Would {what}.")
+        return not dry_run
 
     def confirm(self, question: str, *, yes: bool) -> None:
         """Go on only after a yes: from `--yes`, or typed at a terminal."""

@@ -72,14 +72,10 @@ def restore(cli: session.Session, target: session.Target, snapshot: str | None, 
     """
     to = f"snapshot {snapshot}" if snapshot else "the state before the newest"
     with cli.connect(target.tenant) as api:
-        if dry_run:
-            found = api.get(_path(target))
-            if cli.out.as_json:
-                cli.out.json({"dry_run": True, "would_restore": snapshot, "volume": found})
-            else:
-                cli.out.text(f"Would end the copies of {target} and take its volume back to {to}.")
+        shown = {"would_restore": snapshot, "volume": api.get(_path(target))} if dry_run else {}
+        what = f"end the copies of {target} and take its volume back to {to}"
+        if not cli.goes_on(what, yes=yes, dry_run=dry_run, shown=shown):
             return
-        cli.confirm(f"End the copies of {target} and take its volume back to {to}?", yes=yes)
         _tell(cli, "Restored as", api.post(_path(target, "restore"), {"snapshot": snapshot} if snapshot else {}))
 
 
@@ -91,13 +87,9 @@ def delete(cli: session.Session, target: session.Target, *, yes: bool, dry_run: 
     """Delete a server's volume with all its snapshots."""
     with cli.connect(target.tenant) as api:
         found = api.get(_path(target))
-        if dry_run:
-            if cli.out.as_json:
-                cli.out.json({"dry_run": True, "would_delete": found})
-            else:
-                cli.out.text(f"Would delete the volume of {target} with {len(found.get('snapshots') or ())} snapshots.")
+        what = f"delete the volume of {target} with {len(found.get('snapshots') or ())} snapshots"
+        if not cli.goes_on(what, session.FOR_GOOD, yes=yes, dry_run=dry_run, shown={"would_delete": found}):
             return
-        cli.confirm(f"Delete the volume of {target} with all its snapshots? This can't be undone.", yes=yes)
         api.delete(_path(target))
     if cli.out.as_json:
         cli.out.json({"deleted": str(target)})

@@ -7,6 +7,7 @@ and call are given back, the meter, the audit trail and the metrics learn of it.
 import asyncio
 import contextlib
 import functools
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Final
@@ -18,8 +19,8 @@ from smcp.kernel import errors, ids, jsonrpc, observe
 from smcp.protocol import eras
 from smcp.runtime import calls
 
-_HELD_S: Final = 0.1
-"""How long a refusal for asking too much is held back: at most ten a second on one connection."""
+_HELD_S: Final = 0.15
+"""How long a refusal for asking too much is held back, give or take a half: a few in a second on one connection."""
 _METHODS: Final = frozenset(observe.METHODS)
 _CHALLENGE: Final = ("WWW-Authenticate", 'Bearer realm="smcp"')
 _INSUFFICIENT: Final = ("WWW-Authenticate", 'Bearer realm="smcp", error="insufficient_scope"')  # RFC 6750, 3.1
@@ -190,7 +191,7 @@ async def _walk(parts: exchange.Parts, x: exchange.Exchange, waiting: Awaitable[
         x.parked = not x.answered
     except errors.SmcpError as error:
         if isinstance(error, errors.RateLimited):
-            await asyncio.sleep(_HELD_S)
+            await _later()
         if x.streaming:
             await _end(x, error)
         _refuse(parts, x, error)
@@ -208,10 +209,15 @@ async def _walk(parts: exchange.Parts, x: exchange.Exchange, waiting: Awaitable[
 async def _hold(parts: exchange.Parts, x: exchange.Exchange, error: errors.RateLimited) -> None:
     """Refuse, later: who asks on at once, on many connections, would take the others' time with refusals alone."""
     try:
-        await asyncio.sleep(_HELD_S)
+        await _later()
         _refuse(parts, x, error)
     finally:
         _finish(parts, x)
+
+
+async def _later() -> None:
+    # Not all of them at one time again.
+    await asyncio.sleep(_HELD_S * (0.5 + secrets.randbelow(1000) / 1000))
 
 
 def stream_back(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | None:

@@ -94,10 +94,10 @@ def end(x: exchange.Exchange) -> None:
 
 def with_context(message: jsonrpc.Message, context: dict[str, str]) -> jsonrpc.Message:
     """`message` with the trace context in its `_meta`; everything else in it stays the bytes that it was."""
-    if not context:
+    old = jsonrpc.obj(message.params.get("_meta", {}))
+    if not context or old is None:  # what is no object is not made one
         return message
     members = _members.decode(message.params_raw) if message.params_raw else {}
-    old = jsonrpc.obj(message.params.get("_meta")) or {}
     meta = _members.decode(members["_meta"]) if old else {}
     for name in ("traceparent", "tracestate"):
         # The state belongs to the parent that it came with.

@@ -24,7 +24,7 @@ import msgspec
 
 from smcp.kernel import errors, jsonrpc
 from smcp.protocol import eras
-from smcp.runtime import spool
+from smcp.runtime import budgets, spool
 
 _HELD_BYTES: Final = 16 * 1024 * 1024
 _KEPT: Final = 256
@@ -45,26 +45,6 @@ _STREAM_FIRST: Final = frozenset(
     }
 )
 """Legacy notices about the server as a whole: they belong on the session's stream, not on some call's."""
-
-
-class Budget:
-    """Bytes that the hosted servers of one tenant may have waiting in the platform's memory, over all of them."""
-
-    __slots__ = ("__weakref__", "_left")
-
-    def __init__(self, size: int) -> None:
-        self._left = size
-
-    def take(self, size: int) -> bool:
-        """Whether `size` bytes more may wait; they count until `give`."""
-        if size > self._left:
-            return False
-        self._left -= size
-        return True
-
-    def give(self, size: int) -> None:
-        """So many bytes wait no more."""
-        self._left += size
 
 
 class Call:
@@ -99,7 +79,7 @@ class Call:
         method: str,
         limit: int,
         limit_bytes: int,
-        budget: Budget,
+        budget: budgets.Budget,
     ) -> None:
         self.id = id_raw
         self.method = method
@@ -232,7 +212,7 @@ class Calls:
         stray: Callable[[bytes, str], None],
         limit: int,
         limit_bytes: int = _HELD_BYTES,
-        budget: Budget | None = None,
+        budget: budgets.Budget | None = None,
     ) -> None:
         """`write` sends one message; `stray` gets what belongs to no call (message, method).
 
@@ -244,7 +224,7 @@ class Calls:
         self._stray = stray
         self._limit = limit
         self._limit_bytes = limit_bytes
-        self._budget = budget or Budget(sys.maxsize)
+        self._budget = budget or budgets.Budget(sys.maxsize)
         self.heard = time.monotonic()
         """When the hosted server last said anything that could be read."""
         self._loop = asyncio.get_running_loop()

@@ -151,6 +151,5 @@ class Watch:
             await asyncio.sleep(LOOK_S)
             try:
                 await self.look_at_all()
-            except Exception:
-                # Whatever a room's count raised: warnings must not end with the first surprise.
+            except Exception:  # noqa: BLE001 - whatever a room's count raised, warnings must not end with it
                 self._log.exception("looking at limits failed")

@@ -6,10 +6,12 @@ import json
 import os
 import pathlib
 import re
+import resource
 import socket
 import ssl
 import time
-from collections.abc import Callable
+import urllib.parse
+from collections.abc import Callable, Generator
 from typing import Any
 
 import httpx2
@@ -256,6 +258,31 @@ async def test_who_stalls_before_or_in_the_handshake_is_closed_and_holds_nobody_
                 await writer.wait_closed()
     async with httpx2.AsyncClient(verify=secured.issuer.client(), timeout=60.0) as client:
         assert (await client.get(f"{secured.platform.base_url}/healthz")).status_code == 200
+
+
+@pytest.mark.requirement("gateway:edge:descriptors")
+def test_more_idle_connections_than_a_shells_limit_of_files_keep_nobody_out(tmp_path: pathlib.Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    platform = Platform(tmp_path)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    try:
+        platform.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with _stopped(platform), contextlib.ExitStack() as idle:
+        where = urllib.parse.urlsplit(platform.base_url)
+        for _ in range(300):
+            idle.enter_context(socket.create_connection((where.hostname, where.port), timeout=60))
+        assert httpx2.get(f"{platform.base_url}/readyz", timeout=60.0, verify=False).status_code == 200
+
+
+@contextlib.contextmanager
+def _stopped(platform: Platform) -> Generator[None]:
+    """Stop it in the end, as one that was started by hand."""
+    try:
+        yield
+    finally:
+        platform.stop()
 
 
 @pytest.mark.requirement("tls:client:trust")

@@ -2,17 +2,13 @@
 
 import asyncio
 import json
-import pathlib
-from collections.abc import AsyncGenerator, Generator
 
-import httpx2
 import pytest
 from opentelemetry.proto.trace.v1 import trace_pb2
 
-from support import collector, gates, wire
+from support import wire
 from support.clients import Endpoint
 from support.collector import Collector, told
-from support.platform import Platform
 
 SERVER, CLIENT = trace_pb2.Span.SPAN_KIND_SERVER, trace_pb2.Span.SPAN_KIND_CLIENT
 
@@ -20,35 +16,6 @@ SERVER, CLIENT = trace_pb2.Span.SPAN_KIND_SERVER, trace_pb2.Span.SPAN_KIND_CLIEN
 def parent(number: int, flags: str = "01") -> str:
     """A client's trace context, told apart by a number."""
     return f"00-{number:032x}-{'2' * 16}-{flags}"
-
-
-@pytest.fixture(scope="module")
-def seen() -> Generator[Collector]:
-    """The collector."""
-    with collector.Collector() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def at(seen: Collector, tmp_path_factory: pytest.TempPathFactory) -> Generator[Endpoint]:
-    """A server of a platform that is told of the collector."""
-    shelf: pathlib.Path = tmp_path_factory.mktemp("wheels")
-    wire.wheel(shelf)
-    environ = {**gates.SETTINGS, **seen.environ, "SMCP_DEPLOY_WHEEL_DIRS": str(shelf)}
-    with Platform(tmp_path_factory.mktemp("traced"), environ) as platform:
-        platform.create_tenant("acme")
-        admin = platform.create_key("acme", "admin")
-        url = platform.deploy("acme", f"pypi:{wire.SCRIPTED}", "tool", admin)
-        yield Endpoint(url, platform.create_key("acme", "mcp_user"))
-
-
-@pytest.fixture
-async def caller(at: Endpoint) -> AsyncGenerator[wire.Caller]:
-    """Acme's user."""
-    async with httpx2.AsyncClient(timeout=30.0) as client:
-        made = wire.Caller(client, at)
-        yield made
-        await made.close()
 
 
 async def _request(seen: Collector, number: int, spans: int) -> list[trace_pb2.Span]:

@@ -7,7 +7,7 @@ import textwrap
 import msgspec
 import pytest
 
-from smcp.runtime import calls, driver, spool
+from smcp.runtime import budgets, driver, spool
 from smcp.runtime.drivers import stdio
 from smcp.sandbox import launch, walls
 from support import cell
@@ -48,7 +48,7 @@ class _Copy:
             stop_grace_s=0.2, max_message_bytes=1 << 20, stream_buffer=16, tenant_buffer_bytes=1 << 26
         )
         self.instance = stdio.StdioInstance(
-            limits, self._line, lambda _: None, modern=True, budget=calls.Budget(1 << 26), spools=_none
+            limits, self._line, lambda _: None, modern=True, budget=budgets.Budget(1 << 26), spools=_none
         )
         self.taken = asyncio.Event()
 

@@ -94,7 +94,9 @@ class _Caller:
 
     def _run(self) -> None:
         fields, body = wire.modern("tools/call", {"name": "do", "arguments": {"act": "echo"}})
-        with httpx2.Client(timeout=20.0, headers={"authorization": f"Bearer {self._key}", **fields}) as http:
+        with httpx2.Client(
+            timeout=60.0, verify=False, headers={"authorization": f"Bearer {self._key}", **fields}
+        ) as http:
             try:
                 while True:
                     self.sent += 1
@@ -107,14 +109,14 @@ class _Caller:
 
     def join(self) -> None:
         """Wait for its end."""
-        self._thread.join(30)
+        self._thread.join(120)
         assert not self._thread.is_alive()
 
 
 def _waiting(platform: Platform) -> float:
     """How old the oldest usage is that a crash would lose, as the platform says."""
     bearer = {"authorization": f"Bearer {platform.operator_key}"}
-    text = httpx2.get(f"{platform.base_url}/metrics", headers=bearer, timeout=30.0).text
+    text = httpx2.get(f"{platform.base_url}/metrics", headers=bearer, timeout=60.0, verify=False).text
     found = re.search(r"^smcp_usage_waiting_seconds ([0-9.e+-]+)$", text, re.MULTILINE)
     assert found is not None
     return float(found[1])
@@ -138,8 +140,8 @@ def test_a_platform_killed_amid_calls_and_again_while_it_folds_counts_what_it_an
             time.sleep(0.05)  # until the first copy runs
         time.sleep(2.5 + chance.random())  # the moment of the kill is what is tried
         # On a machine that is slow just now the last commit may be older than it should be; the platform knows.
-        bound = max(meter.LOSS_S, _waiting(platform) + 1.0)
         cut = time.monotonic()
+        bound = max(meter.LOSS_S, _waiting(platform) + 1.0)
         platform.kill()
         for caller in callers:
             caller.join()
@@ -160,7 +162,8 @@ def test_a_platform_killed_amid_calls_and_again_while_it_folds_counts_what_it_an
             _now(platform, endpoint).url,
             headers={"authorization": f"Bearer {endpoint.key}", **fields},
             content=body,
-            timeout=30.0,
+            timeout=60.0,
+            verify=False,
         )
         assert answer.status_code == 200
     platform.stop()
@@ -175,7 +178,7 @@ async def test_what_copies_took_is_there_when_they_have_ended_for_whom_they_ran(
 ) -> None:
     platform = hosting[0]
     at = _now(*hosting)
-    async with httpx2.AsyncClient(timeout=30.0) as http:
+    async with httpx2.AsyncClient(timeout=60.0, verify=False) as http:
         caller = wire.Caller(http, at)
         session = await caller.open()
         for _ in range(3):

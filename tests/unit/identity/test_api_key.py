@@ -9,7 +9,8 @@ import pytest
 
 from smcp.access import policy
 from smcp.identity.authn import api_key, base, key_text
-from smcp.kernel import clock, crypto, errors, ids
+from smcp.kernel import clock, crypto, errors, ids, settings
+from smcp.stores import local
 from smcp.stores import tenant as stores
 from smcp.tenancy import tenants as tenancy
 from support import storage
@@ -243,6 +244,24 @@ async def test_without_the_store_a_warm_key_is_not_let_in(tmp_path: pathlib.Path
         await room.keys.authenticate(issued.text)
     with pytest.raises(errors.Unavailable):
         await room.keys.authenticate(issued.text)
+
+
+@pytest.mark.requirement("stores:tenant:proof")
+async def test_a_warm_key_waits_for_the_stores_late_answer_and_is_let_in_with_it(tmp_path: pathlib.Path) -> None:
+    time = clock.FrozenClock()
+    store = local.open_local(tmp_path, settings.Settings(), time)
+    await store.start()
+    try:
+        room = Room(store)
+        await room.tenants.create("acme")
+        issued = await room.keys.create(ACME, USER, "", expires_in_s=None)
+        await room.keys.authenticate(issued.text)
+        time.advance(10)
+        assert not store.fresh()
+        assert (await room.keys.authenticate(issued.text)).id == issued.key.id
+        assert store.fresh()
+    finally:
+        await store.close()
 
 
 @pytest.mark.requirement("identity:api-key:suspended")

@@ -4,12 +4,12 @@ import msgspec
 import pytest
 
 from smcp.kernel import errors, jsonrpc
-from smcp.runtime import calls
+from smcp.runtime import budgets, calls
 
 _SIZE = 10_000
 
 
-def _table(budget: calls.Budget) -> calls.Calls:
+def _table(budget: budgets.Budget) -> calls.Calls:
     return calls.Calls(modern=True, write=lambda data: None, stray=lambda data, method: None, limit=64, budget=budget)
 
 
@@ -23,7 +23,7 @@ def _answer(table: calls.Calls, number: int, size: int) -> None:
 
 @pytest.mark.requirement("review:memory:tenant-budget")
 async def test_answers_of_several_copies_share_one_budget_and_give_it_back() -> None:
-    budget = calls.Budget(_SIZE)
+    budget = budgets.Budget(_SIZE)
     one, other = _table(budget), _table(budget)
     (first, kept), (second, refused) = _send(one), _send(other)
     _answer(one, first, 6_000)
@@ -43,7 +43,7 @@ async def test_answers_of_several_copies_share_one_budget_and_give_it_back() -> 
 
 @pytest.mark.requirement("review:memory:tenant-budget")
 async def test_interim_messages_count_until_they_are_read_or_their_call_is_over() -> None:
-    budget = calls.Budget(_SIZE)
+    budget = budgets.Budget(_SIZE)
     _, call = _send(_table(budget))
     call.push(b"x" * 4_000)
     call.push(b"x" * 4_000)

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from smcp.runtime import calls, driver, spool
+from smcp.runtime import budgets, driver, spool
 from smcp.runtime.drivers import stdio
 
 _CHUNK = 65536
@@ -17,7 +17,7 @@ def _none() -> spool.Spool:
 
 def _child(said: list[str]) -> tuple[stdio.StdioInstance, stdio._Pipes]:  # pyright: ignore[reportPrivateUsage] - fed without a process
     limits = driver.Limits(stop_grace_s=1.0, max_message_bytes=1 << 24, stream_buffer=1024, tenant_buffer_bytes=1 << 26)
-    budget = calls.Budget(1 << 26)
+    budget = budgets.Budget(1 << 26)
     child = stdio.StdioInstance(limits, said.append, lambda _: None, modern=True, budget=budget, spools=_none)
     return child, stdio._Pipes(child)  # pyright: ignore[reportPrivateUsage] - as above
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from smcp.kernel import errors
-from smcp.runtime import calls, spool
+from smcp.runtime import budgets, spool
 
 _ROOM = 64 << 20
 
@@ -26,7 +26,7 @@ def spools(tmp_path: pathlib.Path) -> Generator[spool.Spools]:
 async def kept(spools: spool.Spools, data: bytes, step: int = 100_003) -> spool.Line:
     """`data` as a line that has come in steps, on disk."""
     ended = asyncio.Event()
-    budget = calls.Budget(_ROOM)
+    budget = budgets.Budget(_ROOM)
     line = spool.Line(spools.open(budget.take, budget.give), lambda _: None, lambda _: ended.set())
     for at in range(0, len(data), step):
         assert line.feed(data[at : at + step])
@@ -114,7 +114,7 @@ async def test_a_line_that_is_no_plain_result_and_larger_than_memory_may_hold_is
 
 @pytest.mark.requirement("runtime:spool:bounded")
 async def test_what_waits_on_disk_counts_until_it_is_closed(spools: spool.Spools) -> None:
-    budget = calls.Budget(3_000_000)
+    budget = budgets.Budget(3_000_000)
     paused: list[bool] = []
     first = spool.Line(spools.open(budget.take, budget.give), paused.append, lambda _: None)
     second = spool.Line(spools.open(budget.take, budget.give), paused.append, lambda _: None)
@@ -142,7 +142,7 @@ async def test_the_pipe_waits_for_the_disk(spools: spool.Spools) -> None:
         if not stop:
             resumed.set()
 
-    budget = calls.Budget(_ROOM)
+    budget = budgets.Budget(_ROOM)
     line = spool.Line(spools.open(budget.take, budget.give), pause, lambda _: ended.set())
     for _ in range(20):
         assert line.feed(bytes(spool.PIECE * 4))

@@ -158,7 +158,8 @@ DEFINITIONS: Final[Mapping[Metric, Definition]] = {
         Kind.COUNTER,
         "verdicts",
         "What hosted servers asked of the network: `allowed` (connected), `refused` (name, address, port or network not"
-        " allowed, too many connections at once: `busy`, or the tenant's bytes of the day used up: `quota`), `failed` (the host was not found or not reached).",
+        " allowed, too many connections at once: `busy`, or the tenant's bytes of the day used up: `quota`), `failed`"
+        " (the host was not found or not reached).",
         (("verdict", ("allowed", "refused", "failed")), ("reason", names.EGRESS_REASONS)),
     ),
     Metric.USAGE_WAITING: Definition(

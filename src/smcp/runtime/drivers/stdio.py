@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from smcp.kernel import errors, ids
-from smcp.runtime import calls, driver, spool
+from smcp.runtime import budgets, calls, driver, spool
 from smcp.sandbox import egress, launch, walls
 from smcp.sandbox.launcher import messages
 from smcp.sandbox.volumes import keeper
@@ -59,8 +59,8 @@ class StdioDriver(driver.Driver):
         self._limits = limits
         self._spools = spools
         self._children: set[StdioInstance] = set()
-        self._budgets: weakref.WeakValueDictionary[ids.TenantId, calls.Budget] = weakref.WeakValueDictionary()
-        self._disks: weakref.WeakValueDictionary[ids.TenantId, calls.Budget] = weakref.WeakValueDictionary()
+        self._budgets: weakref.WeakValueDictionary[ids.TenantId, budgets.Budget] = weakref.WeakValueDictionary()
+        self._disks: weakref.WeakValueDictionary[ids.TenantId, budgets.Budget] = weakref.WeakValueDictionary()
         self._closed = False
 
     async def start(self, spec: driver.Spec, *, modern: bool, lines: driver.Lines) -> driver.Instance:
@@ -68,7 +68,7 @@ class StdioDriver(driver.Driver):
             raise errors.Unavailable("The platform is stopping.")
         budget = self._budgets.get(spec.tenant)
         if budget is None:
-            budget = self._budgets[spec.tenant] = calls.Budget(self._limits.tenant_buffer_bytes)
+            budget = self._budgets[spec.tenant] = budgets.Budget(self._limits.tenant_buffer_bytes)
         child = StdioInstance(
             self._limits, lines, self._children.discard, modern=modern, budget=budget, spools=self._spool(spec.tenant)
         )
@@ -98,7 +98,7 @@ class StdioDriver(driver.Driver):
         """Makes spools that count against what the tenant may have on disk."""
         disk = self._disks.get(tenant)
         if disk is None:
-            disk = self._disks[tenant] = calls.Budget(self._limits.tenant_buffer_bytes * _ON_DISK)
+            disk = self._disks[tenant] = budgets.Budget(self._limits.tenant_buffer_bytes * _ON_DISK)
         return functools.partial(self._spools.open, disk.take, disk.give)
 
 
@@ -112,7 +112,7 @@ class StdioInstance(driver.Instance):
         gone: "Callable[[StdioInstance], None]",
         *,
         modern: bool,
-        budget: calls.Budget,
+        budget: budgets.Budget,
         spools: Callable[[], spool.Spool],
     ) -> None:
         self._limits = limits
@@ -121,6 +121,7 @@ class StdioInstance(driver.Instance):
         self._lines = lines
         self._gone = gone
         self._stopping = ""
+        self._by_itself = False
         self._broken = 0
         self._broken_since = 0.0
         self.hold: keeper.Hold | None = None
@@ -170,6 +171,8 @@ class StdioInstance(driver.Instance):
 
     async def stop(self, reason: str) -> None:
         if not self._stopping:
+            # Its input broke before it was asked: it is ending already, and its log is to say so.
+            self._by_itself = self._stdin is not None and self._stdin.is_closing()
             self._stopping = reason
             if self._stdin is not None:
                 self._flush()
@@ -262,7 +265,8 @@ class StdioInstance(driver.Instance):
 
     def exited(self, ended: messages.Exited) -> None:
         how = "it took more memory than sandbox.memory_bytes" if ended.out_of_memory else f"exit code {ended.code}"
-        reason = self._stopping or f"it ended by itself ({how})"
+        by_itself = self._by_itself or not self._stopping
+        reason = f"it ended by itself ({how})" if by_itself else self._stopping
         self._lines(f"[smcp] ended after {time.monotonic() - self._started:.1f} s: {reason}")
         if self.hold is not None:
             # Before anybody hears of the end: who waits for it may delete or restore the volume next.

@@ -42,7 +42,7 @@ class Ledger:
     def __init__(
         self, store: kv.KV, blobs: objects.Objects, tenant: ids.TenantId, quota: Callable[[], Quota] | None
     ) -> None:
-        """`store` and `blobs` are the raw ones. `quota` is asked at every write, so that it may change; None: no limit."""
+        """`store` and `blobs` are the raw ones. `quota` is asked at every write: it may change; None: no limit."""
         self._store = store
         self._blobs = blobs
         self._tenant = tenant

@@ -1,0 +1,100 @@
+"""What a probe makes of copies that end instead of answering."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from smcp.app import probing
+from smcp.deploy import manifest, versions
+from smcp.kernel import errors, ids, jsonrpc
+from smcp.runtime import calls, driver
+from support import inside
+
+_ANSWERS: dict[str, dict[str, Any]] = {
+    "server/discover": {"supportedVersions": ["2026-07-28"], "capabilities": {}},
+    "initialize": {"protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": {"name": "both"}},
+}
+
+
+class _Both(driver.Driver):
+    """Starts copies that speak both eras, the first `deaths` of which end when they are asked `initialize`."""
+
+    def __init__(self, deaths: int) -> None:
+        self.deaths = deaths
+        self.started = 0
+
+    async def start(self, spec: driver.Spec, *, modern: bool, lines: driver.Lines) -> driver.Instance:
+        self.started += 1
+        return _Copy(self, modern=modern)
+
+    async def close(self) -> None:
+        pass
+
+
+class _Copy(driver.Instance):
+    def __init__(self, home: _Both, *, modern: bool) -> None:
+        self.calls = calls.Calls(modern=modern, write=self._write, stray=lambda data, method: None, limit=4)
+        self._home = home
+        self._alive = True
+
+    @property
+    def alive(self) -> bool:
+        return self._alive
+
+    async def stop(self, reason: str) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        self._alive = False
+        self.calls.close(errors.ServerFailed("The hosted server ended before it answered."))
+
+    def _write(self, data: bytes) -> None:
+        message = json.loads(data)
+        loop = asyncio.get_running_loop()
+        if message["method"] == "initialize" and self._home.deaths:
+            self._home.deaths -= 1
+            loop.call_soon(self._end)
+        elif message["method"] in _ANSWERS:
+            said = jsonrpc.result(b"%d" % message["id"], json.dumps(_ANSWERS[message["method"]]).encode())
+            loop.call_soon(self.calls.received, said)
+
+
+async def _eras(home: _Both) -> versions.Eras:
+    async def spec(tenant: ids.TenantId, server: ids.ServerName, draft: versions.Deployment) -> driver.Spec:
+        return inside.spec()
+
+    draft = versions.Deployment(
+        id="dep-1",
+        server="time",
+        number=1,
+        created=0.0,
+        by="key-1",
+        source="pypi:time==1",
+        digest="sha256:0",
+        manifest=manifest.Manifest(),
+        lock=(),
+        argv=("time",),
+        interpreter="3.11",
+    )
+    prober = probing.Prober(home, spec, lambda spec: lambda line: None, timeout_s=30.0)
+    return (await prober(ids.TenantId("acme"), ids.ServerName("time"), draft)).eras
+
+
+@pytest.mark.requirement("deploy:probe:killed")
+@pytest.mark.parametrize("deaths", [0, 1, 2])
+async def test_a_copy_that_is_killed_while_it_is_asked_does_not_cost_the_server_an_era(deaths: int) -> None:
+    home = _Both(deaths)
+    spoken = await _eras(home)
+    assert spoken.modern == ("2026-07-28",)
+    assert "2025-11-25" in spoken.legacy
+    assert home.started == 2 + deaths
+
+
+@pytest.mark.requirement("deploy:probe:killed")
+async def test_a_server_whose_every_copy_ends_at_a_question_does_not_speak_that_era() -> None:
+    home = _Both(1000)
+    spoken = await _eras(home)
+    assert (spoken.modern, spoken.legacy) == (("2026-07-28",), ())
+    assert home.started == 4

@@ -147,4 +147,8 @@ async def test_a_result_that_is_larger_than_the_platform_takes_ends_its_server_a
         answer = await one.ask(load.called(hosted["tool"], "tools/call", wire.call("long", bytes=7 << 20)))
         assert len(answer.body) > 7 << 20
         assert load.memory(platform) - held < _ROOM
+        # Who needs a result in memory gets it, up to what is taken apart there.
+        order = {"tool": "do", "arguments": {"act": "long", "bytes": 1 << 20}}
+        taken = platform.api("POST", "/tenants/acme/servers/second/call", order, key=hosted["second"].key)
+        assert taken["x"] == "z" * (1 << 20)
         one.transport.close()

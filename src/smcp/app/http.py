@@ -25,6 +25,7 @@ from uvicorn.protocols import utils
 from uvicorn.protocols.http import flow_control, httptools_impl
 
 from smcp.gateway import front
+from smcp.protocol import headers
 
 HEADER_S: Final = 10.0
 HEADER_BYTES: Final = 65_536
@@ -64,7 +65,9 @@ class Protocol(asyncio.Protocol):
         self.address = ""
         self._url = b""
         self._fields: list[tuple[bytes, bytes]] = []
-        self._expects = False
+        self._length = b""
+        self._same: tuple[bytes, str, headers.Fields] | None = None
+        """Target, method and fields of the request before, which often is the same."""
         self._in_head = True
         self._head_bytes = 0
         self._turn: front.Request | _AsgiTurn | None = None
@@ -187,14 +190,18 @@ class Protocol(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._url = b""
         self._fields = []
-        self._expects = False
+        self._length = b""
         self._in_head = True
 
     def on_url(self, url: bytes) -> None:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._fields.append((name.lower(), value))
+        name = name.lower()
+        if name == b"content-length":  # apart: it is all that changes between calls of most clients
+            self._length = value
+        else:
+            self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -218,7 +225,10 @@ class Protocol(asyncio.Protocol):
     def _made(self, *, newer: bool, keep_alive: bool) -> "front.Request | _AsgiTurn":
         method: str = self._parser.get_method().decode("ascii")
         if self._url.startswith(_GATEWAY):
-            return front.Request(self, method, self._url, self._fields, newer=newer, keep_alive=keep_alive)
+            same = self._same
+            if same is None or same[2].pairs != self._fields or same[0] != self._url or same[1] != method:
+                same = self._same = self._url, method, headers.Fields(self._fields)
+            return front.Request(self, method, self._url, same[2], self._length, newer=newer, keep_alive=keep_alive)
         expects = any(name == b"expect" and value.lower() == b"100-continue" for name, value in self._fields)
         return _AsgiTurn(self, self._scope(method), keep_alive=keep_alive, expects=expects)
 
@@ -315,7 +325,7 @@ class Protocol(asyncio.Protocol):
             "path": urllib.parse.unquote(raw.decode("ascii")),
             "raw_path": raw,
             "query_string": parsed.query or b"",
-            "headers": self._fields,
+            "headers": [*self._fields, (b"content-length", self._length)] if self._length else self._fields,
             "state": {},
         }
 

@@ -63,12 +63,15 @@ class Trail:
         self._work = asyncio.Event()
         self._urgent = asyncio.Event()
         self._closing = False
+        self._writing = False
+        """Is there a task that writes? (Asked for every call.)"""
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to write."""
         self._closing = False
         self._task = asyncio.create_task(self._run(), name="audit")
+        self._writing = True
 
     async def close(self) -> None:
         """Write what was accepted, vouch for it, and stop. Idempotent."""
@@ -141,14 +144,15 @@ class Trail:
         return queue
 
     def _ready(self, tenant: str) -> writers.TenantWriter:
-        if self._task is None or self._task.done() or self._closing:
+        if self._closing or not self._writing:
             raise errors.Unavailable(detail="the audit trail is not being written")
         queue = self._tenants.get(tenant) or self._open(ids.TenantId(tenant))
-        if isinstance(queue.failed, errors.NotFound):
-            self._forget(queue, queue.failed)
-            queue = self._open(ids.TenantId(tenant))
         if queue.failed is not None:
-            raise errors.Unavailable(detail=f"the audit trail of {tenant} can't be written: {queue.failed}")
+            if isinstance(queue.failed, errors.NotFound):
+                self._forget(queue, queue.failed)
+                queue = self._open(ids.TenantId(tenant))
+            if queue.failed is not None:
+                raise errors.Unavailable(detail=f"the audit trail of {tenant} can't be written: {queue.failed}")
         if self._waiting >= self._queue or len(queue.lines) >= self._queue // 4:
             raise errors.Unavailable(detail="the audit queue is full")
         return queue
@@ -184,6 +188,7 @@ class Trail:
                 await self._round(last=False)
             await self._round(last=True)
         finally:  # however it ended: nobody waits for what will not be written
+            self._writing = False
             for queue in self._tenants.values():
                 queue.give_up(errors.Unavailable(detail="the audit trail was closed"))
 

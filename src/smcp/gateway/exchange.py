@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from smcp.access import policy
 from smcp.audit import trail
 from smcp.gateway import alarms, meters, sessions, targets
+from smcp.gateway import head as heads
 from smcp.identity import authenticator
 from smcp.kernel import hosts, ids, jsonrpc, observe, settings
 from smcp.protocol import compress, eras, headers
@@ -47,6 +48,11 @@ class Incoming(Protocol):
 
     def arrived(self, limit: int) -> bytes | None:
         """The whole body, None while some of it is on its way. Raises `errors.TooLarge` above `limit` bytes."""
+        ...
+
+    @property
+    def head(self) -> heads.Head:
+        """What is known of the head: shared by requests of one connection whose heads are the same."""
         ...
 
     async def body(self, limit: int, seconds: float) -> bytes:
@@ -112,10 +118,6 @@ class Parts:
     alarms: alarms.Alarms
     meter: meter.Meter
     log: observe.Logger
-    routes: dict[bytes, tuple[ids.TenantId, ids.ServerName]] = dataclasses.field(
-        default_factory=dict[bytes, tuple[ids.TenantId, ids.ServerName]]
-    )
-    """Paths and what they name, as `route.route` has read them."""
 
 
 class Exchange:
@@ -129,6 +131,7 @@ class Exchange:
         "era",
         "forwarded",
         "gone",
+        "head",
         "incoming",
         "instance",
         "lease",
@@ -160,6 +163,7 @@ class Exchange:
         """`over` hears of the end."""
         self.incoming = incoming
         self.out = out
+        self.head = incoming.head
         self.request_id = request_id
         self.started = time.monotonic()
         self.address = incoming.address

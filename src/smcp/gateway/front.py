@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from smcp.gateway import exchange, pipeline
+from smcp.gateway import head as heads
 from smcp.kernel import errors, ids
 from smcp.protocol import headers
 
@@ -98,8 +99,24 @@ class Request:
     """`exchange.Incoming` and `exchange.Outgoing` of one request."""
 
     __slots__ = (
-        "_arrived", "_asked", "_chunked", "_chunks", "_connection", "_done", "_gone", "_held",
-        "_keep_alive", "_newer", "_started", "_tell", "_waiter", "fields", "method", "path",
+        "_arrived",
+        "_asked",
+        "_chunked",
+        "_chunks",
+        "_connection",
+        "_done",
+        "_gone",
+        "_held",
+        "_keep_alive",
+        "_length",
+        "_newer",
+        "_started",
+        "_tell",
+        "_waiter",
+        "fields",
+        "head",
+        "method",
+        "path",
     )  # fmt: skip
 
     def __init__(
@@ -107,16 +124,26 @@ class Request:
         connection: Connection,
         method: str,
         path: bytes,
-        pairs: list[tuple[bytes, bytes]],
+        fields: headers.Fields,
+        length: bytes,
         *,
         newer: bool,
         keep_alive: bool,
     ) -> None:
-        """`pairs` have lower-case names; `newer`: HTTP/1.1, not 1.0."""
+        """`length` is the Content-Length, empty without one; `newer`: HTTP/1.1, not 1.0.
+
+        `fields` may be those of an earlier request of this connection, if method, path and all fields are the same.
+        """
         self._connection = connection
         self.method = method
         self.path = path
-        self.fields = headers.Fields(pairs)
+        self.fields = fields
+        memo = fields.memo
+        if isinstance(memo, heads.Head):
+            self.head = memo
+        else:
+            self.head = fields.memo = heads.Head()
+        self._length = length
         self._newer = newer
         self._keep_alive = keep_alive
         self._chunks: list[bytes] = []
@@ -175,10 +202,8 @@ class Request:
         return self._connection.address
 
     def arrived(self, limit: int) -> bytes | None:
-        told = self.fields.only(b"content-length")
-        if told is not None and told.isdigit() and (len(told) > 18 or int(told) > limit):
-            raise errors.TooLarge(f"The body is larger than {limit} bytes.")
-        if self._held > limit:
+        told = self._length
+        if self._held > limit or (told.isdigit() and (len(told) > 18 or int(told) > limit)):
             raise errors.TooLarge(f"The body is larger than {limit} bytes.")
         if not self._arrived:
             return None

@@ -28,10 +28,14 @@ _INSUFFICIENT: Final = ("WWW-Authenticate", 'Bearer realm="smcp", error="insuffi
 
 def authenticate(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | None:
     """The credential → principal, from memory where that is enough."""
-    credential = x.incoming.fields.only(b"authorization")
-    x.principal = parts.authenticator.known(credential)
+    head = x.head
+    if head.recall is None:
+        head.credential = x.incoming.fields.only(b"authorization")
+        head.recall = parts.authenticator.recall(head.credential)
+    x.principal = None if head.recall is None else head.recall()
     if x.principal is None:
-        return _authenticate(parts, x, credential)
+        head.recall = None
+        return _authenticate(parts, x, head.credential)
     if x.tenant is None:
         # Only who is known learns that there is no such address.
         raise errors.NotFound
@@ -78,7 +82,9 @@ def tenant_rate(parts: exchange.Parts, x: exchange.Exchange) -> None:
     """Counts against the tenant's, the principal's and the session's rate; all that is not recorded ends here."""
     principal = _known(x)
     try:
-        standing = parts.limiter.rate(principal, x.incoming.fields.only(b"mcp-session-id") or "")
+        if x.head.session is None:
+            x.head.session = x.incoming.fields.only(b"mcp-session-id") or ""
+        standing = parts.limiter.rate(principal, x.head.session)
     except errors.RateLimited:
         parts.meters.limited["rate"].inc()
         raise

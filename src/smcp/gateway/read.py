@@ -12,23 +12,28 @@ _JSON: Final = "application/json"
 
 def read(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | None:
     """Era, body, message. Policy never sees a second reading of the bytes."""
-    fields = x.incoming.fields
-    version = fields.get(b"mcp-protocol-version")
-    x.era = eras.of_header(version)
-    x.version = version or ""
+    head = x.head
+    x.era = head.era
+    x.version = head.version
     if x.incoming.method != "POST":
         _refuse_verb(x)
         return None
-    media = fields.only(b"content-type") or ""
-    if media != _JSON and media.partition(";")[0].strip().lower() != _JSON:
-        raise errors.UnsupportedMedia
-    if not (accepts(x, _JSON) or accepts(x, "text/event-stream")):
-        raise errors.NotAcceptable
+    if not head.media:
+        _check_media(x)
+        head.media = True
     body = x.incoming.arrived(parts.settings.gateway.max_body_bytes)
     if body is None:
         return _wait(parts, x)
     _take(parts, x, body)
     return None
+
+
+def _check_media(x: exchange.Exchange) -> None:
+    media = x.incoming.fields.only(b"content-type") or ""
+    if media.partition(";")[0].strip().lower() != _JSON:
+        raise errors.UnsupportedMedia
+    if not (plain(x) or accepts(x, "text/event-stream")):
+        raise errors.NotAcceptable
 
 
 async def _wait(parts: exchange.Parts, x: exchange.Exchange) -> None:
@@ -53,7 +58,11 @@ def _take(parts: exchange.Parts, x: exchange.Exchange, body: bytes) -> None:
 
 
 def _check_modern(x: exchange.Exchange, message: jsonrpc.Message) -> None:
-    x.version = eras.check_modern(x.incoming.fields, message.method, message.params)
+    # The envelope first, as the ladder wants it: a body without one is the client's first mistake.
+    if x.head.standard is None:
+        eras.envelope(message.params)
+        x.head.standard = eras.standard(x.incoming.fields)
+    x.version = eras.check_modern(x.head.standard, message.method, message.params)
     if message.method in eras.REMOVED:
         raise errors.MethodNotFound(f"'{message.method}' does not exist in MCP {x.version}.")
 
@@ -67,6 +76,13 @@ def _refuse_verb(x: exchange.Exchange) -> None:
             raise errors.MethodNotAllowed(headers=(("Allow", "POST"),))
         if not accepts(x, "text/event-stream"):
             raise errors.NotAcceptable("Accept text/event-stream.")
+
+
+def plain(x: exchange.Exchange) -> bool:
+    """May the answer be JSON?"""
+    if x.head.plain is None:
+        x.head.plain = accepts(x, _JSON)
+    return x.head.plain
 
 
 def accepts(x: exchange.Exchange, kind: str) -> bool:

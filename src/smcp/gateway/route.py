@@ -9,11 +9,11 @@ from typing import Final
 
 from smcp.access import policy
 from smcp.gateway import exchange
+from smcp.gateway import head as heads
 from smcp.kernel import errors, ids
+from smcp.protocol import eras
 
 _PATH = re.compile(rb"/t/([a-z0-9-]{1,64})/([a-z0-9-]{1,64})/mcp")
-_ROUTES: Final = 4096
-"""Paths that are read already."""
 _MAX_FIELDS_BYTES: Final = 32_768
 _VERBS: Final = frozenset({"POST", "GET", "DELETE", "OPTIONS"})
 
@@ -61,27 +61,42 @@ def edge(parts: exchange.Parts, x: exchange.Exchange) -> None:
     except errors.RateLimited:
         parts.meters.limited["platform"].inc()
         raise
+    head = x.head
+    if not head.good:
+        _examine(parts, x, head)
+        head.good = True
+    x.address = head.address
+    x.lines = b"smcp-request-id: %b\r\n%b" % (x.request_id.encode(), head.lines)
+    if x.incoming.method == "OPTIONS":
+        _preflight(x)
+
+
+def _examine(parts: exchange.Parts, x: exchange.Exchange, head: heads.Head) -> None:
+    """Everything at the edge that follows from the head alone."""
     fields = x.incoming.fields
+    # An answer, a refusal too, can be read by whoever it is for, and found again.
+    x.lines = b"smcp-request-id: %b\r\n" % x.request_id.encode()
     origin = fields.only(b"origin")
     parts.hosts.check(fields.only(b"host"), origin)
+    head.address = x.address
     if parts.hosts.proxied:
-        x.address = parts.hosts.seen(x.address, "http", fields.pairs).address
-    x.lines = b"smcp-request-id: %b\r\n" % x.request_id.encode()
+        head.address = x.address = parts.hosts.seen(x.address, "http", fields.pairs).address
     if origin is not None:
-        x.lines += exchange.joined(
+        head.lines = exchange.joined(
             (
                 (b"access-control-allow-origin", origin.encode("latin-1")),
                 (b"access-control-expose-headers", _EXPOSED),
                 (b"vary", b"Origin"),
             )
         )
+        x.lines += head.lines
     if fields.size() > _MAX_FIELDS_BYTES:
         raise errors.TooLarge(f"The header fields take more than {_MAX_FIELDS_BYTES} bytes.")
-    verb = x.incoming.method
-    if verb not in _VERBS:
+    if x.incoming.method not in _VERBS:
         raise errors.MethodNotAllowed(headers=(("Allow", "GET, POST, DELETE, OPTIONS"),))
-    if verb == "OPTIONS":
-        _preflight(x)
+    version = fields.get(b"mcp-protocol-version")
+    head.era, head.version = eras.of_header(version), version or ""
+    head.tenant, head.server = _named(x.incoming.path)
 
 
 def _preflight(x: exchange.Exchange) -> None:
@@ -105,18 +120,14 @@ _PARAM = re.compile(r"mcp-param-[!#$%&'*+\-.^_`|~0-9a-z]{1,64}", re.ASCII)
 
 def route(parts: exchange.Parts, x: exchange.Exchange) -> None:
     """Path → tenant and server. Never answers: unknown and known addresses must give the same 401."""
-    path = x.incoming.path
-    known = parts.routes.get(path)
-    if known is None:
-        match = _PATH.fullmatch(path)
-        if match is None:
-            return
-        try:
-            known = ids.tenant(match[1].decode("ascii")), ids.server(match[2].decode("ascii"))
-        except errors.BadName:
-            return
-        # Names that nobody has are remembered too, so the memory is small and begins anew when it is full.
-        if len(parts.routes) >= _ROUTES:
-            parts.routes.clear()
-        parts.routes[path] = known
-    x.tenant, x.server = known
+    x.tenant, x.server = x.head.tenant, x.head.server
+
+
+def _named(path: bytes) -> tuple[ids.TenantId, ids.ServerName] | tuple[None, None]:
+    match = _PATH.fullmatch(path)
+    if match is None:
+        return None, None
+    try:
+        return ids.tenant(match[1].decode("ascii")), ids.server(match[2].decode("ascii"))
+    except errors.BadName:
+        return None, None

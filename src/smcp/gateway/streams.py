@@ -63,7 +63,7 @@ def at_once(x: exchange.Exchange, call: calls.Call) -> bool:
         and not call.frames
         and not x.gone
         and len(call.response) <= _SMALL
-        and read.accepts(x, "application/json")
+        and read.plain(x)
     )
 
 

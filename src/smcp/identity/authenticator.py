@@ -23,16 +23,16 @@ class Authenticator:
     def __init__(self, methods: tuple[base.Method, ...]) -> None:
         self._methods = methods
 
-    def known(self, authorization_header: str | None) -> policy.Principal | None:
-        """The principal behind a header that was found to be good before and still is, from memory.
+    def recall(self, authorization_header: str | None) -> base.Recall | None:
+        """How to ask again, from memory, who this is; None where memory does not know the credential.
 
-        None says nothing about it: ask `authenticate`. Never waits and never raises.
+        Neither this nor what it returns ever waits or raises.
         """
         if authorization_header is not None and authorization_header.startswith("Bearer "):
             credential = authorization_header[7:]
             for method in self._methods:
                 if method.recognises(credential):
-                    return method.known(credential)
+                    return method.recall(credential)
         return None
 
     async def authenticate(self, authorization_header: str | None) -> policy.Principal:

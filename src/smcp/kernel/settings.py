@@ -198,8 +198,8 @@ class Runtime(_Group, frozen=True):
     max_message_bytes: Annotated[
         _Bytes,
         _d(
-            "Largest single message from a hosted server. From 256 KiB on a message waits on disk, sealed; only results may"
-            " be larger than 16 MiB."
+            "Largest single message from a hosted server. From 256 KiB on a message waits on disk, sealed; only results"
+            " may be larger than 16 MiB."
         ),
     ] = 134_217_728
     tenant_buffer_bytes: Annotated[

@@ -7,7 +7,7 @@ its version and the client's capabilities in `params._meta` of every request. Th
 
 import enum
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from smcp.kernel import errors, jsonrpc
 from smcp.protocol import headers
@@ -64,26 +64,38 @@ def check_legacy(version: str | None, params: jsonrpc.Json) -> None:
         )
 
 
-def check_modern(fields: headers.Fields, method: str, params: jsonrpc.Json) -> str:
+class Standard(NamedTuple):
+    """The header fields that mirror the body of a modern request. `name` is decoded; None where its form is wrong."""
+
+    version: str | None
+    method: str | None
+    name: str | None
+
+
+def standard(fields: headers.Fields) -> Standard:
+    """Read them. Raises `errors.HeaderMismatch` for one that is sent twice."""
+    if fields.repeated:
+        for name in _STANDARD:
+            if fields.count(name) > 1:
+                raise errors.HeaderMismatch(f"The header {name.decode()} is sent twice.")
+    version, method, named = map(fields.get, _STANDARD)
+    return Standard(version, method, None if named is None else headers.decode(named))
+
+
+def check_modern(told: Standard, method: str, params: jsonrpc.Json) -> str:
     """Walk the ladder of a modern request; returns its version.
 
     Raises, in this order: `errors.InvalidParams` for missing `_meta` keys, `errors.HeaderMismatch` where header and
     body differ, `errors.UnsupportedVersion`. (MCP 2026-07-28, "Streamable HTTP: Standard headers".)
     """
-    version = _envelope(params)
-    if fields.repeated:
-        for name in _STANDARD:
-            if fields.count(name) > 1:
-                raise errors.HeaderMismatch(f"The header {name.decode()} is sent twice.")
-    if fields.get(b"mcp-protocol-version") != version:
+    version = envelope(params)
+    if told.version != version:
         raise errors.HeaderMismatch("MCP-Protocol-Version differs from the version in _meta.")
-    if fields.get(b"mcp-method") != method:
+    if told.method != method:
         raise errors.HeaderMismatch("Mcp-Method is missing or differs from the method in the body.")
     member = NAMED.get(method)
-    if member is not None and params.get(member) is not None:
-        told = fields.get(b"mcp-name")
-        if told is None or headers.decode(told) != params[member]:
-            raise errors.HeaderMismatch(f"Mcp-Name is missing or differs from params.{member} in the body.")
+    if member is not None and params.get(member) is not None and (told.name is None or told.name != params[member]):
+        raise errors.HeaderMismatch(f"Mcp-Name is missing or differs from params.{member} in the body.")
     check_version(version)
     return version
 
@@ -94,7 +106,8 @@ def check_version(version: str) -> None:
         raise errors.UnsupportedVersion(data={"supported": list(MODERN), "requested": version[:64]})
 
 
-def _envelope(params: jsonrpc.Json) -> str:
+def envelope(params: jsonrpc.Json) -> str:
+    """The version in `params._meta`. Raises `errors.InvalidParams` where something that must be there is missing."""
     meta = jsonrpc.obj(params.get("_meta"))
     if meta is None:
         raise errors.InvalidParams(f"params._meta is missing; it carries '{META_VERSION}' and '{META_CAPABILITIES}'.")

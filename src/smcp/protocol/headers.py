@@ -25,13 +25,15 @@ class Fields:
     Space around a value is not part of it (RFC 9110, 5.5), whatever the HTTP parser left there.
     """
 
-    __slots__ = ("_by_name", "_pairs", "repeated")
+    __slots__ = ("_by_name", "_pairs", "memo", "repeated")
 
     def __init__(self, pairs: list[tuple[bytes, bytes]]) -> None:
         self._pairs = pairs
         self._by_name = dict(pairs)
         self.repeated: Final = len(self._by_name) != len(pairs)
         """Does any name stand twice?"""
+        self.memo: object = None
+        """Whatever follows from these fields, for who is asked about them again."""
 
     @property
     def pairs(self) -> list[tuple[bytes, bytes]]:

@@ -22,7 +22,8 @@ def fields(sent: dict[str, str]) -> headers.Fields:
 def ours(method: str, params: dict[str, Any], sent: dict[str, str]) -> int | None:
     """The code that the ladder ends with, None at the top."""
     try:
-        eras.check_modern(fields(sent), method, params)
+        eras.envelope(params)
+        eras.check_modern(eras.standard(fields(sent)), method, params)
     except errors.SmcpError as error:
         return error.rpc_code
     return None
@@ -157,7 +158,9 @@ def test_a_routing_header_that_stands_twice_is_a_mismatch_even_when_both_are_rig
     twice = [*sent, (name, dict(sent)[name])]
     assert inbound.find_duplicated_routing_header(twice) == name
     with pytest.raises(errors.HeaderMismatch):
-        eras.check_modern(headers.Fields([(n.encode(), v.encode()) for n, v in twice]), "tools/call", params)
+        eras.check_modern(
+            eras.standard(headers.Fields([(n.encode(), v.encode()) for n, v in twice])), "tools/call", params
+        )
 
 
 @pytest.mark.requirement("protocol:eras:status")

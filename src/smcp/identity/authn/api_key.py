@@ -12,6 +12,7 @@ verified. A revocation gives the record another revision, and the write does not
 import asyncio
 import collections
 import contextlib
+import functools
 import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
@@ -176,12 +177,13 @@ class ApiKeys(base.Method):
         """Whatever begins like a key of ours is ours to refuse."""
         return credential.startswith(key_text.PREFIX)
 
-    def known(self, credential: str) -> policy.Principal | None:
-        if not self._store.fresh() or len(credential) > key_text.LONGEST or not credential.isascii():
+    def recall(self, credential: str) -> base.Recall | None:
+        if len(credential) > key_text.LONGEST or not credential.isascii():
             return None
         warm = self._remembered(self._fingerprint(credential))
-        if warm is None:
-            return None
+        return None if warm is None else functools.partial(self._still, warm)
+
+    def _still(self, warm: _Warm) -> policy.Principal | None:
         principal, now = warm.principal, self._clock.now()
         found = self._keys.peek(principal.tenant, principal.id)
         if (
@@ -189,6 +191,7 @@ class ApiKeys(base.Method):
             or found.revision != warm.revision
             or (warm.expires is not None and now >= warm.expires)
             or now - warm.noted >= COARSE_S
+            or not self._store.fresh()
             or not self._tenant_served(principal.tenant)
         ):
             return None

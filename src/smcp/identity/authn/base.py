@@ -5,6 +5,7 @@ would tell a guesser what exists. The reason goes into the error's private detai
 """
 
 import enum
+from collections.abc import Callable
 from typing import Protocol
 
 from smcp.access import policy
@@ -24,6 +25,11 @@ class Reason(enum.StrEnum):
     """No such tenant, no such id, or a wrong secret."""
 
 
+Recall = Callable[[], policy.Principal | None]
+"""The principal behind a credential that was verified before, while memory can vouch for it; else None, which says
+nothing: ask `Method.authenticate`. Never waits and never raises."""
+
+
 class Method(Protocol):
     """One way of authenticating. A new one is one file in this folder and one entry in `app.wire`."""
 
@@ -31,8 +37,8 @@ class Method(Protocol):
         """Does the credential have this method's form? Cheap, and touches nothing: the first that says yes decides."""
         ...
 
-    def known(self, credential: str) -> policy.Principal | None:
-        """As `authenticate` where memory is enough, and None where it is not. Never waits and never raises."""
+    def recall(self, credential: str) -> Recall | None:
+        """What asks again whether a credential that was good still is; None where memory does not know it."""
         ...
 
     async def authenticate(self, credential: str) -> policy.Principal:

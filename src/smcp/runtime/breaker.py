@@ -15,6 +15,8 @@ THRESHOLD: Final = 3
 """Bad ends in a row that open it: two may be bad luck, or somebody who kills processes."""
 PAUSE_S: Final = 1.0
 MOST_S: Final = 60.0
+FORGET_S: Final = 600.0
+"""Seconds behind the last bad end, after which it says nothing about the next start."""
 _SAID: Final = 300
 
 
@@ -29,12 +31,12 @@ class State(enum.StrEnum):
 class Breaker:
     """The breaker of one deployment."""
 
-    __slots__ = ("_dice", "_failures", "_probing", "_until", "ended", "said")
+    __slots__ = ("_dice", "_failures", "_last", "_probing", "_until", "ended", "said")
 
     def __init__(self, dice: random.Random | None = None) -> None:
         self._dice = dice or random.Random()  # noqa: S311 - jitter, nothing secret
         self._failures = 0
-        self._until = 0.0
+        self._last = self._until = 0.0
         self._probing = False
         self.said = ""
         """The last line that one of its copies wrote to stderr."""
@@ -47,10 +49,9 @@ class Breaker:
             return State.CLOSED
         return State.HALF_OPEN if self._probing or now >= self._until else State.OPEN
 
-    @property
-    def idle(self) -> bool:
+    def idle(self, now: float) -> bool:
         """Nothing would be lost with it."""
-        return not self._failures and not self._probing
+        return not self._probing and (not self._failures or now - self._last >= FORGET_S)
 
     def wait(self, now: float) -> float:
         """Seconds until a start is let through; 0 when one is now."""
@@ -77,6 +78,7 @@ class Breaker:
         """A copy has ended before it answered anything, or did not start."""
         self._failures += 1
         self._probing = False
+        self._last = now
         self.ended = why
         if self._failures >= THRESHOLD:
             # The exponent is bounded, or it would grow into a number that takes memory.

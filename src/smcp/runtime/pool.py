@@ -218,6 +218,7 @@ class Pool:
         """Deployment `live` has taken over: shared copies of others end with their last call; who listens is told."""
         self._groups.retire((tenant, server), live)
         self._spares.drop(lambda one: one == (tenant, server), "another deployment is live", but=live)
+        self._starts.forget(lambda one: one == (tenant, server), but=live)
 
     def renew(self, tenant: ids.TenantId, server: ids.ServerName) -> None:
         """Something that copies of a server get at their start has changed: no new request reaches one that runs.
@@ -290,6 +291,10 @@ class Pool:
         try:
             copy = await launch.task
         except asyncio.CancelledError:
+            if launch.task.done() and not launch.task.cancelled() and launch.task.exception() is None:
+                # It had come, and its caller was called off before hearing of it.
+                self._starts.listen(launch.task.result())
+                self._starts.end(launch.task.result(), "nobody waits for it any more")
             if not launch.unwanted:
                 raise
             raise errors.Unavailable("The server was stopped or changed while it was starting. Retry.") from None

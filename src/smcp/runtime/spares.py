@@ -102,10 +102,15 @@ class Spares:
                 del self._shelves[key]
 
     def evict(self, tenant: ids.TenantId) -> bool:
-        """End one spare of the tenant: the one of the server that was asked for longest ago."""
+        """End one spare of the tenant: the one of the server that was asked for longest ago; or else call off those
+        that are coming."""
         mine = [one for key, one in self._shelves.items() if key[0] == tenant and one.ready]
         if not mine:
-            return False
+            # Those that have no place yet would give none back.
+            coming = self.coming(lambda one: one[0] == tenant) if self._starts.ledger.spares[tenant] else []
+            for task in coming:
+                task.cancel()
+            return bool(coming)
         shelf = min(mine, key=lambda one: one.demand.taken)
         self._starts.end(shelf.ready.popleft(), "somebody needs its place")
         self._unused.inc()

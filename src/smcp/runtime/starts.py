@@ -250,7 +250,7 @@ class Starts:
             # Each who waits needs a copy of its own to go.
             if self._ending(tenant) <= self._entering[tenant]:
                 self.evict(tenant)
-            if not self._ending(tenant):
+            if not self._ending(tenant) and not self.ledger.spares[tenant]:
                 raise errors.RateLimited(
                     "The tenant runs as many copies of its servers as it may. End sessions, or wait.", retry_after=5.0
                 )
@@ -332,16 +332,20 @@ class Starts:
         """Those of a server's deployments."""
         return (one for key, one in self._breakers.items() if key[:2] == server)
 
-    def forget(self, affected: Callable[[Server], bool]) -> None:
-        """Somebody has changed something about these servers: they are given another chance at once."""
-        for key in [key for key in self._breakers if affected(key[:2])]:
+    def forget(self, affected: Callable[[Server], bool], *, but: str = "") -> None:
+        """Somebody has changed something about these servers: they are given another chance at once.
+
+        What is known of deployment `but` stays.
+        """
+        for key in [key for key in self._breakers if affected(key[:2]) and key[2] != but]:
             del self._breakers[key]
 
     def tidy(self) -> None:
-        """Let go of breakers that nobody needs: closed ones of servers that do not run."""
+        """Let go of breakers that nobody needs: of what does not run, those that have nothing to tell any more."""
+        now = time.monotonic()
         needed = {(*copy.server, copy.spec.deployment) for copy in self.copies}
         for key, one in list(self._breakers.items()):
-            if one.idle and key not in needed and not self.starting[key[:2]]:
+            if one.idle(now) and key not in needed and not self.starting[key[:2]]:
                 del self._breakers[key]
 
     def _open(self) -> list[breaker.Breaker]:

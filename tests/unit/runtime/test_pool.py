@@ -114,6 +114,37 @@ async def test_a_spare_gives_way_to_a_start_that_somebody_waits_for(inside: Insi
 
 
 @pytest.mark.requirement("runtime:pool:spares")
+async def test_a_spare_that_is_still_coming_gives_way_too(inside: Inside) -> None:
+    free = 0.01
+    async with _at_work(opened(inside, instances=3, spares=2, idle_s=60, free=lambda: free)) as copies:
+        for _ in range(2):
+            await copies.private(spec())
+        inside.start_now.clear()
+        free = 0.5
+        await _until(lambda: copies.used(_ACME)[0] == 3)  # the third is a spare that does not come
+        waiting = asyncio.create_task(copies.private(spec(server="other")))
+        await _until(lambda: waiting.done() or len(inside.begun) == 4)
+        inside.start_now.set()
+        assert _copy(await waiting).spec.server == "other"
+
+
+@pytest.mark.requirement("runtime:pool:spares")
+@pytest.mark.parametrize("steps", range(4))
+async def test_who_leaves_in_the_moment_in_which_its_copy_comes_leaves_nothing(inside: Inside, steps: int) -> None:
+    inside.start_now.clear()
+    async with _at_work(opened(inside, idle_s=60)) as copies:
+        caller = asyncio.create_task(copies.private(spec()))
+        await inside.starting.wait()
+        inside.start_now.set()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        if caller.cancel():
+            await asyncio.gather(caller, return_exceptions=True)
+        if caller.cancelled():
+            await _until(lambda: copies.used(_ACME) == (0, 0) and not inside.running)
+
+
+@pytest.mark.requirement("runtime:pool:spares")
 async def test_a_spare_that_answers_nothing_is_kept_and_used(inside: Inside) -> None:
     inside.silent = True
     async with _at_work(opened(inside, spares=1, idle_s=60)) as copies:
@@ -242,6 +273,18 @@ async def test_a_stop_gives_a_crashing_server_another_chance(inside: Inside) -> 
         await copies.stop_server(_ACME, _TIME, "its owner stopped it")
         inside.fails = ""
         await copies.shared(spec())
+
+
+@pytest.mark.requirement("runtime:pool:breaker")
+async def test_what_an_earlier_deployment_did_is_no_state_of_the_server(inside: Inside) -> None:
+    inside.fails = "exit code 1"
+    async with _at_work(opened(inside, idle_s=60)) as copies:
+        with pytest.raises(errors.ServerCrashing):
+            await copies.shared(spec())
+        inside.fails = ""
+        copies.retire(_ACME, _TIME, "dep-2")
+        await copies.shared(spec(deployment="dep-2"))
+        assert copies.view(_ACME, _TIME).breaker == "closed"
 
 
 # --- several copies ---

@@ -46,6 +46,17 @@ def test_pauses_double_with_jitter_up_to_a_minute() -> None:
 
 
 @pytest.mark.requirement("runtime:pool:breaker")
+def test_a_breaker_that_nobody_needs_is_kept_for_ten_minutes_and_not_for_ever() -> None:
+    fuse = _fuse()
+    assert fuse.idle(0.0)
+    _break(fuse, 0.0)
+    assert not fuse.idle(breaker.FORGET_S - 1)
+    assert fuse.idle(breaker.FORGET_S)
+    assert fuse.admit(breaker.FORGET_S)
+    assert not fuse.idle(2 * breaker.FORGET_S)
+
+
+@pytest.mark.requirement("runtime:pool:breaker")
 def test_behind_the_pause_one_start_is_let_through_and_decides() -> None:
     fuse = _fuse()
     _break(fuse, 0.0)

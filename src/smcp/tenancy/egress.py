@@ -133,9 +133,12 @@ class Days:
             del self._dirty[budget]
             try:
                 await budget.save()
-            except errors.SmcpError as error:
+            except (errors.SmcpError, OSError) as error:
                 self._dirty[budget] = None
                 self._log.warning("egress of the day could not be written", why=str(error))
+            except BaseException:
+                self._dirty[budget] = None  # called off amid a write: the end writes it
+                raise
 
     async def _save_for_ever(self) -> None:
         while True:

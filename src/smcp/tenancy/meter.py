@@ -329,7 +329,10 @@ class Meter:
         with contextlib.suppress(errors.SmcpError, OSError):  # the store is away: this time is not counted
             async for tenant in self._every():
                 if before is not None and self._store.knows(tenant):
-                    stored = (await self._store.tenant(tenant).usage()).bytes
+                    try:
+                        stored = (await self._store.tenant(tenant).usage()).bytes
+                    except errors.NotFound:  # erased just now: the others are counted all the same
+                        continue
                     self.used(tenant, "", "", usage.Sums(storage_byte_s=round(stored * (now - before))))
 
 

@@ -117,3 +117,18 @@ async def test_without_the_store_nothing_moves_that_would_be_forgotten(
     time.advance(egress.UNSAVED_S + 0.1)
     assert not known.spend(1), "what moves would be lost by a crash, and it has been too much already"
     await made.close()
+
+
+@pytest.mark.requirement("tenancy:egress:counted")
+async def test_a_write_that_is_called_off_is_made_up_for(store: stores.Store, time: clock.FrozenClock) -> None:
+    made = days(store, time)
+    budget = made.budget(ACME)
+    await budget.ready()
+    assert budget.spend(1000)
+    saving = asyncio.create_task(made.save())
+    await asyncio.sleep(0)
+    saving.cancel()
+    await asyncio.gather(saving, return_exceptions=True)
+    assert budget.spend(500)
+    await made.close()
+    assert await days(store, time).used(ACME) == 1500

@@ -63,6 +63,8 @@ class Trail:
         self._work = asyncio.Event()
         self._urgent = asyncio.Event()
         self._closing = False
+        self._awake = False
+        """Does the task know that there is work? (Cheaper to ask than the event.)"""
         self._writing = False
         """Is there a task that writes? (Asked for every call.)"""
         self._task: asyncio.Task[None] | None = None
@@ -140,7 +142,9 @@ class Trail:
         queue = self._ready(event.tenant)
         queue.add(data)
         self._waiting += 1
-        self._work.set()
+        if not self._awake:
+            self._awake = True
+            self._work.set()
         return queue
 
     def _ready(self, tenant: str) -> writers.TenantWriter:
@@ -184,6 +188,7 @@ class Trail:
                 if self._waiting:
                     await _set_within(self._urgent, _LINGER_S)
                 self._work.clear()
+                self._awake = False
                 self._urgent.clear()
                 await self._round(last=False)
             await self._round(last=True)

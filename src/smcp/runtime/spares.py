@@ -66,7 +66,11 @@ class Spares:
         self._unused = metrics.counter(observe.Metric.SPARES, outcome="unused")
 
     def take(self, spec: driver.Spec, *, modern: bool) -> starts.Copy | None:
-        """A copy is asked for: a spare, if there is one. The wish is remembered, and the next spare made."""
+        """A copy is asked for: a spare, if there is one. The wish is remembered, and the next spare made.
+
+        Not at once where one was there (`tend` does it): a start takes a core for a while, just when who took the spare
+        says its first words.
+        """
         shelf = self._shelf(spec, modern=modern)
         now = time.monotonic()
         shelf.demand.take(now)
@@ -87,7 +91,8 @@ class Spares:
             found.settle()
             found.heard = found.instance.calls.heard
             self._used.inc()
-        self._fill(shelf, now)
+        else:
+            self._fill(shelf, now)
         return found
 
     def learned(self, spec: driver.Spec, seconds: float, *, modern: bool) -> None:

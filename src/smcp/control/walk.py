@@ -52,11 +52,16 @@ async def _authenticate(visit: Visit) -> None:
     with _counted(visit, "platform"):
         visit.services.limiter.platform()
     headers = visit.request.headers.getlist("authorization")
+    address = visit.request.client.host if visit.request.client else ""
     try:
         visit.caller = await visit.services.authenticator.authenticate(", ".join(headers) if headers else None)
+    except errors.TenantSuspended:
+        # A suspended tenant has no rate of its own any more: its callers share the one of the unknown.
+        with _counted(visit, "unauthenticated"):
+            visit.services.limiter.unauthenticated(address)
+        raise
     except errors.Unauthenticated as error:
         visit.services.metrics.counter(observe.Metric.AUTH_FAILURES, surface="control").inc()
-        address = visit.request.client.host if visit.request.client else ""
         # The limit first: behind it a guesser can't fill the trail.
         with _counted(visit, "unauthenticated"):
             noted = visit.services.limiter.unauthenticated(address)

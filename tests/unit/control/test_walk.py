@@ -69,6 +69,15 @@ async def test_failed_credentials_are_limited_by_address_and_valid_keys_are_not(
         assert (await world.send("GET", "/api/v1/whoami", "acme/admin")).status_code == 200
 
 
+@pytest.mark.requirement("control:access:unauthenticated-limit")
+async def test_a_suspended_tenants_keys_share_the_limit_of_unknown_callers(tmp_path: pathlib.Path) -> None:
+    async with worlds.opened(tmp_path, unauthenticated_per_minute=3) as world:
+        await world.ok("POST", "/api/v1/tenants/acme/suspend", "operator")
+        statuses = [(await world.send("GET", "/api/v1/whoami", "acme/admin")).status_code for _ in range(5)]
+        assert statuses == [403, 403, 403, 429, 429]
+        assert (await world.send("GET", "/api/v1/whoami", "operator")).status_code == 200
+
+
 @pytest.mark.requirement("control:access:rate")
 async def test_a_principal_over_its_rate_gets_429_and_others_do_not(tmp_path: pathlib.Path) -> None:
     async with worlds.opened(tmp_path, principal_per_minute=3) as world:

@@ -49,6 +49,9 @@ _TAIL: Final = re.compile(rb"(?<=\})[ \t\r]*((?:,%b)*)\}[ \t\r]*\Z" % _MEMBER)
 _NUMBER: Final = re.compile(rb'"id"[ \t\r]*:[ \t\r]*([0-9]+)')
 
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+_TOGETHER: Final = 4096
+"""Brackets that are summed up in one step of the interpreter: others' threads get their turn between two steps, so that
+a line of brackets alone holds up nobody."""
 _STEPS: Final = tuple(1 if byte in b"[{" else -1 for byte in range(256))
 
 
@@ -332,10 +335,13 @@ class _Check:
         if brackets and not self._begun:
             self._begun, self._right, brackets = True, brackets[:1] == b"{", brackets[1:]
         inner, self._held = brackets[:-2], brackets[-2:]
-        if inner:
-            lowest = self._depth + min(itertools.accumulate(map(_STEPS.__getitem__, inner)))
-            self._right = self._right and lowest >= 2
-            self._depth += 2 * (inner.count(b"[") + inner.count(b"{")) - len(inner)
+        for at in range(0, len(inner), _TOGETHER):
+            part = inner[at : at + _TOGETHER]
+            down = part.count(b"]") + part.count(b"}")
+            if self._depth - down < 2:  # else it can't come to the outermost level, in whatever order
+                lowest = self._depth + min(itertools.accumulate(map(_STEPS.__getitem__, part)))
+                self._right = self._right and lowest >= 2
+            self._depth += len(part) - 2 * down
 
     def whole(self) -> bool:
         """Was all that came an object with one object in it?"""

@@ -105,6 +105,19 @@ async def test_what_is_no_plain_result_comes_back_as_it_was(spools: spool.Spools
         assert (await kept(spools, data)).found == data
 
 
+@pytest.mark.requirement("runtime:spool:envelope")
+@pytest.mark.parametrize("before", [0, 1, 4095, 4096, 4097, 100_000])
+async def test_brackets_are_matched_over_any_number_of_them(spools: spool.Spools, before: int) -> None:
+    text = b"y" * 300_000
+    inside = b"[" * before + b"]" * before + b"{}" * before
+    data = b'{"jsonrpc":"2.0","id":12,"result":{"text":"%b"%b}}'
+    line = await kept(spools, data % (text, inside))
+    assert isinstance(line.found, tuple)
+    line.found[1].close()
+    for left in (inside + b"}{", b"}{" + inside, inside + b"]]]", b"[" + inside):
+        assert (await kept(spools, data % (text, left))).found == data % (text, left)
+
+
 @pytest.mark.requirement("runtime:spool:bounded")
 async def test_a_line_that_is_no_plain_result_and_larger_than_memory_may_hold_is_given_up(spools: spool.Spools) -> None:
     line = await kept(spools, b"z" * (spool.IN_MEMORY + 1), 1 << 20)

@@ -76,10 +76,11 @@ class Breaker:
 
     def bad(self, now: float, why: str) -> None:
         """A copy has ended before it answered anything, or did not start."""
+        self.ended, self._last = why, now
+        if not self._probing and self.wait(now) > 0:
+            return  # It was let through before the others opened it, and says no more than they: no longer pause.
         self._failures += 1
         self._probing = False
-        self._last = now
-        self.ended = why
         if self._failures >= THRESHOLD:
             # The exponent is bounded, or it would grow into a number that takes memory.
             pause = min(PAUSE_S * 2.0 ** min(self._failures - THRESHOLD, 16), MOST_S)

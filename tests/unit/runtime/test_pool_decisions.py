@@ -41,7 +41,7 @@ def test_pauses_double_with_jitter_up_to_a_minute() -> None:
     for expected in (1, 2, 4, 8, 16, 32, 60, 60, 60):
         fuse.bad(now, "")
         assert 0.75 * expected <= fuse.wait(now) <= 1.25 * expected
-        now += fuse.wait(now)
+        now += fuse.wait(now) + 0.001
     assert len({breaker.Breaker(random.Random(seed))._dice.random() for seed in range(4)}) == 4  # pyright: ignore[reportPrivateUsage]
 
 
@@ -54,6 +54,17 @@ def test_a_breaker_that_nobody_needs_is_kept_for_ten_minutes_and_not_for_ever() 
     assert fuse.idle(breaker.FORGET_S)
     assert fuse.admit(breaker.FORGET_S)
     assert not fuse.idle(2 * breaker.FORGET_S)
+
+
+@pytest.mark.requirement("runtime:pool:breaker")
+def test_many_starts_that_fail_together_make_no_longer_pause_than_three() -> None:
+    fuse = _fuse()
+    _break(fuse, 0.0, 50)
+    later = fuse.wait(0.0)
+    assert later <= 1.25 * breaker.PAUSE_S
+    assert fuse.admit(later)
+    fuse.bad(later, "")
+    assert 0.75 * 2 * breaker.PAUSE_S <= fuse.wait(later) <= 1.25 * 2 * breaker.PAUSE_S
 
 
 @pytest.mark.requirement("runtime:pool:breaker")

@@ -21,8 +21,9 @@ from smcp.tenancy import plans, windows
 
 MAX_ADDRESSES: Final = 16_384
 """Addresses (IPv6: /64 networks) that are told apart at once."""
-MAX_SESSIONS: Final = 64
-"""Names of sessions that are told apart for one principal, or twice the sessions that it may have."""
+MAX_SESSIONS: Final = 256
+"""Names of sessions that are told apart for one principal, or twice the sessions that it may have. Who opens and ends
+short sessions at the default rate stays below it."""
 TOLD_PER_MINUTE: Final = 600
 """Refusals of unknown callers that are told in the trail in any minute, over all addresses; all of them are counted."""
 
@@ -135,6 +136,10 @@ class _Caller(Standing):
         found = self.sessions.get(session)
         if found is None:
             window = windows.Window(plan.session_per_minute)
+            shared = self.sessions.get("")
+            if shared is not None and shared.session is not None:
+                # What this session has taken may have been counted there.
+                window.begin_as(shared.session)
             found = self.sessions[session] = Standing(self._limiter, self.tenant, self.principal, window)
         return found
 

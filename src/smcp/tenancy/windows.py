@@ -52,6 +52,11 @@ class Window:
         else:
             entries += (slot, 1)
 
+    def begin_as(self, other: "Window") -> None:
+        """Count everything that `other` counts."""
+        self.entries = other.entries.copy()
+        self.used, self.expires = other.used, other.expires
+
     def full(self, slot: int) -> bool:
         """Is there no room in `slot`?"""
         if slot > self.expires:

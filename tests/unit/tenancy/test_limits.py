@@ -212,6 +212,22 @@ def test_invented_sessions_take_bounded_memory_and_share_one_rate_beyond_it(limi
             limit.rate(principal("a"), f"new-{number}")
 
 
+@pytest.mark.requirement("tenancy:session:bounded")
+def test_nobody_gets_a_second_rate_for_a_session_by_inventing_others(limiter: Make) -> None:
+    time = clock.FrozenClock()
+    limit = limiter(time, tenant=100_000, principal=100_000, session=3)
+    for number in range(limits.MAX_SESSIONS):
+        limit.rate(principal("a"), f"invented-{number}")
+    time.advance(50)
+    for _ in range(3):
+        limit.rate(principal("a"), "real")
+    time.advance(11)  # the invented ones are gone, what the real one took is not
+    with pytest.raises(errors.RateLimited):
+        limit.rate(principal("a"), "real")
+    time.advance(50)
+    limit.rate(principal("a"), "real")
+
+
 _ITEM = re.compile(r'"([a-z]+)"((?:;[a-z]+=[0-9]+)+)')
 
 

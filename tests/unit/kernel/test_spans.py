@@ -55,10 +55,13 @@ def test_a_request_span_is_named_as_the_conventions_ask_and_continues_the_caller
     assert server.parent is not None
     assert f"{server.parent.trace_id:032x}" == "1" * 32
     assert f"{server.parent.span_id:016x}" == "2" * 16
+    outer, sent = server.get_span_context(), forward.get_span_context()
+    assert outer is not None
+    assert sent is not None
     for below in (waited, forward):
         assert below.parent is not None
-        assert below.parent.span_id == server.get_span_context().span_id
-    inner = forward.get_span_context().span_id
+        assert below.parent.span_id == outer.span_id
+    inner = sent.span_id
     assert context == {"traceparent": f"00-{'1' * 32}-{inner:016x}-01", "tracestate": "a=b"}
     assert server.start_time == 1_000
     told = dict(server.attributes or {})

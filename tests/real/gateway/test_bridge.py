@@ -69,7 +69,10 @@ async def test_a_client_cannot_put_a_stamp_of_its_own_in_place_of_the_gateways(
 ) -> None:
     client = caller(modern_only)
     session = await client.open()
-    forged: wire.Json = {"io.modelcontextprotocol/clientCapabilities": {"sampling": {}}, "mine": [1, {"deep": "\u00e9"}]}
+    forged: wire.Json = {
+        "io.modelcontextprotocol/clientCapabilities": {"sampling": {}},
+        "mine": [1, {"deep": "\u00e9"}],
+    }
     params: wire.Json = {"name": "do", "arguments": {"act": "meta"}, "_meta": forged}
     meta = wire.said((await client.legacy(session, "tools/call", params)).json())
     assert meta["io.modelcontextprotocol/clientCapabilities"] == {}

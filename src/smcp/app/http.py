@@ -70,6 +70,9 @@ class Protocol(asyncio.Protocol):
         """Target, method and fields of the request before, which often is the same."""
         self._in_head = True
         self._head_bytes = 0
+        self._trailing = False
+        """Behind a chunk's size: perhaps in the trailer section, which nobody reads and which has the head's cap."""
+        self._wrong = _plain(400)
         self._turn: front.Request | _AsgiTurn | None = None
         """The request that is being read, or was read last."""
         self._answering: front.Request | _AsgiTurn | None = None
@@ -125,7 +128,7 @@ class Protocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        if self._in_head:
+        if self._in_head or self._trailing:
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -133,7 +136,7 @@ class Protocol(asyncio.Protocol):
             pass  # there is no other protocol here: it is answered as what it is, a request, and is the last one
         except httptools.HttpParserError:
             self._start()
-            self._refuse(_plain(400))
+            self._refuse(self._wrong)
             return
         if self._waiting:
             self._start()
@@ -143,6 +146,8 @@ class Protocol(asyncio.Protocol):
                 self._refuse(_plain(431))
             elif not self._late and self._answering is None:
                 self._expect_by(HEADER_S, _plain(408))
+        elif self._trailing and self._head_bytes > HEADER_BYTES:
+            self._refuse(_plain(431))
 
     # --- one deadline, one timer ---
 
@@ -178,7 +183,10 @@ class Protocol(asyncio.Protocol):
             return
         self._refused = True
         if self._answering is None:
-            self._transport.write(answer)
+            turn = self._turn
+            if self._in_head or turn is None or not turn.done:
+                # Else its answer has gone out already, and this one would be taken for the next request's.
+                self._transport.write(answer)
             if self._transport.can_write_eof():
                 self._transport.write_eof()
         else:
@@ -197,6 +205,8 @@ class Protocol(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:
+            return  # a trailer field: merging it into the head would let it pass for what was checked there
         name = name.lower()
         if name == b"content-length":  # apart: it is all that changes between calls of most clients
             self._length = value
@@ -215,8 +225,9 @@ class Protocol(asyncio.Protocol):
         newer = self._parser.get_http_version() == "1.1"
         keep_alive = newer and self._parser.should_keep_alive() and not self._parser.should_upgrade() and not self._last
         if len(self._state.connections) > CONNECTIONS or len(self._waiting) >= _PIPELINED:
-            self._refuse(_plain(503))
-            return
+            # As an error of the parser: nothing behind it is read, and who asked before is answered before.
+            self._wrong = _plain(503)
+            raise ValueError("too many at once")
         self._turn = turn = self._made(newer=newer, keep_alive=keep_alive)
         if self._answering is not None or self._waiting:
             self.pause()
@@ -238,7 +249,7 @@ class Protocol(asyncio.Protocol):
             return
         self._starting = True
         try:
-            while self._waiting and self._answering is None and not self._transport.is_closing():
+            while self._waiting and self._answering is None and not (self._refused or self._transport.is_closing()):
                 self._answering = turn = self._waiting.popleft()
                 if isinstance(turn, front.Request):
                     self._gateway.begin(turn)
@@ -247,12 +258,19 @@ class Protocol(asyncio.Protocol):
         finally:
             self._starting = False
 
+    def on_chunk_header(self) -> None:
+        self._trailing = True
+
     def on_body(self, body: bytes) -> None:
+        if self._trailing:
+            self._trailing = False
+            self._head_bytes = 0
         if self._turn is not None:
             self._turn.feed(body)
 
     def on_message_complete(self) -> None:
         self._in_head = True
+        self._trailing = False
         self._head_bytes = 0
         turn = self._turn
         if turn is not None:

@@ -46,9 +46,10 @@ class Alarms:
             self._timer = None
 
     def _ring(self) -> None:
-        now = time.monotonic()
-        for sleeper in [one for one, at in self._at.items() if at <= now]:
-            del self._at[sleeper]
-            sleeper.wake()
         # It runs on while there is anybody, and not for ever: an idle platform wakes up for nobody.
         self._timer = asyncio.get_running_loop().call_later(self._step_s, self._ring) if self._at else None
+        now = time.monotonic()
+        for sleeper in [one for one, at in self._at.items() if at <= now]:
+            # Who was woken before may have cleared it.
+            if self._at.pop(sleeper, None) is not None:
+                sleeper.wake()

@@ -26,6 +26,7 @@ from smcp.runtime import driver, peer
 
 _LEVELS: Final = frozenset({"debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"})
 _EMPTY: Final = b"{}"
+_CANCELLED: Final = "The client cancelled this request."
 
 
 async def initialize(parts: exchange.Parts, x: exchange.Exchange) -> bytes:
@@ -35,9 +36,12 @@ async def initialize(parts: exchange.Parts, x: exchange.Exchange) -> bytes:
         raise errors.Unauthenticated
     if target.described is None:
         seconds = parts.settings.runtime.start_timeout_s
-        async with asyncio.timeout(seconds):
-            instance = await _copy(parts, x)
-            target.described = await peer.Peer(instance, modern=True, timeout_s=seconds).introduce()
+        try:
+            async with asyncio.timeout(seconds):
+                instance = await _copy(parts, x)
+                target.described = await peer.Peer(instance, modern=True, timeout_s=seconds).introduce()
+        except TimeoutError as error:
+            raise errors.ServerTimeout("The hosted MCP server did not describe itself in time.") from error
     told = target.described
     x.version = translate.negotiated(message.params.get("protocolVersion"))
     result = translate.initialized(x.version, told.capabilities, told.info, told.instructions)
@@ -58,6 +62,10 @@ def acquire(parts: exchange.Parts, x: exchange.Exchange, session: sessions.Sessi
     x.forwarded = translate.stamped(message, session.stamp)
     if x.target is None or x.principal is None:
         raise errors.Unauthenticated
+    if not x.target.modern:
+        # Another version was deployed, which does not understand what the session's requests become.
+        parts.sessions.end(session, "replaced")
+        raise errors.SessionNotFound
     if x.target.share != "session":
         x.instance = parts.pool.warm(x.target.spec, x.target.share_key(x.principal))
     return None if x.instance is not None else _acquire(parts, x)
@@ -100,5 +108,6 @@ def _told(x: exchange.Exchange, session: sessions.Session, message: jsonrpc.Mess
         if type(wanted) in (str, int):
             for id_raw, (instance, number) in list(session.running.items()):
                 if msgspec.json.decode(id_raw) == wanted:
-                    instance.calls.cancel(number, "the client cancelled it")
+                    # Its answer would never come: the request must not keep its place among those in flight.
+                    instance.calls.cancel(number, "the client cancelled it", errors.BadRequest(_CANCELLED))
     x.answer(202)

@@ -248,8 +248,10 @@ def _woken(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call) -> Non
         x.task = asyncio.get_running_loop().create_task(_walk(parts, x, streams.reply(parts, x, call), ()))
         return
     try:
-        x.answer(eras.http_status(x.era, call.code), call.response)
-        _finish(parts, x)
+        try:
+            x.answer(eras.http_status(x.era, call.code), call.response)
+        finally:
+            _finish(parts, x)
     except Exception as error:
         # Called by whoever reads the hosted server: its other calls must not suffer for this one.
         parts.log.error("request failed", request_id=x.request_id, method=x.method, exc_info=error)

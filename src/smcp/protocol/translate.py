@@ -70,7 +70,9 @@ def stamped(message: jsonrpc.Message, stamp: bytes) -> jsonrpc.Message:
         params: jsonrpc.Json = {**message.params, "_meta": {**own, **jsonrpc.decode(stamp)}}
         raw = jsonrpc.encode(members)
     else:
-        params = {**message.params, "_meta": dict[str, Any]()}
+        # Whether it asks for log messages decides who gets them (`runtime.calls`).
+        asked: jsonrpc.Json = jsonrpc.decode(stamp) if b"logLevel" in stamp else {}
+        params = {**message.params, "_meta": asked}
         head = message.params_raw.rstrip()[:-1] + b"," if message.params else b"{"
         raw = b'%b"_meta":%b}' % (head, stamp)
     return jsonrpc.Message(message.kind, message.method, params, message.id, raw, message.body)

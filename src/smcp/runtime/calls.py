@@ -289,10 +289,15 @@ class Calls:
         if len(self._abandoned) > _KEPT:
             self.forget(self._abandoned.popleft())
 
-    def cancel(self, number: int, reason: str) -> None:
-        """Tell the hosted server that nobody waits for the call, and forget it. Never raises: it is for tidying up."""
-        if number in self._pending:
-            self.forget(number)
+    def cancel(self, number: int, reason: str, failure: errors.SmcpError | None = None) -> None:
+        """Tell the hosted server that nobody waits for the call, and forget it. Never raises: it is for tidying up.
+
+        Whoever waits all the same gets `failure`.
+        """
+        call = self._pop(number)
+        if call is not None:
+            if failure is not None:
+                call.fail(failure)
             if self._closed is None:
                 params = jsonrpc.encode({"requestId": number, "reason": reason})
                 # A server that ends, or does not read, needs not be told; whoever waited is to get the real reason.

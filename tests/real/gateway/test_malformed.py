@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import time
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -69,6 +70,49 @@ async def test_a_body_that_is_no_message_is_a_clear_400(gate: Gate, body: bytes,
         answer = await _post(gate, body, ("mcp-protocol-version", version))
         said = json.loads(answer.body)
         assert (answer.status, said["jsonrpc"], said["id"], said["error"]["code"]) == (400, "2.0", None, code)
+
+
+@pytest.mark.requirement("gateway:malformed:bodies")
+async def test_trailer_fields_are_neither_kept_nor_part_of_a_head(gate: Gate) -> None:
+    chunked = _fields(gate, ("transfer-encoding", "chunked"))
+    ping = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
+    body = b"%x\r\n%b\r\n0\r\norigin: https://evil\r\n\r\n" % (len(ping), ping)
+    first = wire.request("POST", "/t/acme/tool/mcp", chunked, body)
+    last = wire.request("OPTIONS", "/t/acme/tool/mcp", chunked[:1])
+    # The same head, and then what was the first one's trailer.
+    second = wire.request("POST", "/t/acme/tool/mcp", [*chunked, ("origin", "https://evil")], b"0\r\n\r\n")
+    assert re.findall(rb"HTTP/1.1 ([0-9]+)", await _all(gate, _kept(first), _kept(second), last)) == [
+        b"400",
+        b"403",
+        b"204",
+    ]
+
+
+@pytest.mark.requirement("gateway:malformed:bodies")
+async def test_more_requests_in_a_row_than_wait_are_answered_in_their_order(gate: Gate) -> None:
+    host, port = wire.address(gate.platform.base_url)
+    one = wire.request("OPTIONS", "/t/acme/tool/mcp", [("host", f"{host}:{port}")], b"")
+    answered = await _all(gate, _kept(one) * 70)
+    assert re.findall(rb"HTTP/1.1 ([0-9]+)", answered) == [b"204"] * 64 + [b"503"]
+
+
+def _kept(request: bytes) -> bytes:
+    return request.replace(b"\r\nconnection: close", b"", 1)
+
+
+async def _all(gate: Gate, *requests: bytes) -> bytes:
+    host, port = wire.address(gate.platform.base_url)
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        answered = b""
+        for request in requests:
+            writer.write(request)
+            if request is not requests[-1]:
+                answered += await reader.readuntil(b"}}")
+        async with asyncio.timeout(30):
+            return answered + await reader.read()
+    finally:
+        writer.close()
 
 
 @pytest.mark.requirement("gateway:malformed:bodies")

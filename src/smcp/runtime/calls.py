@@ -290,10 +290,7 @@ class Calls:
             self.forget(self._abandoned.popleft())
 
     def cancel(self, number: int, reason: str, failure: errors.SmcpError | None = None) -> None:
-        """Tell the hosted server that nobody waits for the call, and forget it. Never raises: it is for tidying up.
-
-        Whoever waits all the same gets `failure`.
-        """
+        """Tell the hosted server that nobody needs the call, and forget it; who waits gets `failure`. Never raises."""
         call = self._pop(number)
         if call is not None:
             if failure is not None:

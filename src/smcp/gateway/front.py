@@ -17,6 +17,8 @@ from smcp.gateway import head as heads
 from smcp.kernel import errors, ids
 from smcp.protocol import headers
 
+_PIECES: Final = 1024
+"""Pieces of a body that are kept apart."""
 _READ_AHEAD: Final = 65_536
 """Bytes of a body that are taken before somebody asks for them; then the connection is not read."""
 
@@ -169,6 +171,9 @@ class Request:
         if self._done:
             return
         self._chunks.append(data)
+        if len(self._chunks) > _PIECES:
+            # Each piece costs more than its bytes where a client sends them one by one.
+            self._chunks = [b"".join(self._chunks)]
         self._held += len(data)
         if not self._asked and self._held > _READ_AHEAD:
             self._connection.pause()

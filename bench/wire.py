@@ -106,6 +106,8 @@ class Client:
 
     def end_session(self, session: str) -> None:
         """End a legacy session. Raises RuntimeError when that is refused."""
+        # The load may have taken longer than a server keeps an idle connection: this goes over a new one.
+        self._http.close()
         self._send("DELETE", None, _within(session))
 
     def call(self, number: int, session: str = "", *, tool: str = "echo", text: str = "") -> bytes:

@@ -1,0 +1,75 @@
+"""One connection, the same head again and again, then another: nothing worked out for one serves another."""
+
+import asyncio
+import json
+
+import pytest
+
+from support import wire
+from support.gates import Gate
+
+pytestmark = pytest.mark.real
+
+_LISTED = 200
+
+
+class _Connection:
+    """A connection that is kept."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def ask(self, path: str, fields: dict[str, str], body: bytes) -> int:
+        """POST; the status."""
+        lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+        self._writer.write("\r\n".join([*lines, f"content-length: {len(body)}"]).encode() + b"\r\n\r\n" + body)
+        await self._writer.drain()
+        async with asyncio.timeout(60):
+            head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            told = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:-2])
+            await self._reader.readexactly(int(told["content-length"]))
+        return int(head.split(" ", 2)[1])
+
+    def close(self) -> None:
+        """End it."""
+        self._writer.close()
+
+
+@pytest.mark.requirement("gateway:hot:head")
+async def test_each_request_of_a_connection_is_judged_by_its_own_head_and_by_what_holds_now(gate: Gate) -> None:
+    made = gate.platform.api("POST", "/tenants/acme/keys", {"roles": ["mcp_user"], "label": "head"}, key=gate.admin)
+    host, port = wire.address(gate.platform.base_url)
+    connection = _Connection(*await asyncio.open_connection(host, port))
+    fields, body = wire.modern("tools/list")
+    good = {"host": f"{host}:{port}", "authorization": f"Bearer {made['secret']}", **fields}
+    mine, theirs = "/t/acme/tool/mcp", "/t/umbra/tool/mcp"
+    bad_key = {**good, "authorization": f"Bearer {made['secret'][:-1]}x"}
+    other_method = {**good, "mcp-method": "tools/call"}
+    no_version = {name: value for name, value in good.items() if not name.startswith("mcp-")}
+    longer = json.dumps({**json.loads(body), "id": 123456789}).encode()
+    try:
+        for path, head, sent, status in (
+            (mine, good, body, _LISTED),
+            (mine, good, longer, _LISTED),
+            (theirs, good, body, 404),
+            (mine, good, body, _LISTED),
+            (mine, bad_key, body, 401),
+            (mine, good, body, _LISTED),
+            (mine, other_method, body, 400),
+            (mine, {**good, "host": "evil.example"}, body, 403),
+            (mine, {**good, "origin": "http://evil.example"}, body, 403),
+            (mine, no_version, body, 400),
+            (mine, {**good, "accept": "text/html"}, body, 406),
+            (mine, {**good, "content-type": "text/plain"}, body, 415),
+            (mine, good, body, _LISTED),
+        ):
+            assert await connection.ask(path, head, sent) == status, (
+                path,
+                sorted(set(head.items()) ^ set(good.items())),
+            )
+        gate.platform.api("DELETE", f"/tenants/acme/keys/{made['key']['id']}", key=gate.admin)
+        assert await connection.ask(mine, good, body) == 401
+        assert await connection.ask(mine, good, body) == 401
+    finally:
+        connection.close()

@@ -60,7 +60,8 @@ async def test_64_clients_on_one_bucket_get_what_the_limit_says_for_30_s(running
     assert allowed <= most
     assert allowed >= 0.98 * _LIMIT
     assert refused > _CLIENTS
-    assert all(1 <= wait <= 60 for wait in waits)
+    # What is counted comes back up to a slot (0.6 s) behind its minute.
+    assert all(1 <= wait <= 61 for wait in waits), (min(waits), max(waits))
 
 
 def _stored(platform: Platform, tenant: str) -> int:

@@ -109,9 +109,10 @@ def memory(platform: Platform) -> int:
 def spools(platform: Platform) -> int:
     """How many open files of the node have no name: results that wait for their readers."""
     count = 0
+    spooled = platform.data / "work"
     for one in pathlib.Path(f"/proc/{node(platform).pid}/fd").iterdir():
         try:
-            count += str(one.readlink()).startswith(f"{platform.data}/work/")
+            count += str(one.readlink()).startswith(f"{spooled}/")
         except FileNotFoundError:
             continue  # closed meanwhile
     return count

@@ -58,6 +58,8 @@ class Protocol(asyncio.Protocol):
         self._gateway = gateway
         self._app: Any = cast("Any", config).loaded_app
         self._state = server_state
+        # Declared for uvicorn's own protocols; what the server asks of its members is `shutdown`.
+        self._open = cast("set[Any]", server_state.connections)
         self._loop = _loop or asyncio.get_running_loop()
         self._parser: Any = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
@@ -93,11 +95,11 @@ class Protocol(asyncio.Protocol):
         self._flow = flow_control.FlowControl(self._transport)
         peer = utils.get_remote_addr(self._transport)
         self.address = peer[0] if peer else ""
-        self._state.connections.add(self)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - as uvicorn's own do
+        self._open.add(self)
         self._expect_by(HEADER_S, _plain(408))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._state.connections.discard(self)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        self._open.discard(self)
         self._deadline = _NEVER
         if self._timer is not None:
             self._timer.cancel()
@@ -224,7 +226,7 @@ class Protocol(asyncio.Protocol):
             raise ValueError("the request's target is not a path")
         newer = self._parser.get_http_version() == "1.1"
         keep_alive = newer and self._parser.should_keep_alive() and not self._parser.should_upgrade() and not self._last
-        if len(self._state.connections) > CONNECTIONS or len(self._waiting) >= _PIPELINED:
+        if len(self._open) > CONNECTIONS or len(self._waiting) >= _PIPELINED:
             # As an error of the parser: nothing behind it is read, and who asked before is answered before.
             self._wrong = _plain(503)
             raise ValueError("too many at once")

@@ -23,7 +23,7 @@ from smcp.deploy.sources import npm
 from smcp.kernel import errors
 from smcp.sandbox import node, spawn, walls
 
-_PROJECT: Final = "/work/project"
+_PROJECT: Final = "/build/project"
 _CACHE: Final = "/cache"
 _CACHED: Final = "npm-cache"
 _GUARD: Final = "/opt/npm_guard.cjs"

@@ -20,7 +20,7 @@ from smcp.deploy.sources import pypi
 from smcp.kernel import errors
 from smcp.sandbox import cells, walls
 
-_WORK: Final = "/work"
+_WORK: Final = "/build"
 _SCRATCH: Final = "/scratch"
 _PIP: Final = "/opt/pip/pip"
 _GUARD: Final = "/opt/guard.py"

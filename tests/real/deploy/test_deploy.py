@@ -285,7 +285,7 @@ async def test_a_malicious_wheel_is_refused_before_it_is_unpacked(
 async def test_a_source_distribution_is_refused_and_none_of_its_code_runs(tmp_path: pathlib.Path) -> None:
     shelf = _directory(tmp_path / "wheels")
     with zipfile.ZipFile(shelf / "hello-mcp-1.0.zip", "w") as archive:
-        archive.writestr("hello-mcp-1.0/setup.py", "open('/work/ran', 'w'); open('/cache/ran', 'w')\n")
+        archive.writestr("hello-mcp-1.0/setup.py", "open('/build/ran', 'w'); open('/cache/ran', 'w')\n")
     async with workshop.opened(tmp_path / "data", shelf) as shop:
         done = await shop.deploy("pypi:hello-mcp", "hello")
         assert "has no wheel for" in (done.error or "")

@@ -17,7 +17,7 @@ from smcp.sandbox import node
 from support import registry, workshop
 
 _SERVER = "#!/usr/bin/env node\nconsole.log(JSON.stringify([process.argv.slice(2), require('dep')]));\n"
-_TOUCH = "touch /work/project/ran /cache/ran /app/ran /tmp/ran; echo ran"
+_TOUCH = "touch /build/project/ran /cache/ran /app/ran /tmp/ran; echo ran"
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ import pytest
 from bench import profiled
 
 FOLDED = """\
-thread (0x7f01): "MainThread";run (/work/src/smcp/gateway/pipeline.py);decode (/venv/lib/site-packages/msgspec/x.py) 3
-thread (0x7f01): "MainThread";run (/work/src/smcp/gateway/pipeline.py);run (/work/src/smcp/gateway/pipeline.py) 5
-thread (0x7f01): "MainThread";run (/work/src/smcp/gateway/pipeline.py);wait (/usr/lib/python3.11/threading.py:12) 1
+thread (0x7f01): "MainThread";run (/srv/src/smcp/gateway/pipeline.py);decode (/venv/lib/site-packages/msgspec/x.py) 3
+thread (0x7f01): "MainThread";run (/srv/src/smcp/gateway/pipeline.py);run (/srv/src/smcp/gateway/pipeline.py) 5
+thread (0x7f01): "MainThread";run (/srv/src/smcp/gateway/pipeline.py);wait (/usr/lib/python3.11/threading.py:12) 1
 thread (0x7f01): "MainThread";write (x86_64-linux-gnu/libc.so.6) 1
-thread (0x7f02): "store";_take (/work/src/smcp/stores/sqlite.py) 90
+thread (0x7f02): "store";_take (/srv/src/smcp/stores/sqlite.py) 90
 """
 
 

@@ -7,7 +7,7 @@ import socket
 from collections.abc import AsyncGenerator, Callable
 from typing import Final, NamedTuple
 
-from smcp.sandbox import egress, launch, walls
+from smcp.sandbox import egress, launch, pipes, walls
 from smcp.stores import decided
 
 _CHUNK: Final = 65536
@@ -94,9 +94,7 @@ async def _pipe() -> AsyncGenerator[tuple[asyncio.StreamReader, int]]:
     """A reader, and the other end, which whoever gets it closes."""
     read, write = os.pipe2(os.O_CLOEXEC)
     reader = asyncio.StreamReader(limit=_CHUNK)
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read, "rb", 0)
-    )
+    transport = await pipes.reader(read, lambda: asyncio.StreamReaderProtocol(reader))
     try:
         yield reader, write
     finally:

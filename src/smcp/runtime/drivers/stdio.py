@@ -18,7 +18,7 @@ import msgspec
 
 from smcp.kernel import errors, ids
 from smcp.runtime import budgets, calls, driver, spool
-from smcp.sandbox import egress, launch, walls
+from smcp.sandbox import egress, launch, pipes, walls
 from smcp.sandbox.launcher import messages
 from smcp.sandbox.volumes import keeper
 
@@ -146,22 +146,22 @@ class StdioInstance(driver.Instance):
 
     async def begin(self, launcher: launch.Launcher, cell: walls.Cell) -> None:
         """Start the child. Raises `errors.SandboxMissing`; then, and when cancelled, nothing of it is left."""
-        pipes = _Pipes(self)
-        theirs = await pipes.open(self._loop)
+        ends = _Pipes(self)
+        theirs = await ends.open()
         try:
             self.process = await launcher.spawn(cell, stdin=theirs[0], stdout=theirs[1], stderr=theirs[2])
         except BaseException:
-            pipes.abort()
+            ends.abort()
             raise
         finally:
             for descriptor in theirs:
                 os.close(descriptor)
-        self._stdin = pipes.stdin
+        self._stdin = ends.stdin
         self.sockets = self.process.sockets
         if self.hold is not None:
             self.hold.started(self.process)
         self._lines(f"[smcp] started, process {self.process.pid}")
-        self.process.exited.add_done_callback(pipes.exited)
+        self.process.exited.add_done_callback(ends.exited)
 
     @property
     def alive(self) -> bool:
@@ -305,20 +305,17 @@ class _Pipes:
         """How many lines wait for the disk."""
         self.stdin: asyncio.WriteTransport | None = None
 
-    async def open(self, loop: asyncio.AbstractEventLoop) -> tuple[int, int, int]:
+    async def open(self) -> tuple[int, int, int]:
         """Make the pipes; returns the child's ends, which the caller closes."""
         theirs: list[int] = []
         try:
             read, write = os.pipe2(os.O_CLOEXEC)
             theirs.append(read)
-            self.stdin, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(write, "wb", 0))
+            self.stdin, _ = await pipes.writer(write, asyncio.BaseProtocol)
             for take in (self.stdout, self.stderr):
                 read, write = os.pipe2(os.O_CLOEXEC)
                 theirs.append(write)
-                reader, _ = await loop.connect_read_pipe(
-                    functools.partial(_Reader, take, self._lost), os.fdopen(read, "rb", 0)
-                )
-                self._readers.append(reader)
+                self._readers.append(await pipes.reader(read, functools.partial(_Reader, take, self._lost)))
         except BaseException:
             for descriptor in theirs:
                 os.close(descriptor)

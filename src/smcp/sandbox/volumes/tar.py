@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from typing import Final, Protocol, cast
 
 from smcp.kernel import errors, ids, settings
-from smcp.sandbox import walls
+from smcp.sandbox import pipes, walls
 
 INODE_BYTES: Final = 4096
 """A volume of n bytes has room for about n / INODE_BYTES files; the launcher mounts it so."""
@@ -286,16 +286,12 @@ def _most_headers(size_bytes: int) -> int:
 
 async def _reader(stack: contextlib.AsyncExitStack, descriptor: int) -> asyncio.StreamReader:
     stream = asyncio.StreamReader(limit=_WINDOW)
-    file = os.fdopen(descriptor, "rb", buffering=0)
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(stream), file
-    )
+    transport = await pipes.reader(descriptor, lambda: asyncio.StreamReaderProtocol(stream))
     stack.callback(transport.close)
     return stream
 
 
 async def _writer(stack: contextlib.AsyncExitStack, descriptor: int) -> _Feed:
-    file = os.fdopen(descriptor, "wb", buffering=0)
-    _, feed = await asyncio.get_running_loop().connect_write_pipe(_Feed, file)
+    _, feed = await pipes.writer(descriptor, _Feed)
     stack.callback(feed.abort)
     return feed

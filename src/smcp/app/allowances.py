@@ -71,7 +71,7 @@ def _amounts(common: foundation.Common, hosted: hosting.Hosting, live: sessions.
         return hosted.pool.used(tenant)[1]
 
     async def of_one_principal(tenant: ids.TenantId) -> int:
-        return live.most(tenant)
+        return await live.most(tenant)
 
     return {
         "principal_sessions": of_one_principal,

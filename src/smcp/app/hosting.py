@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 import socket
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
@@ -50,6 +51,28 @@ class Hosting:
     deployer: deployer.Deployer
     journal: journal.Journal
     pool: pool.Pool
+    recorder: "Recorder"
+
+
+class Recorder:
+    """Puts on record what becomes of deployments, and tells who has to know of a new one."""
+
+    def __init__(self, common: foundation.Common, copies: pool.Pool, lines: journal.Journal) -> None:
+        self._common = common
+        self._copies = copies
+        self._lines = lines
+        self.when_live: list[Callable[[ids.TenantId, ids.ServerName, str], Awaitable[None]]] = []
+        """Hear of each deployment that goes live: tenant, server, its id. They must not raise."""
+
+    async def __call__(self, event: events.Event) -> None:
+        """Raises what the trail raises."""
+        if isinstance(event, events.DeploySucceeded):
+            owner, name = ids.TenantId(event.tenant), ids.ServerName(event.server)
+            self._copies.retire(owner, name, event.deployment)
+            self._lines.note(owner, name, f"deployed {event.deployment}")
+            for tell in self.when_live:
+                await tell(owner, name, event.deployment)
+        await self._common.trail.write(event)
 
 
 async def open(
@@ -87,13 +110,7 @@ async def open(
     base.undo.push_async_callback(sent.close)
     await sent.start()
 
-    async def record(event: events.Event) -> None:
-        if isinstance(event, events.DeploySucceeded):
-            owner, name = ids.TenantId(event.tenant), ids.ServerName(event.server)
-            copies.retire(owner, name, event.deployment)
-            lines.note(owner, name, f"deployed {event.deployment}")
-        await common.trail.write(event)
-
+    record = Recorder(common, copies, lines)
     maker = deployer.Deployer(
         common.store,
         made,
@@ -110,7 +127,7 @@ async def open(
     )
     base.undo.push_async_callback(maker.close)
     await maker.start()
-    return Hosting(started, made, sent, kept_secrets, volumes, specs, maker, lines, copies)
+    return Hosting(started, made, sent, kept_secrets, volumes, specs, maker, lines, copies, record)
 
 
 def _pool(

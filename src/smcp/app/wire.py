@@ -4,7 +4,6 @@ Read it from top to bottom: what is made first is used by what comes later, and 
 """
 
 import asyncio
-import contextlib
 import functools
 import os
 import socket
@@ -13,14 +12,14 @@ from typing import Final
 
 from starlette.types import ASGIApp
 
-from smcp.app import allowances, foundation, gauges, hosting, machine
-from smcp.audit import events, trail
+from smcp.app import allowances, foundation, gauges, hosting, machine, sessions
+from smcp.audit import trail
 from smcp.control import app as control
 from smcp.control import services
-from smcp.gateway import alarms, exchange, front, invoke, meters, sessions, targets
+from smcp.gateway import alarms, exchange, front, invoke, meters, targets
 from smcp.identity import authenticator
 from smcp.identity.authn import api_key
-from smcp.kernel import errors, hosts, ids, settings
+from smcp.kernel import hosts, ids, settings
 from smcp.ops import doctor
 from smcp.sandbox import probe
 from smcp.stores import local
@@ -146,24 +145,8 @@ async def _compose(
 
 async def _gateway(base: foundation.Foundation, common: foundation.Common, hosted: hosting.Hosting) -> exchange.Parts:
     config = base.settings
-
-    def told(session: sessions.Session, reason: str) -> None:
-        # A session that ends while the trail can't be written has ended all the same.
-        with contextlib.suppress(errors.SmcpError):
-            tenant, actor = session.key
-            common.trail.note(events.SessionEnded(tenant=tenant, actor=actor, server=session.server, why=reason))
-
-    open_sessions = sessions.Sessions(
-        hosted.pool.release_soon,
-        base.clock,
-        base.metrics,
-        idle_s=config.gateway.session_idle_s,
-        max_s=config.gateway.session_max_s,
-        per_principal=lambda tenant: common.limiter.plan(tenant).principal_sessions,
-        told=told,
-    )
-    base.undo.push_async_callback(open_sessions.close)
-    await open_sessions.start()
+    found = targets.Targets(hosted.versions, hosted.specs)
+    live = await sessions.open(base, common, hosted, found)
     waits = config.gateway
     waking = alarms.Alarms(min(_ALARM_S, waits.heartbeat_s / 4, waits.call_timeout_s / 4))
     base.undo.callback(waking.close)
@@ -172,8 +155,8 @@ async def _gateway(base: foundation.Foundation, common: foundation.Common, hoste
         hosts=common.hosts,
         authenticator=common.authenticator,
         limiter=common.limiter,
-        targets=targets.Targets(hosted.versions, hosted.specs),
-        sessions=open_sessions,
+        targets=found,
+        sessions=live,
         pool=hosted.pool,
         trail=common.trail,
         metrics=base.metrics,
@@ -200,14 +183,6 @@ def _services(
         lines = await hosted.journal.read(tenant, server, after=after, limit=limit, wait_s=wait_s)
         return [services.LogLine(*line) for line in lines]
 
-    async def stop_server(tenant: ids.TenantId, server: ids.ServerName) -> None:
-        await hosted.pool.stop_server(tenant, server, "its owner stopped it")
-
-    async def stop_tenant(tenant: ids.TenantId) -> None:
-        hosted.uploads.stop_tenant(tenant)
-        await hosted.deployer.stop_tenant(tenant)
-        await hosted.pool.stop_tenant(tenant, "its tenant was suspended")
-
     return services.Services(
         version=base.version,
         public_url=public_url(base.settings, port),
@@ -228,9 +203,9 @@ def _services(
         volumes=hosted.volumes,
         invoke=functools.partial(invoke.invoke, parts),
         read_logs=read_logs,
-        stop_server=stop_server,
+        stop_server=functools.partial(sessions.stop_server, hosted, parts.sessions),
         renew_server=hosted.pool.renew,
-        stop_tenant=stop_tenant,
+        stop_tenant=functools.partial(sessions.stop_tenant, hosted, parts.sessions),
         drop_logs=hosted.journal.drop,
         instances=hosted.pool.instances,
         running=hosted.pool.view,

@@ -341,6 +341,13 @@ class SessionOpened(_Event, frozen=True, kw_only=True, tag="session_opened"):
     version: Word = ""
 
 
+class SessionResumed(_Event, frozen=True, kw_only=True, tag="session_resumed"):
+    """A legacy MCP session goes on in another copy of its server, which was told the handshake again."""
+
+    server: Name
+    version: Word = ""
+
+
 class SessionEnded(_Event, frozen=True, kw_only=True, tag="session_ended"):
     """A legacy MCP session ended."""
 
@@ -381,6 +388,7 @@ Event = (
     | VolumeDeleted
     | McpCall
     | SessionOpened
+    | SessionResumed
     | SessionEnded
 )
 

@@ -147,14 +147,32 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         _d("How many copies run: `[scale]` with `min` and `max`. Left out: none when idle, more under load."),
     ] = Scale()
     resume: Annotated[
-        Literal["replay", "none"],
-        _d("Whether a lost legacy session may go on in a new copy by replaying `initialize` (only without state)."),
-    ] = "none"
+        Literal["auto", "replay", "end", "none"],
+        _d(
+            "What becomes of a legacy session whose copy is gone: `replay`, it goes on in a new copy, which is told the"
+            " handshake again; `end`, it ends. `auto`: `end` for a server with a volume, else `replay`. (`none` is an"
+            " older word for `end`.)"
+        ),
+    ] = "auto"
+
+    drain_s: Annotated[
+        int,
+        Meta(ge=0, le=604_800),
+        _d(
+            "How long legacy sessions of earlier deployments may finish on those once this one is live, in seconds. 0:"
+            " they end at once."
+        ),
+    ] = 3600
 
     def __post_init__(self) -> None:
         if self.volume is not None and max(self.scale.min, self.scale.max) > 1:
             # Each would act on what it has read before the other wrote.
             raise ValueError("a server with a volume has one shared copy: scale.min and scale.max are at most 1")
+
+    @property
+    def resumes(self) -> bool:
+        """Whether a legacy session may go on in another copy."""
+        return self.resume == "replay" or (self.resume == "auto" and self.volume is None)
 
     def __repr__(self) -> str:
         return f"Manifest(name={self.name!r}, source={self.source!r})"

@@ -97,6 +97,7 @@ def _answered(session: sessions.Session, message: jsonrpc.Message) -> bytes:
             raise errors.InvalidParams(f"'level' is one of {', '.join(sorted(_LEVELS))}.")
         client = jsonrpc.decode(session.stamp).get(translate.META_CLIENT)
         session.stamp = translate.meta(client, level)
+        session.table.note(session)
     elif message.method != "ping":
         raise errors.MethodNotFound(f"This server does not offer '{message.method}'.")
     return _EMPTY

@@ -2,9 +2,10 @@
 
 from collections.abc import Awaitable
 
-from smcp.gateway import exchange, streams
+from smcp.gateway import exchange, living, streams
 from smcp.kernel import errors, jsonrpc
 from smcp.protocol import eras
+from smcp.runtime import calls
 
 
 def forward(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | None:
@@ -18,10 +19,12 @@ def forward(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | No
         x.number, x.call = instance.calls.send(x.forwarded or message)
         if x.session is not None:
             x.session.busy += 1
-            if x.session.instance is None:
+            if x.session.bridged:
                 x.session.running[message.id] = (instance, x.number)
     elif message.kind is jsonrpc.Kind.NOTIFICATION:
         instance.calls.notify(message)
+        if x.session is not None and message.method == "notifications/initialized":
+            x.session.greet()
         x.answer(202)
     else:
         # An answer that nobody asked for is dropped; telling so would tell which ids are in use.
@@ -40,6 +43,8 @@ def give_back(parts: exchange.Parts, x: exchange.Exchange) -> None:
         x.session.busy -= 1
         if x.message is not None and x.session.running.get(x.message.id) == (x.instance, x.number):
             del x.session.running[x.message.id]
+        if x.call.method in living.NOTED and x.message is not None and _granted(x.call):
+            x.session.noted(x.message)
     if x.refused == "server_timeout" and x.instance.calls.heard < x.started:
         # Silent since before this call: a shared copy that hangs would fail every later call too.
         parts.pool.suspect(x.instance)
@@ -51,3 +56,7 @@ def give_back(parts: exchange.Parts, x: exchange.Exchange) -> None:
     else:
         x.instance.calls.cancel(x.number, "the client has gone" if x.refused == "client_gone" else "timed out")
     x.call.release()
+
+
+def _granted(call: calls.Call) -> bool:
+    return call.done and call.failure is None and call.code is None

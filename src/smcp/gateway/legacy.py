@@ -1,33 +1,64 @@
 """The legacy wire (2024-11-05 … 2025-11-25): handshake, sessions, a copy of the server for each."""
 
-import asyncio
 from collections.abc import Awaitable
 from typing import Final
 
 from smcp.access import policy
 from smcp.audit import events
-from smcp.gateway import bridge, exchange, streams, targets
-from smcp.kernel import errors, jsonrpc
+from smcp.gateway import bridge, exchange, living, reviving, streams, targets
+from smcp.kernel import errors, ids, jsonrpc
 from smcp.protocol import eras, translate
 from smcp.runtime import calls, driver
 
 SESSION: Final = b"mcp-session-id"
 
 
-def session(parts: exchange.Parts, x: exchange.Exchange) -> None:
+def session(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | None:
     """Find the session a request belongs to; DELETE ends it here. `initialize` has none yet, whatever it sends."""
     if opens(x):
-        return
+        return None
     told = x.incoming.fields.only(SESSION)
     if told is None:
         raise errors.BadRequest("The Mcp-Session-Id header is missing: send initialize first, its answer carries it.")
     if x.principal is None or x.tenant is None or x.server is None:
         raise errors.Unauthenticated
-    x.session = parts.sessions.find(told, x.principal, x.tenant, x.server)
-    x.version = x.session.version
+    found = parts.sessions.find(told, x.principal, x.tenant, x.server)
+    if found is None or x.incoming.method == "DELETE":
+        return _resume(parts, x, told, x.principal, x.tenant, x.server)
+    _enter(x, found)
+    return None
+
+
+def _enter(x: exchange.Exchange, found: living.Session) -> None:
+    x.session = found
+    x.version = found.version
+    if found.target is not None:
+        # Another deployment may be live meanwhile: the session's requests are for its own.
+        x.target = found.target
+
+
+async def _resume(
+    parts: exchange.Parts,
+    x: exchange.Exchange,
+    told: str,
+    principal: policy.Principal,
+    tenant: ids.TenantId,
+    server: ids.ServerName,
+) -> None:
+    """A session that is to end, or that this process has not met: it may be on record."""
+    found = await parts.sessions.resume(told, principal, tenant, server)
     if x.incoming.method == "DELETE":
-        parts.sessions.end(x.session, "deleted")
+        removed = parts.sessions.end(found, "deleted")
+        if removed is not None:
+            await removed
+        x.session = found
         x.answer(204)
+        return
+    if not found.bridged and found.target is None:
+        if x.target is None:
+            raise errors.NotFound
+        await reviving.bind(parts, found, x.target)
+    _enter(x, found)
 
 
 def opens(x: exchange.Exchange) -> bool:
@@ -41,11 +72,17 @@ def acquire(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | No
     if x.session is None:
         return _initialize(parts, x)
     instance = x.session.instance
-    if instance is None:
+    if instance is not None and instance.alive:
+        x.instance = instance
+        return None
+    if x.session.bridged:
         return bridge.acquire(parts, x, x.session)
-    if not instance.alive:
-        raise errors.SessionNotFound
-    x.instance = instance
+    if x.message is None or x.message.kind is jsonrpc.Kind.REQUEST:
+        return reviving.revive(parts, x, x.session)
+    # What is no request was for the copy that is gone: the next one will be told what it has to know.
+    if x.message.method == "notifications/initialized":
+        x.session.greet()
+    x.answer(202)
     return None
 
 
@@ -55,10 +92,11 @@ async def _initialize(parts: exchange.Parts, x: exchange.Exchange) -> None:
     if not x.target.legacy:
         await _bridge(parts, x, x.principal, x.target, x.message)
         return
+    await parts.sessions.load((x.principal.tenant, x.principal.id))
     parts.sessions.make_room(x.principal)
     instance = await parts.pool.private(x.target.spec)
     try:
-        call, before = await _handshake(parts, x.message, instance)
+        call, before = await reviving.answered(parts, instance, *instance.calls.send(x.message))
         if call.code is None:
             await _open(parts, x, x.principal, x.target, instance, call, before)
         else:
@@ -79,12 +117,18 @@ async def _bridge(
 ) -> None:
     """A session over a modern server, which knows of none."""
     answer = await bridge.initialize(parts, x)
+    await parts.sessions.load((principal.tenant, principal.id))
     _record(parts, x, principal, target)
     parts.sessions.make_room(principal)
     spec = target.spec
-    x.session = parts.sessions.open(principal, spec.server, spec.deployment, None, x.version)
-    x.session.stamp = translate.meta(message.params.get("clientInfo"))
-    x.answer(200, answer, ((SESSION, x.session.id.encode("ascii")),))
+    opened = parts.sessions.open(principal, spec.server, spec.deployment, None, x.version)
+    opened.bridged = True
+    opened.stamp = translate.meta(message.params.get("clientInfo"))
+    if len(opened.stamp) > living.HELLO_BYTES:
+        opened.stamp = translate.meta(None)
+    await parts.sessions.keep(opened)
+    x.session = opened
+    x.answer(200, answer, ((SESSION, opened.id.encode("ascii")),))
 
 
 def _record(parts: exchange.Parts, x: exchange.Exchange, principal: policy.Principal, target: targets.Target) -> None:
@@ -98,24 +142,6 @@ def _record(parts: exchange.Parts, x: exchange.Exchange, principal: policy.Princ
             version=x.version,
         )
     )
-
-
-async def _handshake(
-    parts: exchange.Parts, message: jsonrpc.Message, instance: driver.Instance
-) -> tuple[calls.Call, list[bytes]]:
-    number, call = instance.calls.send(message)
-    try:
-        async with asyncio.timeout(parts.settings.runtime.start_timeout_s):
-            before = await call.completed()
-    except TimeoutError as error:
-        raise errors.ServerTimeout("The hosted MCP server did not answer initialize in time.") from error
-    finally:
-        instance.calls.forget(number)
-        # What it held counts against the tenant, and nobody else will give it back: the exchange has no number.
-        call.release()
-    if call.failure is not None:
-        raise call.failure
-    return call, before
 
 
 async def _open(
@@ -137,10 +163,16 @@ async def _open(
     _record(parts, x, principal, target)
     # Again: others of the same principal may have come to the cap while this copy was starting.
     parts.sessions.make_room(principal)
-    x.session = parts.sessions.open(principal, target.spec.server, target.spec.deployment, instance, x.version)
-    instance.owner = x.session
+    opened = parts.sessions.open(principal, target.spec.server, target.spec.deployment, instance, x.version)
+    opened.target = target
+    hello = b"" if x.message is None else x.message.params_raw or b"{}"
+    opened.hello = hello if len(hello) <= living.HELLO_BYTES else b""
+    opened.replays = target.resumes and bool(opened.hello)
+    instance.owner = opened
     instance.principal = principal.id
+    await parts.sessions.keep(opened)
+    x.session = opened
     for frame in before:
-        x.session.stray(frame, "")
+        opened.stray(frame, "")
     x.call = call
-    await streams.answer(x, call, ((SESSION, x.session.id.encode("ascii")),))
+    await streams.answer(x, call, ((SESSION, opened.id.encode("ascii")),))

@@ -131,10 +131,9 @@ def _check_mirrored(x: exchange.Exchange, target: targets.Target) -> None:
         target.check_headers(x.message.params, x.incoming.fields)
 
 
-def session(parts: exchange.Parts, x: exchange.Exchange) -> None:
+def session(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | None:
     """Legacy only: find the session, or end it; `initialize` makes a new one later, in `acquire`."""
-    if x.era is eras.Era.LEGACY:
-        legacy.session(parts, x)
+    return legacy.session(parts, x) if x.era is eras.Era.LEGACY else None
 
 
 def lease(parts: exchange.Parts, x: exchange.Exchange) -> None:

@@ -4,115 +4,30 @@ A session is bound to principal, tenant, server and deployment: an id that is pr
 path, looks exactly like one that never was (CVE-2026-52869, agentgateway GHSA-mvgg-jvj2-4frq). It is never a
 credential. Clients seldom send DELETE, so sessions end by idle time, by age, and at a cap per principal, where the
 longest-idle one makes room.
+
+Each is on record before its client learns its id (`kept`), so that it goes on after a restart of the platform. What is
+on record of a principal is read once, when it first shows a session or wants one: from then on memory knows all of its
+sessions, and an id that it does not know costs no look into the store.
 """
 
 import asyncio
 import collections
+import math
 from collections.abc import Callable
 from typing import Final
 
 from smcp.access import policy
+from smcp.gateway import kept, living
 from smcp.kernel import clock, errors, ids, observe
 from smcp.runtime import driver
 
-_QUEUE: Final = 256
-"""Messages that wait for a session's GET stream; the oldest give way, here and at the next limit."""
-_QUEUE_BYTES: Final = 4 * 1024 * 1024
+Session = living.Session
+Stream = living.Stream
 
-
-class Stream:
-    """The one GET stream of a session. A new one replaces it."""
-
-    def __init__(self) -> None:
-        self.closed = False
-        self._waiter: asyncio.Future[None] | None = None
-
-    async def wait(self) -> None:
-        """Return at the next `wake`."""
-        self._waiter = asyncio.get_running_loop().create_future()
-        await self._waiter
-
-    def wake(self) -> None:
-        """There is something to send, or to notice."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-
-class Session(driver.Owner):
-    """One legacy session."""
-
-    __slots__ = (
-        "_held", "_queue", "busy", "created", "deployment", "id", "instance", "key", "running", "server", "stamp",
-        "stream", "table", "tenant", "used", "version",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        table: "Sessions",
-        key: tuple[str, str],
-        tenant: ids.TenantId,
-        server: ids.ServerName,
-        deployment: str,
-        instance: driver.Instance | None,
-        version: str,
-        now: float,
-    ) -> None:
-        self.table = table
-        self.id = ids.token(256)
-        self.key = key
-        self.tenant = tenant
-        self.server = server
-        self.deployment = deployment
-        self.instance = instance
-        """Its own copy; None: its requests go to copies that many share (`bridge`)."""
-        self.stamp = b""
-        """What a modern server is told with each request, JSON-encoded."""
-        self.running: dict[bytes, tuple[driver.Instance, int]] = {}
-        """Calls in flight on shared copies: what the client calls them, and where they are."""
-        self.version = version
-        self.created = self.used = now
-        self.busy = 0
-        """Requests in flight: a busy session is not idle."""
-        self._queue: collections.deque[bytes] = collections.deque()
-        self._held = 0
-        self.stream: Stream | None = None
-
-    def stray(self, data: bytes, method: str) -> None:
-        """A message of the hosted server for the GET stream; it waits there until one is open."""
-        self._queue.append(data)
-        self._held += len(data)
-        while len(self._queue) > _QUEUE or (self._held > _QUEUE_BYTES and len(self._queue) > 1):
-            self._held -= len(self._queue.popleft())
-        if self.stream is not None:
-            self.stream.wake()
-
-    def waiting(self) -> bool:
-        """Is there a message for the GET stream?"""
-        return bool(self._queue)
-
-    def take(self) -> bytes:
-        """The oldest message for the GET stream. To be called when there is one."""
-        data = self._queue.popleft()
-        self._held -= len(data)
-        return data
-
-    def closed(self, reason: str) -> None:
-        """The hosted server is gone, and the session with it."""
-        self.table.end(self, "died")
-
-    def attach(self) -> Stream:
-        """A new GET stream, in place of an older one (client-quirk 4: a reconnect must not meet 409)."""
-        if self.stream is not None:
-            self.stream.closed = True
-            self.stream.wake()
-        self.stream = Stream()
-        return self.stream
-
-    def detach(self, stream: Stream) -> None:
-        """A GET stream has ended."""
-        if self.stream is stream:
-            self.stream = None
-            self.used = self.table.now()
+_TOUCH_S: Final = 60.0
+"""How old `used` on record may be."""
+_SHORT_S: Final = 10.0
+"""A copy that ends sooner than this after it was given to a session was of no use to it."""
 
 
 class Sessions:
@@ -121,60 +36,117 @@ class Sessions:
     def __init__(
         self,
         release: Callable[[driver.Instance, str], None],
+        records: kept.Kept,
         time: clock.Clock,
         metrics: observe.Metrics,
         *,
         idle_s: float,
         max_s: float,
         per_principal: Callable[[ids.TenantId], int],
-        told: Callable[["Session", str], None],
     ) -> None:
-        """`release` ends a session's copy in the background (`pool.Pool.release_soon`); `told` hears of each end.
+        """`release` ends a session's copy in the background (`pool.Pool.release_soon`).
 
         `per_principal`: how many sessions a principal of a tenant may have.
         """
         self._release = release
+        self._records = records
         self._clock = time
         self._idle_s = idle_s
         self._max_s = max_s
+        self._touch_s = min(_TOUCH_S, idle_s / 4)
         self._per_principal = per_principal
-        self._told = told
+        self._listeners: list[Callable[[Session, str], None]] = []
         self._by_id: dict[str, Session] = {}
-        self._by_principal: dict[tuple[str, str], dict[str, Session]] = {}
+        """Those whose id was shown to this process."""
+        self._by_name: dict[tuple[ids.TenantId, str], Session] = {}
+        """All that this process knows."""
+        self._by_principal: dict[living.Key, dict[str, Session]] = {}
+        """A principal that is here has been read; its sessions by name."""
+        self._loading: dict[living.Key, asyncio.Task[None]] = {}
         self._sweeper: asyncio.Task[None] | None = None
+        self._closed = False
         self._duration = metrics.histogram(observe.Metric.SESSION_DURATION)
-        metrics.watch(observe.Metric.SESSIONS, lambda: float(len(self._by_id)))
+        metrics.watch(observe.Metric.SESSIONS, lambda: float(len(self._by_name)))
+
+    # --- life ---
 
     async def start(self) -> None:
-        """Begin to end what has expired."""
+        """Begin to end what has expired, and to bring records up to date."""
         self._sweeper = asyncio.create_task(self._sweep(), name="session-sweeper")
 
     async def close(self) -> None:
-        """Forget every session; their copies are ended by the pool."""
+        """Bring the records up to date, and end the sessions that can't go on; copies are ended by the pool."""
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
-        for session in list(self._by_id.values()):
-            self.end(session, "stopped")
+        self._closed = True
+        for session in list(self._by_name.values()):
+            if session.recorded and (session.bridged or session.replays or not session.id):
+                if session.used != session.wrote:
+                    self.note(session)
+            else:
+                self.end(session, "stopped")
+        await self._records.close()
+
+    def listen(self, told: Callable[[Session, str], None]) -> None:
+        """`told` hears of each session's end from now on, with the reason in one word. It must not raise."""
+        self._listeners.append(told)
 
     def end_streams(self) -> None:
         """Close every GET stream; the sessions stay."""
         for session in self._by_id.values():
-            if session.stream is not None:
-                session.stream.closed = True
-                session.stream.wake()
+            session.close_stream()
+
+    # --- one principal's ---
+
+    async def load(self, key: living.Key) -> None:
+        """From now on memory knows every session of a principal. Raises `errors.Unavailable`."""
+        if key in self._by_principal:
+            return
+        loading = self._loading.get(key)
+        if loading is None:
+            loading = self._loading[key] = asyncio.create_task(self._load(key))
+            loading.add_done_callback(lambda _: self._loading.pop(key))
+        await asyncio.shield(loading)
+
+    async def _load(self, key: living.Key) -> None:
+        found = await self._records.of(*key)
+        self._by_principal.setdefault(key, {})
+        for place, record in found.items():
+            session = Session(
+                self, key, ids.ServerName(place.server), place.name, record.deployment, record.version, record.created
+            )
+            now, since = self._clock.monotonic(), self._records.now()
+            # A clock that was set back makes nobody older than now.
+            session.created = now - max(0.0, since - record.created)
+            session.used = session.wrote = now - max(0.0, since - record.used)
+            session.until = now + record.until - since if record.until else math.inf
+            session.bridged, session.stamp = record.bridged, record.stamp
+            session.hello, session.greeted, session.level = record.hello, record.greeted, record.level
+            session.subscriptions = dict.fromkeys(record.subscriptions)
+            session.recorded = True
+            self._add(session)
+            if self._expired(session):
+                self.end(session, "expired")
 
     def make_room(self, principal: policy.Principal) -> None:
-        """End the longest-idle session of a principal that is at its cap, before a new one's copy is started."""
+        """End the longest-idle session of a principal that is at its cap, before a new one's copy is started.
+
+        Behind `load`.
+        """
         mine = self._by_principal.get((principal.tenant, principal.id), {})
         most = self._per_principal(principal.tenant)
         while len(mine) >= most:
             idlest = min(mine.values(), key=lambda one: (one.busy > 0, one.used))
             self.end(idlest, "replaced")
 
-    def most(self, tenant: ids.TenantId) -> int:
-        """How many sessions the principal of a tenant has that has most of them."""
-        return max((len(mine) for key, mine in self._by_principal.items() if key[0] == tenant), default=0)
+    async def most(self, tenant: ids.TenantId) -> int:
+        """How many sessions the principal of a tenant has that has most of them. Raises `errors.Unavailable`."""
+        stored = collections.Counter(place.principal for place in await self._records.of(tenant))
+        mine = {key[1]: len(mine) for key, mine in self._by_principal.items() if key[0] == tenant}
+        return max({**stored, **mine}.values(), default=0)
+
+    # --- one session ---
 
     def open(
         self,
@@ -184,17 +156,41 @@ class Sessions:
         instance: driver.Instance | None,
         version: str,
     ) -> Session:
-        """A new session around a copy that has answered `initialize`, or without a copy of its own."""
+        """A new session around a copy that has answered `initialize`, or without one; `keep` follows. Behind `load`."""
         key = (principal.tenant, principal.id)
-        session = Session(self, key, principal.tenant, server, deployment, instance, version, self._clock.monotonic())
-        self._by_id[session.id] = session
-        self._by_principal.setdefault(key, {})[session.id] = session
+        session_id = ids.token(256)
+        name = self._records.name(principal.tenant, session_id)
+        session = Session(self, key, server, name, deployment, version, self._records.now())
+        session.id = session_id
+        session.instance = instance
+        self._by_id[session_id] = session
+        self._add(session)
         return session
+
+    async def keep(self, session: Session) -> None:
+        """Put a new session on record: before that, its id must not be told to anybody.
+
+        Where the tenant's storage is full the session is not kept, and ends with the platform. Raises
+        `errors.Unavailable`; then it has ended.
+        """
+        session.recorded = True
+        try:
+            await self._put(session)
+        except errors.QuotaExceeded:
+            session.recorded = False
+        except BaseException:
+            self.end(session, "refused")
+            raise
+
+    def note(self, session: Session) -> None:
+        """Something about a session has changed: bring its record up to date, soon."""
+        if session.recorded:
+            self._put(session)
 
     def find(
         self, session_id: str, principal: policy.Principal, tenant: ids.TenantId, server: ids.ServerName
-    ) -> Session:
-        """The live session. Raises `errors.SessionNotFound` for everything else, always the same."""
+    ) -> Session | None:
+        """The session, if its id was shown before; None says nothing: ask `resume`. The hot path, without an await."""
         session = self._by_id.get(session_id)
         if (
             session is None
@@ -203,44 +199,160 @@ class Sessions:
             or session.server != server
             or self._expired(session)
         ):
-            raise errors.SessionNotFound
+            return None
         session.used = self._clock.monotonic()
         return session
 
-    def end(self, session: Session, reason: str) -> None:
-        """End a session and its copy, for a reason in one word. Idempotent."""
-        self.ended(session, reason)
+    async def resume(
+        self, session_id: str, principal: policy.Principal, tenant: ids.TenantId, server: ids.ServerName
+    ) -> Session:
+        """The session, also one that is only on record yet; it may have no copy. No copy is started here.
+
+        Raises `errors.SessionNotFound` for everything else, always the same and after the same work.
+        """
+        key = (principal.tenant, principal.id)
+        await self.load(key)
+        session = self._by_name.get((principal.tenant, self._records.name(principal.tenant, session_id)))
+        if (
+            session is None
+            or session.key != key
+            or session.tenant != tenant
+            or session.server != server
+            or self._expired(session)
+        ):
+            raise errors.SessionNotFound
+        session.id = session_id
+        self._by_id[session_id] = session
+        session.used = self._clock.monotonic()
+        return session
+
+    def lost(self, session: Session) -> None:
+        """A session's copy is gone by itself, or was called off."""
+        instance = session.instance
+        if self._closed or instance is None or instance.alive:
+            return
+        if not session.replays:
+            self.end(session, "died")
+            return
+        now = self._clock.monotonic()
+        session.falls = session.falls + 1 if now - session.since < _SHORT_S else 0
+        session.instance = None
+        self._release(instance, "it has ended")
+        # Who listens must come back, or would wait for what nobody says any more.
+        session.close_stream()
+
+    def end(self, session: Session, reason: str) -> "asyncio.Future[None] | None":
+        """End a session, its copy and its record, for a reason in one word. Idempotent.
+
+        The future is done when the record is gone.
+        """
+        if self._by_name.pop((session.tenant, session.name), None) is None:
+            return None
+        self._by_id.pop(session.id, None)
+        del self._by_principal[session.key][session.name]
+        removed = self._records.drop(session.tenant, session.place) if session.recorded else None
+        session.recorded = False
+        for told in self._listeners:
+            told(session, reason)
+        self._duration.observe(self._clock.monotonic() - session.created)
+        session.close_stream()
         if session.instance is not None:
             self._release(session.instance, f"its session ended: {reason}")
+        return removed
 
-    def ended(self, session: Session, reason: str) -> None:
-        """Forget a session whose copy is gone or going."""
-        if self._by_id.pop(session.id, None) is None:
+    def has(self, session: Session) -> bool:
+        """Has it not ended yet?"""
+        return (session.tenant, session.name) in self._by_name
+
+    # --- many of them ---
+
+    async def end_all(self, tenant: ids.TenantId, reason: str, *, server: str = "", principal: str = "") -> None:
+        """End every session of a tenant, of one server or of one principal of it; returns when no record is left.
+
+        Raises `errors.Unavailable`; then those that this process knows have ended.
+        """
+
+        def end_known() -> None:
+            for session in list(self._by_name.values()):
+                if session.tenant == tenant and server in ("", session.server) and principal in ("", session.key[1]):
+                    self.end(session, reason)
+
+        end_known()
+        for place in await self._records.of(tenant, principal):
+            await self.load((tenant, place.principal))
+        end_known()
+        await self._records.flush()
+
+    async def revoked(self, tenant: ids.TenantId, principal: str) -> None:
+        """A principal's credential is worth nothing any more: its sessions end. Raises as `end_all`."""
+        await self.end_all(tenant, "revoked", principal=principal)
+
+    def retire(self, tenant: ids.TenantId, server: ids.ServerName, live: str, drain_s: float) -> None:
+        """Deployment `live` has taken over: sessions of others end when their time is over."""
+        for session in list(self._by_name.values()):
+            if session.tenant == tenant and session.server == server:
+                self.drain(session, live, drain_s)
+
+    def drain(self, session: Session, live: str, drain_s: float) -> None:
+        """`live` is the deployment that answers: a session of another one has `drain_s` seconds to finish."""
+        if session.bridged or (session.deployment == live) is (session.until == math.inf):
             return
-        mine = self._by_principal[session.key]
-        del mine[session.id]
-        if not mine:
-            del self._by_principal[session.key]
-        self._told(session, reason)
-        self._duration.observe(self._clock.monotonic() - session.created)
-        if session.stream is not None:
-            session.stream.closed = True
-            session.stream.wake()
+        session.until = math.inf if session.deployment == live else self._clock.monotonic() + drain_s
+        self.note(session)
 
     def __len__(self) -> int:
-        return len(self._by_id)
+        return len(self._by_name)
 
     def now(self) -> float:
         """The monotonic time that sessions are measured with."""
         return self._clock.monotonic()
 
+    # --- inside ---
+
+    def _add(self, session: Session) -> None:
+        self._by_name[session.tenant, session.name] = session
+        self._by_principal.setdefault(session.key, {})[session.name] = session
+
+    def _put(self, session: Session) -> "asyncio.Future[None]":
+        now, since = self._clock.monotonic(), self._records.now()
+        session.wrote = session.used
+        used = since - (now - session.used)
+        until = since + session.until - now if session.until != math.inf else 0.0
+        record = kept.Record(
+            deployment=session.deployment,
+            version=session.version,
+            created=session.born,
+            used=used,
+            bridged=session.bridged,
+            hello=session.hello,
+            greeted=session.greeted,
+            level=session.level,
+            subscriptions=tuple(session.subscriptions),
+            stamp=session.stamp,
+            until=until,
+        )
+        # A little longer than the session: `used` may be that much older on record than it is.
+        ends = min(session.born + self._max_s, used + self._idle_s + 2 * self._touch_s, until or math.inf)
+        return self._records.put(session.tenant, session.place, record, ends)
+
     def _expired(self, session: Session) -> bool:
         now = self._clock.monotonic()
         idle = session.busy == 0 and session.stream is None and now - session.used > self._idle_s
-        return idle or now - session.created > self._max_s
+        return idle or now - session.created > self._max_s or now > session.until
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(min(self._idle_s / 4, 15.0))
-            for session in [one for one in self._by_id.values() if self._expired(one)]:
-                self.end(session, "expired")
+            await asyncio.sleep(min(self._idle_s / 8, self._touch_s / 2, 15.0))
+            self.sweep()
+
+    def sweep(self) -> None:
+        """End what has expired, and bring the records of those at work up to date."""
+        now = self._clock.monotonic()
+        for session in list(self._by_name.values()):
+            if self._expired(session):
+                self.end(session, "replaced" if now > session.until else "expired")
+                continue
+            if session.busy or session.stream is not None:
+                session.used = now
+            if session.used - session.wrote >= self._touch_s:
+                self.note(session)

@@ -17,7 +17,7 @@ _KEPT: Final = 4096
 class Target:
     """A live deployment as the gateway uses it. Immutable, made once per deployment."""
 
-    __slots__ = ("_mirrored", "deployment", "described", "legacy", "modern", "share", "spec")
+    __slots__ = ("_mirrored", "deployment", "described", "drain_s", "legacy", "modern", "resumes", "share", "spec")
 
     def __init__(self, deployment: versions.Deployment, spec: driver.Spec) -> None:
         self.deployment = deployment
@@ -25,6 +25,9 @@ class Target:
         self.legacy = bool(deployment.eras.legacy)
         self.modern = bool(deployment.eras.modern)
         self.share = deployment.manifest.share
+        self.drain_s = float(deployment.manifest.drain_s)
+        self.resumes = deployment.manifest.resumes
+        """A legacy session of it may go on in another copy."""
         self.described: peer.Server | None = None
         """What it said in `server/discover`, once a legacy client has needed it."""
         # Few tools mirror parameters into headers: only those are looked at per call.
@@ -75,8 +78,19 @@ class Targets:
             target = self._known.get(key)
             if target is not None:
                 return target
-            target = Target(deployment, await self._spec(tenant, server, deployment))
-            self._known[key] = target
-            if len(self._known) > _KEPT:
-                self._known.popitem(last=False)
+            await self._make(tenant, server, deployment)
             # Once more from the start: unpacking takes a while, in which it may have been stopped or deleted.
+
+    async def deployed(self, tenant: ids.TenantId, server: ids.ServerName, deployment: str) -> Target:
+        """A deployment that is or was live, by its id: for sessions that finish on it. Raises as `find`."""
+        known = self._known.get((tenant, deployment))
+        if known is not None:
+            return known
+        return await self._make(tenant, server, await self._versions.deployment(tenant, server, deployment))
+
+    async def _make(self, tenant: ids.TenantId, server: ids.ServerName, deployment: versions.Deployment) -> Target:
+        target = Target(deployment, await self._spec(tenant, server, deployment))
+        self._known[tenant, deployment.id] = target
+        if len(self._known) > _KEPT:
+            self._known.popitem(last=False)
+        return target

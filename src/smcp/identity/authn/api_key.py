@@ -113,6 +113,8 @@ class ApiKeys(base.Method):
         self._warm: collections.OrderedDict[bytes, _Warm] = collections.OrderedDict()
         self._pending_uses: dict[tuple[ids.TenantId, str], float] = {}
         self._noting: asyncio.Task[None] | None = None
+        self.when_revoked: Callable[[ids.TenantId, str], Awaitable[None]] | None = None
+        """Ends what a key has opened, by tenant and the key's id; awaited before `revoke` returns."""
 
     # --- life cycle ---
 
@@ -164,7 +166,10 @@ class ApiKeys(base.Method):
         def change(key: ApiKey) -> ApiKey:
             return key if key.revoked is not None else msgspec.structs.replace(key, revoked=now)
 
-        return await self._keys.update(tenant, (key_id,), change)
+        revoked = await self._keys.update(tenant, (key_id,), change)
+        if self.when_revoked is not None:
+            await self.when_revoked(tenant, key_id)
+        return revoked
 
     async def close(self) -> None:
         """Finish noting uses. Idempotent."""

@@ -62,7 +62,7 @@ def hello(version: str = LEGACY) -> Json:
 def messages(answer: httpx2.Response) -> list[Json]:
     """The messages of an answer, plain or streamed."""
     if answer.headers.get("content-type", "").startswith("text/event-stream"):
-        return [json.loads(line[6:]) for line in answer.text.split("\n") if line.startswith("data: ")]
+        return [json.loads(line[6:]) for line in answer.text.split("\n") if line.startswith("data: {")]
     return [answer.json()] if answer.content else []
 
 
@@ -91,13 +91,14 @@ class Caller:
         """A legacy request or notification."""
         return await self.send(*legacy(session, method, params, id_), **more)
 
-    async def open(self) -> str:
+    async def open(self, version: str = LEGACY) -> str:
         """A new legacy session, initialized."""
-        answer = await self.legacy(None, "initialize", hello())
+        answer = await self.legacy(None, "initialize", hello(version))
         assert answer.status_code == 200, answer.text
         session = str(answer.headers["mcp-session-id"])
         self._opened.append(session)
-        assert (await self.legacy(session, "notifications/initialized", id_=None)).status_code == 202
+        told = await self.legacy(session, "notifications/initialized", id_=None, mcp_protocol_version=version)
+        assert told.status_code == 202
         return session
 
     async def end(self, session: str) -> int:
@@ -125,9 +126,10 @@ class Caller:
             yield Stream(answer)
 
     @contextlib.asynccontextmanager
-    async def listening(self, session: str) -> AsyncGenerator["Stream"]:
-        """The GET stream of a session."""
+    async def listening(self, session: str, after: str = "") -> AsyncGenerator["Stream"]:
+        """The GET stream of a session; with `after`, the stream that an event of this id was on."""
         fields = {**self.bearer, "accept": "text/event-stream", "mcp-session-id": session}
+        fields |= {"last-event-id": after} if after else {}
         async with self.http.stream("GET", self.url, headers=fields) as answer:
             assert answer.status_code == 200, await answer.aread()
             yield Stream(answer)
@@ -146,6 +148,16 @@ class Stream:
         async with asyncio.timeout(60):
             return [line async for line in self._lines]
 
+    async def event(self) -> tuple[str, Json]:
+        """Id and message of the next event, `{}` where it has none; raises StopAsyncIteration at the end."""
+        id_ = ""
+        while True:
+            line = await self.line()
+            if line.startswith("id: "):
+                id_ = line[4:]
+            elif line == "data:" or line.startswith("data: "):
+                return id_, json.loads(line[5:]) if line[5:].strip() else {}
+
     async def line(self) -> str:
         """The next line that is not empty; raises StopAsyncIteration at the end."""
         async with asyncio.timeout(60):
@@ -158,7 +170,7 @@ class Stream:
         """The next message; raises StopAsyncIteration at the end."""
         while True:
             line = await self.line()
-            if line.startswith("data: "):
+            if line.startswith("data: {"):  # an event that primes a stream has no data
                 return json.loads(line[6:])
 
 

@@ -118,10 +118,12 @@ def _probed(found: _Answer, spoken: versions.Eras) -> deployer.Probed:
 
 
 def _tool(tool: jsonrpc.Json, hide: Callable[[str], str]) -> versions.Tool:
+    hints = jsonrpc.obj(tool.get("annotations")) or {}
     return versions.Tool(
         name=str(tool.get("name", ""))[:256],
         description=hide(str(tool.get("description", "")))[:8192],
         input_schema=jsonrpc.encode(tool.get("inputSchema", {})),
+        repeatable=hints.get("readOnlyHint") is True or hints.get("idempotentHint") is True,
     )
 
 

@@ -16,7 +16,7 @@ from smcp.app import allowances, foundation, gauges, hosting, machine, sessions
 from smcp.audit import trail
 from smcp.control import app as control
 from smcp.control import services
-from smcp.gateway import alarms, exchange, front, invoke, meters, targets
+from smcp.gateway import alarms, exchange, front, invoke, meters, replay, targets
 from smcp.identity import authenticator
 from smcp.identity.authn import api_key
 from smcp.kernel import hosts, ids, settings
@@ -28,6 +28,10 @@ from smcp.web import docs
 
 NODE: Final = "node-1"
 """The writer's name in the audit trail; there is one node so far."""
+_REPLAY_BYTES: Final = 4 * 1024 * 1024
+"""Bytes that are kept of one session's event streams."""
+_REPLAY_S: Final = 300.0
+"""Seconds that a stream's events are kept beyond the longest time that a call may take."""
 _ALARM_S: Final = 0.25
 """How exactly heartbeats and time limits of calls are kept, at best."""
 
@@ -147,6 +151,10 @@ async def _gateway(base: foundation.Foundation, common: foundation.Common, hoste
     config = base.settings
     found = targets.Targets(hosted.versions, hosted.specs)
     live = await sessions.open(base, common, hosted, found)
+    kept_s = config.gateway.call_timeout_s + _REPLAY_S
+    replays = replay.Replays(common.store, base.log, session_bytes=_REPLAY_BYTES, kept_s=kept_s)
+    live.listen(replays.forget)
+    base.undo.push_async_callback(replays.close)
     waits = config.gateway
     waking = alarms.Alarms(min(_ALARM_S, waits.heartbeat_s / 4, waits.call_timeout_s / 4))
     base.undo.callback(waking.close)
@@ -157,6 +165,7 @@ async def _gateway(base: foundation.Foundation, common: foundation.Common, hoste
         limiter=common.limiter,
         targets=found,
         sessions=live,
+        replays=replays,
         pool=hosted.pool,
         trail=common.trail,
         metrics=base.metrics,

@@ -146,6 +146,14 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Scale,
         _d("How many copies run: `[scale]` with `min` and `max`. Left out: none when idle, more under load."),
     ] = Scale()
+    poll_s: Annotated[
+        float,
+        Meta(ge=0, le=86_400),
+        _d(
+            "Seconds after which the connection of a legacy client's event stream is closed, for the client to come"
+            " back for the rest: for networks that end long connections. 0: never."
+        ),
+    ] = 0
     resume: Annotated[
         Literal["auto", "replay", "end", "none"],
         _d(

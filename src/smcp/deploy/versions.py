@@ -40,6 +40,8 @@ class Tool(msgspec.Struct, frozen=True):
     description: str
     input_schema: bytes
     """JSON. Bytes and not `msgspec.Raw`, which would end up as it is in the record's MessagePack."""
+    repeatable: bool = False
+    """It said that it only reads, or that calling it again changes nothing more (`readOnlyHint`, `idempotentHint`)."""
 
 
 class ServerInfo(msgspec.Struct, frozen=True):

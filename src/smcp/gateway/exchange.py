@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from smcp.access import policy
 from smcp.audit import trail
-from smcp.gateway import alarms, meters, sessions, targets
+from smcp.gateway import alarms, meters, replay, sessions, targets
 from smcp.gateway import head as heads
 from smcp.identity import authenticator
 from smcp.kernel import hosts, ids, jsonrpc, observe, settings
@@ -110,6 +110,7 @@ class Parts:
     limiter: limits.Limiter
     targets: targets.Targets
     sessions: sessions.Sessions
+    replays: replay.Replays
     pool: pool.Pool
     trail: trail.Trail
     metrics: observe.Metrics

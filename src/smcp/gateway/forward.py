@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable
 
-from smcp.gateway import exchange, living, streams
+from smcp.gateway import exchange, living, resume
 from smcp.kernel import errors, jsonrpc
 from smcp.protocol import eras
 from smcp.runtime import calls
@@ -12,7 +12,7 @@ def forward(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | No
     """Hand the message over. Only a request leaves something to wait for."""
     message, instance = x.message, x.instance
     if message is None:
-        return streams.listen(parts, x)
+        return resume.listen(parts, x)
     if instance is None:
         raise errors.ServerFailed
     if message.kind is jsonrpc.Kind.REQUEST:

@@ -16,8 +16,11 @@ async def send(
     check: Callable[[], Awaitable[None]],
     *,
     plain: bool,
+    event: bytes = b"",
 ) -> None:
     """Send the response with `result`: `plain` as JSON, else as the last event of a stream, which is opened if need be.
+
+    `event` is that event's id, if it has one.
 
     `check` is asked before each piece and raises when the client has lost its right to the rest, which it does not get:
     its connection ends in the middle. Raises `exchange.ClientGone`, `errors.Unavailable`.
@@ -27,7 +30,7 @@ async def send(
     elif not x.streaming:
         x.open_stream()
     head = b'{"jsonrpc":"2.0","id":%b,"result":' % id_raw
-    await x.stream(head if plain else _EVENT + head)
+    await x.stream(head if plain else (b"id: %b\n" % event if event else b"") + _EVENT + head)
     async for piece in result.pieces():
         if x.gone:
             raise exchange.ClientGone

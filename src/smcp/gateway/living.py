@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import math
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from smcp.gateway import kept, targets
@@ -64,8 +65,8 @@ class Session(driver.Owner):
 
     __slots__ = (
         "_held", "_queue", "born", "bridged", "busy", "created", "deployment", "falls", "greeted", "hello", "id",
-        "instance", "key", "level", "name", "recorded", "replays", "reviving", "running", "server", "since", "stamp",
-        "stream", "subscriptions", "table", "target", "tenant", "until", "used", "version", "wrote",
+        "instance", "key", "level", "name", "recorded", "replays", "reviving", "running", "server", "since", "sink",
+        "stamp", "stream", "subscriptions", "table", "target", "tenant", "until", "used", "version", "wrote",
     )  # fmt: skip
 
     def __init__(
@@ -118,6 +119,8 @@ class Session(driver.Owner):
         self._queue: collections.deque[bytes] = collections.deque()
         self._held = 0
         self.stream: Stream | None = None
+        self.sink: Callable[[bytes], None] | None = None
+        """Takes what is for the GET stream, once one was opened (`replay`)."""
 
     @property
     def place(self) -> kept.Place:
@@ -126,6 +129,9 @@ class Session(driver.Owner):
 
     def stray(self, data: bytes, method: str) -> None:
         """A message of the hosted server for the GET stream; it waits there until one is open."""
+        if self.sink is not None:
+            self.sink(data)
+            return
         self._queue.append(data)
         self._held += len(data)
         while len(self._queue) > _QUEUE or (self._held > _QUEUE_BYTES and len(self._queue) > 1):
@@ -147,11 +153,10 @@ class Session(driver.Owner):
         """The hosted server is gone; the session too, unless another copy may take over."""
         self.table.lost(self)
 
-    def attach(self) -> Stream:
+    def attach(self, stream: Stream) -> None:
         """A new GET stream, in place of an older one (client-quirk 4: a reconnect must not meet 409)."""
         self.close_stream()
-        self.stream = Stream()
-        return self.stream
+        self.stream = stream
 
     def detach(self, stream: Stream) -> None:
         """A GET stream has ended."""

@@ -3,22 +3,19 @@
 No task and no timer is made for a call. The connection tells when the client hangs up: in the modern era that cancels
 the call, in the legacy era it must not (MCP 2025-11-25, "Sending Messages"). `alarms` wakes who waits for too long.
 
-A stream may outlive the right to it: its credential is asked for again after each `gateway.heartbeat_s`.
+A stream of the legacy wire can be resumed: from its first event on it is the business of `resume`.
 """
 
-import functools
 import time
 from typing import Final
 
-from smcp.gateway import exchange, large, read, sessions
+from smcp.gateway import exchange, large, read, recheck, resume, sessions
 from smcp.kernel import errors
 from smcp.protocol import eras, sse
 from smcp.runtime import calls
 
 _SMALL: Final = 65_536
 """Bytes of an answer that a connection takes whatever its client does."""
-_EARLY: Final = 0.005
-"""Seconds that a timer of the event loop may come too early: its clock counts milliseconds."""
 
 
 async def answer(x: exchange.Exchange, call: calls.Call, fields: tuple[exchange.Header, ...] = ()) -> None:
@@ -42,7 +39,7 @@ async def _answer(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call)
 
     async def check() -> None:
         nonlocal checked
-        checked = await _check(parts, x, checked)
+        checked = await recheck.check(parts, x, checked)
 
     plain = not x.streaming and read.accepts(x, "application/json")
     await large.send(x, call.id, call.spooled, check, plain=plain)
@@ -86,6 +83,8 @@ def hung_up(x: exchange.Exchange, call: calls.Call) -> None:
 
 async def _stream(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call) -> None:
     takes_stream = read.accepts(x, "text/event-stream")
+    if takes_stream and x.session is not None and await _resumable(parts, x, call, x.session):
+        return
     heartbeat = parts.settings.gateway.heartbeat_s
     deadline = None if call.listens else x.started + parts.settings.gateway.call_timeout_s
     checked = told = x.started
@@ -98,7 +97,7 @@ async def _stream(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call)
                 await x.stream(sse.event(frame))
                 told = time.monotonic()
             # Also between frames: a server that never pauses must not keep a revoked key's stream alive.
-            checked = await _check(parts, x, checked)
+            checked = await recheck.check(parts, x, checked)
         if call.done:
             await _answer(parts, x, call)
             return
@@ -107,8 +106,8 @@ async def _stream(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call)
         now = time.monotonic()
         if deadline is not None and now >= deadline:
             raise errors.ServerTimeout
-        checked = await _check(parts, x, checked)
-        if now - told >= heartbeat - _EARLY:
+        checked = await recheck.check(parts, x, checked)
+        if now - told >= heartbeat - recheck.EARLY:
             told = now
             if takes_stream:
                 if not x.streaming:
@@ -119,63 +118,27 @@ async def _stream(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call)
         await call.wait()
 
 
-async def listen(parts: exchange.Parts, x: exchange.Exchange) -> None:
-    """The GET stream of a session: what the hosted server says outside of any call."""
-    session = x.session
-    if session is None:
-        raise errors.SessionNotFound
-    stream = session.attach()
-    x.out.when_gone(functools.partial(_left, x, stream))
-    try:
-        x.open_stream()
-        await x.stream(sse.HEARTBEAT)
-        await _tell(parts, x, session, stream)
-        x.end_stream()
-    except errors.SmcpError as error:
-        # The stream answers no request: there is nothing that an error could be the answer to.
-        x.refused = error.code
-        x.end_stream()
-    finally:
-        parts.alarms.clear(stream)
-        session.detach(stream)
-
-
-def _left(x: exchange.Exchange, stream: sessions.Stream) -> None:
-    x.gone = True
-    stream.wake()
-
-
-async def _tell(
-    parts: exchange.Parts, x: exchange.Exchange, session: sessions.Session, stream: sessions.Stream
-) -> None:
-    """What comes for the stream, until it is closed or nobody listens."""
-    heartbeat = parts.settings.gateway.heartbeat_s
-    checked, told = x.started, time.monotonic()
-    while not (stream.closed or x.gone):
-        while session.waiting() and not (stream.closed or x.gone):
-            await x.stream(sse.event(session.take()))
-            told = time.monotonic()
-            checked = await _check(parts, x, checked)
-        if stream.closed or x.gone:
+async def _resumable(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call, session: sessions.Session) -> bool:
+    """Wait until there is something to send, and send it as a stream that can be resumed, unless it is the response
+    alone. False when no stream can be put on record now."""
+    due = x.started + parts.settings.gateway.heartbeat_s
+    deadline = x.started + parts.settings.gateway.call_timeout_s
+    while not call.frames:
+        if call.done:
+            await _answer(parts, x, call)
+            return True
+        if x.gone:
+            raise exchange.ClientGone
+        now = time.monotonic()
+        if now >= deadline:
+            raise errors.ServerTimeout
+        if now >= due - recheck.EARLY:
             break
-        checked = await _check(parts, x, checked)
-        if time.monotonic() - told >= heartbeat - _EARLY:
-            await x.stream(sse.HEARTBEAT)
-            told = time.monotonic()
-            continue
-        parts.alarms.set(stream, told + heartbeat)
-        await stream.wait()
-
-
-async def _check(parts: exchange.Parts, x: exchange.Exchange, checked: float) -> float:
-    """When the credential was last found to be good. Raises what authentication raises when it no longer is."""
-    now = time.monotonic()
-    if now - checked < parts.settings.gateway.heartbeat_s - _EARLY:
-        return checked
+        parts.alarms.set(call, min(due, deadline))
+        await call.wait()
     try:
-        await parts.authenticator.authenticate(x.incoming.fields.only(b"authorization"))
-    except (errors.Unauthenticated, errors.TenantSuspended):
-        if x.session is not None:
-            parts.sessions.end(x.session, "revoked")
-        raise
-    return now
+        events = await parts.replays.of(session)
+    except errors.Unavailable:
+        return False
+    await resume.carry(parts, x, call, events)
+    return True

@@ -12,12 +12,27 @@ from smcp.runtime import driver, peer
 from smcp.stores import records
 
 _KEPT: Final = 4096
+_READING: Final = frozenset(
+    {
+        "completion/complete",
+        "prompts/get",
+        "prompts/list",
+        "resources/list",
+        "resources/read",
+        "resources/templates/list",
+        "tools/list",
+    }
+)
+"""Requests that change nothing."""
 
 
 class Target:
     """A live deployment as the gateway uses it. Immutable, made once per deployment."""
 
-    __slots__ = ("_mirrored", "deployment", "described", "drain_s", "legacy", "modern", "resumes", "share", "spec")
+    __slots__ = (
+        "_mirrored", "_repeatable", "deployment", "described", "drain_s", "legacy", "modern",
+        "poll_s", "resumes", "share", "spec",
+    )  # fmt: skip
 
     def __init__(self, deployment: versions.Deployment, spec: driver.Spec) -> None:
         self.deployment = deployment
@@ -25,6 +40,7 @@ class Target:
         self.legacy = bool(deployment.eras.legacy)
         self.modern = bool(deployment.eras.modern)
         self.share = deployment.manifest.share
+        self.poll_s = deployment.manifest.poll_s
         self.drain_s = float(deployment.manifest.drain_s)
         self.resumes = deployment.manifest.resumes
         """A legacy session of it may go on in another copy."""
@@ -36,6 +52,15 @@ class Target:
             for tool in deployment.tools
             if b"x-mcp-header" in tool.input_schema
         }
+
+        self._repeatable = frozenset(tool.name for tool in deployment.tools if tool.repeatable)
+
+    def repeatable(self, method: str, params: jsonrpc.Json) -> bool:
+        """May this request be sent again when nobody knows whether it was carried out?
+
+        What only reads may; a tool only where it said so when it was deployed (`readOnlyHint`, `idempotentHint`).
+        """
+        return method in _READING or (method == "tools/call" and params.get("name") in self._repeatable)
 
     def share_key(self, principal: policy.Principal) -> str:
         """Who shares a copy: everybody of the tenant, or one principal, where the manifest keeps users apart."""

@@ -80,6 +80,17 @@ class InvalidParams(BadRequest):
     text = "A parameter is missing or wrong."
 
 
+class StreamNotKept(BadRequest):
+    """`Last-Event-ID` names an event of this session after which not everything is kept, or nothing that was one."""
+
+    code = "stream_not_kept"
+    rpc_code = -32000
+    text = (
+        "What came after this event is not kept any more. Open a new stream; a request whose answer is missing may"
+        " have been carried out."
+    )
+
+
 class MethodNotFound(SmcpError):
     """No such JSON-RPC method (or REST route) here."""
 
@@ -296,6 +307,18 @@ class ServerTimeout(SmcpError):
     http_status = 504
     rpc_code = -32000
     text = "The hosted MCP server did not answer in time."
+
+
+class CallInterrupted(SmcpError):
+    """The platform ended while the call ran, and the tool does not say that it may be called again."""
+
+    code = "call_interrupted"
+    http_status = 502
+    rpc_code = -32000
+    text = (
+        "The platform was restarted while this call ran. It may have been carried out, in part or as a whole, and was"
+        " not repeated: the tool declares neither readOnlyHint nor idempotentHint."
+    )
 
 
 class ServerStopped(SmcpError):

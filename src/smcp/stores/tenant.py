@@ -76,6 +76,19 @@ class Handle:
         """What the tenant stores: bytes and keys, over key-value pairs and objects."""
         return await self._ledger.usage()
 
+    async def reserve(self, size: int) -> bool:
+        """Let `size` bytes that are kept in a log count as the tenant's, if there is room; until `give_back`.
+
+        Only for what its tenant can make grow and nobody must be able to read later: see `quota` for why logs are
+        not counted by themselves. Forgotten when the process ends.
+        """
+        await self._ledger.ready()
+        return self._ledger.hold(0, size)
+
+    def give_back(self, size: int) -> None:
+        """So many bytes of what was reserved are not kept any more."""
+        self._ledger.let_go(0, size)
+
     def private(self, label: str, text: str) -> str:
         """A key segment that stands for `text` (an e-mail address, a session id) and does not show it.
 

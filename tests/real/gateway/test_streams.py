@@ -62,6 +62,7 @@ async def test_a_silent_stream_is_kept_alive_by_comments(acme: wire.Caller) -> N
         assert lines.count(": keep-alive") >= 3
         assert "awake" in lines[-2] + lines[-3]
     async with acme.listening(session) as stream:
+        assert await stream.event() != ("", {})
         assert [await stream.line() for _ in range(4)] == [": keep-alive"] * 4
 
 

@@ -54,8 +54,13 @@ def parser(line_bytes: int = 10_000, event_bytes: int = 10_000) -> sse.Parser:
     return sse.Parser(line_bytes=line_bytes, event_bytes=event_bytes)
 
 
+def read_all(reader: sse.Parser, pieces: list[bytes]) -> None:
+    for piece in pieces:
+        reader.feed(piece)
+
+
 def parsed(stream: bytes) -> list[tuple[str, bytes, str]]:
-    return [tuple(event) for event in parser().feed(stream)]
+    return [(event.type, event.data, event.id) for event in parser().feed(stream)]
 
 
 @pytest.mark.requirement("protocol:sse:parser")
@@ -91,7 +96,7 @@ def parsed(stream: bytes) -> list[tuple[str, bytes, str]]:
 def test_streams_are_read_as_the_format_says(stream: bytes, events: list[tuple[str, bytes, str]]) -> None:
     assert parsed(stream) == events
     reader = parser()
-    one_by_one = [tuple(event) for byte in stream for event in reader.feed(bytes([byte]))]
+    one_by_one = [(event.type, event.data, event.id) for byte in stream for event in reader.feed(bytes([byte]))]
     assert one_by_one == events
 
 
@@ -135,8 +140,7 @@ def test_neither_a_line_nor_an_event_grows_beyond_its_bound(size: int) -> None:
         reader = parser(line_bytes=100, event_bytes=100)
         pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
         with pytest.raises(errors.TooLarge):
-            for piece in pieces:
-                reader.feed(piece)
+            read_all(reader, pieces)
         with pytest.raises(errors.TooLarge):  # for good: what comes next belongs to the line that was too long
             reader.feed(b"\n\ndata: forged\n\n")
     fits = b":" + b"x" * 99 + b"\n" + b"data: 123456789\n" * 10 + b"\n" + b"data\n" * 101 + b"\n"

@@ -1,0 +1,278 @@
+"""Event streams of the legacy wire: each can be resumed after its connection (MCP 2025-11-25, "Resumability").
+
+The request that opened a stream (a POST) is over when its call is, whether or not anybody is there to read: it keeps
+its place among the requests in flight until then, and what the call brings is put on record (`replay`). A GET with
+`Last-Event-ID` follows a stream from an event on, and ends with it.
+"""
+
+import functools
+import time
+from typing import Final
+
+from smcp.gateway import exchange, large, recheck, replay, sessions
+from smcp.kernel import errors, jsonrpc
+from smcp.protocol import sse
+from smcp.runtime import calls
+
+RETRY_MS: Final = 2000
+"""How long a client waits before it comes back. Some try twice and no more: together that is to outlast a restart."""
+_PRIMED: Final = frozenset({"2025-11-25"})
+"""Versions whose clients expect an event without data; earlier ones try to parse it."""
+_PARAMS: Final = 65_536
+"""Bytes of params that are kept, so that a call can be repeated after a restart."""
+
+LAST_EVENT: Final = b"last-event-id"
+
+
+async def carry(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call, events: replay.Events) -> None:
+    """Bring back what `call` brings on a stream that outlives its connection. Returns when the call is over."""
+    track = events.open(_asked(x, call))
+    follower = replay.Follower(behind=False)
+    x.open_stream()
+    await _own(parts, x, call, events, track, follower, x.started)
+
+
+def _asked(x: exchange.Exchange, call: calls.Call) -> replay.Asked:
+    message = x.forwarded or x.message
+    if message is None or x.target is None or len(message.params_raw) > _PARAMS:
+        return replay.Asked(call.id, call.method)
+    if not x.target.repeatable(message.method, message.params):
+        return replay.Asked(call.id, call.method)
+    return replay.Asked(call.id, call.method, message.params_raw, repeatable=True)
+
+
+class _Limit:
+    """Ends a call that takes too long."""
+
+    def __init__(self, x: exchange.Exchange) -> None:
+        self._x = x
+
+    def wake(self) -> None:
+        if self._x.instance is not None:
+            self._x.instance.calls.cancel(self._x.number, "timed out", errors.ServerTimeout())
+
+
+async def _own(
+    parts: exchange.Parts,
+    x: exchange.Exchange,
+    call: calls.Call,
+    events: replay.Events,
+    track: replay.Track,
+    follower: replay.Follower,
+    began: float,
+) -> None:
+    track.owner = follower
+    track.follow(follower)
+    x.out.when_gone(functools.partial(_left, x, follower))
+    limit = _Limit(x)
+    parts.alarms.set(limit, began + parts.settings.gateway.call_timeout_s)
+    try:
+        track.drive(call)
+        await _serve(parts, x, events, track, follower, owns=True)
+    finally:
+        parts.alarms.clear(limit)
+        track.owner = None
+    if call.failure is not None:
+        # The client has it on its stream, or will.
+        x.refused = call.failure.code
+        parts.metrics.error("gateway", x.refused)
+
+
+async def listen(parts: exchange.Parts, x: exchange.Exchange) -> None:
+    """A GET: what the hosted server says outside of any call, or the rest of a stream."""
+    session = x.session
+    if session is None:
+        raise errors.SessionNotFound
+    events = await parts.replays.of(session)
+    told = x.incoming.fields.only(LAST_EVENT)
+    track, after = events.find(told) if told else (events.listening, events.listening.sent)
+    try:
+        if track is events.listening:
+            await _listen(parts, x, session, events, after)
+        else:
+            await _again(parts, x, events, track, after)
+    except errors.SmcpError as error:
+        if not x.streaming:
+            raise
+        # The stream answers no request of this exchange: there is nothing that an error could be the answer to.
+        x.refused = error.code
+        x.end_stream()
+
+
+async def _listen(
+    parts: exchange.Parts, x: exchange.Exchange, session: sessions.Session, events: replay.Events, after: int
+) -> None:
+    follower = replay.Follower(after, behind=after < events.last)
+    session.attach(follower)
+    events.listening.follow(follower)
+    while session.waiting():
+        events.stray(session.take())
+    session.sink = events.stray
+    x.out.when_gone(functools.partial(_left, x, follower))
+    try:
+        x.open_stream()
+        await _prime(x, events, events.listening, after)
+        await _serve(parts, x, events, events.listening, follower, owns=False)
+    finally:
+        session.detach(follower)
+
+
+async def _again(
+    parts: exchange.Parts, x: exchange.Exchange, events: replay.Events, track: replay.Track, after: int
+) -> None:
+    if not track.kept:
+        raise errors.StreamNotKept
+    follower = replay.Follower(after, behind=True)
+    track.follow(follower)
+    x.out.when_gone(functools.partial(_left, x, follower))
+    x.open_stream()
+    await _prime(x, events, track, after)
+    await _serve(parts, x, events, track, follower, owns=False)
+
+
+async def _prime(x: exchange.Exchange, events: replay.Events, track: replay.Track, position: int) -> None:
+    primed = x.version in _PRIMED
+    await x.stream(sse.primed(events.id(track, position), RETRY_MS) if primed else sse.HEARTBEAT)
+
+
+def _left(x: exchange.Exchange, follower: replay.Follower) -> None:
+    x.gone = True
+    follower.wake()
+
+
+async def _serve(
+    parts: exchange.Parts,
+    x: exchange.Exchange,
+    events: replay.Events,
+    track: replay.Track,
+    follower: replay.Follower,
+    *,
+    owns: bool,
+) -> None:
+    """Send what comes until the stream has ended or nobody reads; with `owns`, until the stream has ended."""
+    heartbeat = parts.settings.gateway.heartbeat_s
+    checked, told = x.started, time.monotonic()
+    until = told + x.target.poll_s if x.target is not None and x.target.poll_s else None
+    try:
+        while not events.closed:
+            reads = not (x.gone or follower.closed)
+            if reads and follower.waits():
+                checked = await _send_some(parts, x, events, track, follower, checked)
+                told = time.monotonic()
+                continue
+            if track.done or not (reads or owns):
+                break
+            checked = await recheck.check(parts, x, checked)
+            now = time.monotonic()
+            if reads and until is not None and now >= until and follower.after:
+                await _part(x, follower)
+                continue
+            if now - told >= heartbeat - recheck.EARLY:
+                told = now
+                if reads:
+                    await _try(x, follower, sse.HEARTBEAT)
+                continue
+            at = told + heartbeat
+            parts.alarms.set(follower, at if until is None or not reads else min(at, until))
+            await follower.wait()
+    finally:
+        parts.alarms.clear(follower)
+        track.leave(follower)
+    if events.ended:
+        raise errors.SessionNotFound
+    _close(x, follower)
+
+
+async def _part(x: exchange.Exchange, follower: replay.Follower) -> None:
+    """Close the connection of a stream that goes on: its client comes back (MCP 2025-11-25, "Sending Messages")."""
+    await _try(x, follower, sse.retry(RETRY_MS))
+    _close(x, follower)
+
+
+def _close(x: exchange.Exchange, follower: replay.Follower) -> None:
+    follower.close()
+    if not x.gone:
+        x.gone = True
+        x.out.when_gone(None)
+        x.end_stream()
+
+
+async def _try(x: exchange.Exchange, follower: replay.Follower, data: bytes) -> bool:
+    """Send; who does not read is left to come back. False when nobody is there."""
+    try:
+        await x.stream(data)
+    except exchange.ClientGone:
+        x.gone = True
+        follower.close()
+        x.out.finish()
+    return not (x.gone or follower.closed)
+
+
+async def _send_some(
+    parts: exchange.Parts,
+    x: exchange.Exchange,
+    events: replay.Events,
+    track: replay.Track,
+    follower: replay.Follower,
+    checked: float,
+) -> float:
+    """Send what waits, or some of it; returns when the credential was last found to be good."""
+    try:
+        items = await events.more(track, follower)
+    except errors.StreamNotKept as error:
+        if track.asked is not None:
+            await _try(x, follower, sse.event(jsonrpc.error(track.asked.id, error.rpc_code, error.public)))
+        _close(x, follower)
+        return checked
+    for item in items:
+        if item.kind == replay.ENDED_LARGE:
+            await _send_large(parts, x, events, track, item)
+        elif not await _try(x, follower, _written(x, events, track, item)):
+            break
+        follower.after = max(follower.after, item.position)
+        track.sent = max(track.sent, item.position)
+        checked = await recheck.check(parts, x, checked)
+    return checked
+
+
+def _written(x: exchange.Exchange, events: replay.Events, track: replay.Track, item: replay.Item) -> bytes:
+    if item.kind in (replay.MESSAGE, replay.ENDED):
+        return sse.event(item.data, events.id(track, item.position) if item.position else b"")
+    if item.kind == replay.OPENED and item.position and x.version in _PRIMED:
+        return sse.primed(events.id(track, item.position), RETRY_MS)
+    return b""
+
+
+async def _send_large(
+    parts: exchange.Parts, x: exchange.Exchange, events: replay.Events, track: replay.Track, item: replay.Item
+) -> None:
+    asked = track.asked
+    if asked is None:
+        raise errors.StreamNotKept
+    if track.large is None:
+        await x.stream(sse.event(jsonrpc.error(asked.id, -32000, _TOO_LARGE)))
+        x.end_stream()
+        return
+    checked = time.monotonic()
+
+    async def check() -> None:
+        nonlocal checked
+        checked = await recheck.check(parts, x, checked)
+
+    track.reading = True
+    try:
+        await large.send(x, asked.id, track.large, check, plain=False, event=events.id(track, item.position))
+    except exchange.ClientGone:
+        x.gone = True
+        x.out.finish()
+    else:
+        track.drop_large()
+        x.gone = True
+    finally:
+        track.reading = False
+
+
+_TOO_LARGE: Final = (
+    "The call has ended, and its answer was too large to be kept until now. It has been carried out: ask again only"
+    " if that is safe."
+)

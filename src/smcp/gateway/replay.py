@@ -29,24 +29,13 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from smcp.gateway import sessions
-from smcp.kernel import crypto, errors, jsonrpc, observe
-from smcp.runtime import calls, spool
+from smcp.gateway import sessions, tracks
+from smcp.kernel import crypto, errors, observe
 from smcp.stores import tenant as stores
 from smcp.stores.log import base as logs
 
 PREFIX: Final = "event"
 """First segment of the log of a session."""
-
-OPENED: Final = b"o"
-"""A stream was opened; its data is `Asked`."""
-OPEN: Final = b"p"
-"""The same again, for a stream whose first record had to go."""
-MESSAGE: Final = b"m"
-ENDED: Final = b"e"
-"""The response, which ends the stream."""
-ENDED_LARGE: Final = b"l"
-"""The response, which was too large to be kept here."""
 
 _HEAD: Final = struct.Struct(">cI")
 _PAIR: Final = struct.Struct(">II")
@@ -61,186 +50,7 @@ _BATCH: Final = 64
 _BATCH_BYTES: Final = 256 * 1024
 _QUEUED_BYTES: Final = 1024 * 1024
 """Bytes that wait for the disk before calls keep theirs."""
-_INBOX: Final = 64
-_INBOX_BYTES: Final = 1024 * 1024
 _PAGE: Final = 64
-_LARGE_S: Final = 120.0
-"""How long an answer that is too large for the log waits on disk for its client to come back."""
-
-
-class Asked(msgspec.Struct, frozen=True, array_like=True):
-    """The request that a stream answers. New fields come at the end, with a default."""
-
-    id: bytes
-    method: str
-    params: bytes = b""
-    repeatable: bool = False
-    """It may be asked again: `params` are kept."""
-
-
-class Item(NamedTuple):
-    """An event on its way to a client."""
-
-    position: int
-    """0: it is not kept."""
-    kind: bytes
-    data: bytes
-
-
-class Follower(sessions.Stream):
-    """A connection that follows a stream."""
-
-    def __init__(self, after: int = 0, *, behind: bool) -> None:
-        """`after`: what the client has. `behind`: there is more on record."""
-        super().__init__()
-        self.after = after
-        self.behind = behind
-        self.lost = False
-        """Something was neither sent nor kept."""
-        self._inbox: collections.deque[Item] = collections.deque()
-        self._held = 0
-        self._woken = False
-
-    def offer(self, item: Item) -> None:
-        """A new event. Without room for it, it and those before are read from the log again."""
-        if self.behind:
-            self.lost = self.lost or not item.position
-        else:
-            self._inbox.append(item)
-            self._held += len(item.data)
-            if len(self._inbox) > _INBOX or (self._held > _INBOX_BYTES and len(self._inbox) > 1):
-                self.lost = self.lost or not all(one.position for one in self._inbox)
-                self._inbox.clear()
-                self._held = 0
-                self.behind = True
-        self.wake()
-
-    def waits(self) -> bool:
-        """Is there anything to send?"""
-        return self.behind or self.lost or bool(self._inbox)
-
-    def take(self) -> Item | None:
-        """The next event that is in memory."""
-        if not self._inbox:
-            return None
-        item = self._inbox.popleft()
-        self._held -= len(item.data)
-        return item
-
-    def close(self) -> None:
-        """Another connection follows, or nobody does."""
-        self.closed = True
-        self._inbox.clear()
-        self.wake()
-
-    async def wait(self) -> None:
-        if not self._woken:
-            await super().wait()
-        self._woken = False
-
-    def wake(self) -> None:
-        self._woken = True
-        super().wake()
-
-
-class Track:
-    """One stream: of one request, or the session's GET stream."""
-
-    def __init__(self, events: "Events", asked: Asked | None, number: int = 0) -> None:
-        self.number = number
-        """0 until it is on record."""
-        self.opened = number
-        """Position of the record that tells what it is."""
-        self.asked = asked
-        self.done = False
-        """Its last event is on record, or was sent."""
-        self.last = number
-        """Position of its last event on record."""
-        self.gap = 0
-        """Position of its newest event that is not kept any more."""
-        self.lost = False
-        """It had an event that was never kept, and nobody followed."""
-        self.kept = True
-        self.sent = 0
-        """Position of the last event that was sent to anybody."""
-        self.call: calls.Call | None = None
-        self.large: spool.Result | None = None
-        self.reading = False
-        """`large` is being sent."""
-        self.owner: Follower | None = None
-        """Who hears of the end, even when it does not follow any more."""
-        self._events = events
-        self._follower: Follower | None = None
-        self._ending = False
-
-    def follow(self, follower: Follower) -> None:
-        """From now on `follower` gets what comes, and who did so far does not: no message goes to two connections."""
-        if self._follower is not None:
-            self._follower.close()
-        self._follower = follower
-
-    def leave(self, follower: Follower) -> None:
-        """Nobody follows, if `follower` did."""
-        if self._follower is follower:
-            self._follower = None
-
-    def drive(self, call: calls.Call) -> None:
-        """Put on record what `call` brings, until it is over."""
-        self.call = call
-        self.pump()
-
-    def pump(self) -> None:
-        """Take what there is. Called by whoever makes it come: it must not wait."""
-        call = self.call
-        if call is None or self._ending:
-            return
-        while call.frames:
-            if not self._events.has_room(self):
-                return  # asked again once there is
-            self._events.put(self, MESSAGE, call.take())
-        if not call.done:
-            call.watch(self.pump)
-            return
-        self._ending = True
-        if call.failure is not None:
-            failure = call.failure
-            self._events.put(self, ENDED, jsonrpc.error(call.id, failure.rpc_code, failure.public, failure.data))
-        elif call.spooled is not None:
-            self.large, call.spooled = call.spooled, None
-            asyncio.get_running_loop().call_later(_LARGE_S, self._give_up)
-            self._events.put(self, ENDED_LARGE, b"")
-        else:
-            self._events.put(self, ENDED, call.response)
-
-    def arrived(self, item: Item) -> bool:
-        """An event is on record, or can't be: to whoever follows. False when nobody got what is not kept."""
-        self.done = self.done or item.kind in (ENDED, ENDED_LARGE)
-        if item.position:
-            self.last = item.position
-        follower = self._follower
-        if follower is not None and not follower.closed:
-            follower.offer(item)
-        if self.owner is not None and self.done:
-            self.owner.wake()
-        return bool(item.position) or (follower is not None and not follower.closed)
-
-    def wake(self) -> None:
-        """Something that concerns everybody happened."""
-        for one in (self._follower, self.owner):
-            if one is not None:
-                one.wake()
-
-    def _give_up(self) -> None:
-        if self.reading:
-            asyncio.get_running_loop().call_later(_LARGE_S, self._give_up)
-        else:
-            self.drop_large()
-
-    def drop_large(self) -> None:
-        """What waits on disk is not needed any more. Idempotent."""
-        if self.large is not None:
-            self.large.close()
-            self.large = None
 
 
 class _Batch(NamedTuple):
@@ -250,13 +60,13 @@ class _Batch(NamedTuple):
     stored: int
     """Bytes as they are stored: what `Log.shrink` counts."""
     counted: int
-    ends: dict[Track, int]
+    ends: dict[tracks.Track, int]
     """The streams that have events there, and the position of each one's last."""
     position: int
     """Of the last of them."""
 
 
-_Entry = tuple[Track, bytes, bytes]
+_Entry = tuple[tracks.Track, bytes, bytes]
 """What is to be written: stream, kind, data."""
 
 
@@ -264,9 +74,9 @@ class Events:
     """The log of one session."""
 
     def __init__(self, replays: "Replays", session: sessions.Session, handle: stores.Handle, key: bytes) -> None:
-        self.listening = Track(self, None)
+        self.listening = tracks.Track(self, None)
         """The session's GET stream."""
-        self.tracks: dict[int, Track] = {}
+        self.tracks: dict[int, tracks.Track] = {}
         """The others, as long as any event of theirs is kept."""
         self.last = 0
         """Position of the last record."""
@@ -281,7 +91,7 @@ class Events:
         self._blocks = crypto.Blocks(key)
         self._queue: collections.deque[_Entry] = collections.deque()
         self._queued = 0
-        self._stalled: set[Track] = set()
+        self._stalled: set[tracks.Track] = set()
         self._writer: asyncio.Task[None] | None = None
         self._batches: collections.deque[_Batch] = collections.deque()
         self._counted = self._stored = 0
@@ -290,11 +100,11 @@ class Events:
 
     # --- ids ---
 
-    def id(self, track: Track, position: int) -> bytes:
+    def id(self, track: tracks.Track, position: int) -> bytes:
         """What a client calls the event of `track` at `position`."""
         return _text(self._blocks.seal(_PAIR.pack(track.number, position)))
 
-    def find(self, told: str) -> tuple[Track, int]:
+    def find(self, told: str) -> tuple[tracks.Track, int]:
         """The stream and the position that an event's id names. Raises `errors.StreamNotKept` for any other text."""
         opened: bytes | None = None
         if len(told) == _ID and told.isascii():
@@ -313,17 +123,17 @@ class Events:
 
     # --- writing ---
 
-    def open(self, asked: Asked) -> Track:
+    def open(self, asked: tracks.Asked) -> tracks.Track:
         """A new stream, that answers a request."""
-        track = Track(self, asked)
-        self.put(track, OPENED, msgspec.msgpack.encode(asked))
+        track = tracks.Track(self, asked)
+        self.put(track, tracks.OPENED, msgspec.msgpack.encode(asked))
         return track
 
     def stray(self, data: bytes) -> None:
         """A message for the GET stream."""
-        self.put(self.listening, MESSAGE, data)
+        self.put(self.listening, tracks.MESSAGE, data)
 
-    def put(self, track: Track, kind: bytes, data: bytes) -> None:
+    def put(self, track: tracks.Track, kind: bytes, data: bytes) -> None:
         """Write, with whatever else is to be written, then hand it to who follows."""
         if self.closed:
             return
@@ -332,7 +142,12 @@ class Events:
         if self._writer is None:
             self._writer = asyncio.get_running_loop().create_task(self._write(), name="events")
 
-    def has_room(self, track: Track) -> bool:
+    async def settled(self) -> None:
+        """Return when nothing is on its way to the disk."""
+        while self._writer is not None:
+            await asyncio.wait({self._writer})
+
+    def has_room(self, track: tracks.Track) -> bool:
         """May `track` put more now? If not, its `pump` is called once it may."""
         if self._queued <= _QUEUED_BYTES:
             return True
@@ -369,13 +184,13 @@ class Events:
         for number, (track, kind, data) in enumerate(batch):
             if kept and number in fits:
                 position += 1
-                self._arrived(track, Item(position, kind, data))
+                self._arrived(track, tracks.Item(position, kind, data))
             else:
                 track.kept = track is self.listening
-                self._arrived(track, Item(0, kind, data))
+                self._arrived(track, tracks.Item(0, kind, data))
 
-    def _arrived(self, track: Track, item: Item) -> None:
-        if item.kind != OPEN and not track.arrived(item):
+    def _arrived(self, track: tracks.Track, item: tracks.Item) -> None:
+        if item.kind != tracks.OPEN and not track.arrived(item):
             if track is self.listening:
                 # As before anybody listened: it waits in memory.
                 self._session.sink = None
@@ -402,7 +217,7 @@ class Events:
         ends = {
             track: position
             for position, (track, kind, _) in enumerate(batch, self.last - len(batch) + 1)
-            if kind != OPEN
+            if kind != tracks.OPEN
         }
         self._account(_Batch(time.monotonic(), stored, counted, ends, self.last))
         return True
@@ -411,9 +226,9 @@ class Events:
         for _ in range(2):
             records: list[bytes] = []
             for position, (track, kind, data) in enumerate(batch, self.last + 1):
-                if kind == OPENED:
+                if kind == tracks.OPENED:
                     track.number = track.last = position
-                if kind in (OPENED, OPEN):
+                if kind in (tracks.OPENED, tracks.OPEN):
                     track.opened = position
                 records.append(_HEAD.pack(kind, track.number) + data)
             try:
@@ -423,7 +238,7 @@ class Events:
                 continue
             self.last = last
             for track, kind, _ in batch:
-                if kind == OPENED:
+                if kind == tracks.OPENED:
                     self.tracks[track.number] = track
             return
         raise errors.Unavailable(detail="two writers of one session's events")
@@ -474,11 +289,11 @@ class Events:
         for track in self.tracks.values():
             # A stream that goes on needs to be known after a restart, however much it said.
             if track.asked is not None and track.opened < oldest and not track.done:
-                self.put(track, OPEN, msgspec.msgpack.encode(track.asked))
+                self.put(track, tracks.OPEN, msgspec.msgpack.encode(track.asked))
 
     # --- reading ---
 
-    async def more(self, track: Track, follower: Follower) -> list[Item]:
+    async def more(self, track: tracks.Track, follower: tracks.Follower) -> list[tracks.Item]:
         """What `follower` has not got: one event that waits in memory, or several from the log.
 
         Raises `errors.StreamNotKept` when some of it is nowhere any more.
@@ -493,13 +308,13 @@ class Events:
             raise errors.StreamNotKept
         if not records or records[-1].position >= self.last:
             follower.behind = False
-        found: list[Item] = []
+        found: list[tracks.Item] = []
         for record in records:
             kind, number = _HEAD.unpack_from(record.data)
-            if number == track.number and kind != OPEN:
-                found.append(Item(record.position, kind, record.data[_HEAD.size :]))
+            if number == track.number and kind != tracks.OPEN:
+                found.append(tracks.Item(record.position, kind, record.data[_HEAD.size :]))
         if records and (not found or found[-1].position < records[-1].position):
-            found.append(Item(records[-1].position, OPEN, b""))
+            found.append(tracks.Item(records[-1].position, tracks.OPEN, b""))
         return found
 
     async def ready(self) -> None:
@@ -531,24 +346,24 @@ class Events:
         kind, number = _HEAD.unpack_from(record.data)
         track = self.listening if number == 0 else self.tracks.get(number)
         if track is None:
-            track = self.tracks[number] = Track(self, None, number)
+            track = self.tracks[number] = tracks.Track(self, None, number)
             track.gap = first - 1 if number < first else 0
-        if kind in (OPENED, OPEN):
+        if kind in (tracks.OPENED, tracks.OPEN):
             track.opened = record.position
             with contextlib.suppress(msgspec.DecodeError):
-                track.asked = msgspec.msgpack.decode(record.data[_HEAD.size :], type=Asked)
-        if kind != OPEN:
+                track.asked = msgspec.msgpack.decode(record.data[_HEAD.size :], type=tracks.Asked)
+        if kind != tracks.OPEN:
             track.last = record.position
-        track.done = track.done or kind in (ENDED, ENDED_LARGE)
+        track.done = track.done or kind in (tracks.ENDED, tracks.ENDED_LARGE)
         stored = len(record.data) + 1 + crypto.OVERHEAD
         if await self._handle.reserve(stored):
-            ends = {} if kind == OPEN else {track: record.position}
+            ends = {} if kind == tracks.OPEN else {track: record.position}
             self._account(_Batch(written, stored, max(_LEAST, stored), ends, record.position))
 
     # --- the end ---
 
-    def close(self, *, ended: bool) -> "asyncio.Task[None] | None":
-        """Nothing is written or sent any more; returns what is still being written."""
+    def close(self, *, ended: bool) -> None:
+        """Nothing more is written or sent."""
         self.closed, self.ended = True, ended
         for track in (self.listening, *self.tracks.values()):
             track.drop_large()
@@ -559,12 +374,10 @@ class Events:
         for batch in self._batches:
             self._handle.give_back(batch.stored)
         self._batches.clear()
-        return self._writer
 
-    async def drop(self, writing: "asyncio.Task[None] | None") -> None:
-        """Remove what was kept, once `writing` is over."""
-        if writing is not None:
-            await asyncio.wait({writing})
+    async def drop(self) -> None:
+        """Remove what was kept."""
+        await self.settled()
         with contextlib.suppress(errors.SmcpError):  # it has a time to live too
             await self._handle.log.drop(self._stream)
 
@@ -605,15 +418,18 @@ class Replays:
         """A session has ended, and what was kept of it goes."""
         events = self._events.pop(session.id, None)
         if events is not None:
-            dropping = asyncio.get_running_loop().create_task(events.drop(events.close(ended=True)))
+            events.close(ended=True)
+            dropping = asyncio.get_running_loop().create_task(events.drop())
             self._dropping.add(dropping)
             dropping.add_done_callback(self._dropping.discard)
 
     async def close(self) -> None:
         """The process ends. What is on record stays: streams that are open now are open for the next process."""
-        writing = [task for events in self._events.values() if (task := events.close(ended=False)) is not None]
+        left = list(self._events.values())
         self._events.clear()
-        await asyncio.gather(*writing, *self._dropping, return_exceptions=True)
+        for events in left:
+            events.close(ended=False)
+        await asyncio.gather(*(events.settled() for events in left), *self._dropping, return_exceptions=True)
 
 
 def _text(sealed: bytes) -> bytes:

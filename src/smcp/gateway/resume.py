@@ -9,7 +9,7 @@ import functools
 import time
 from typing import Final
 
-from smcp.gateway import exchange, large, recheck, replay, sessions
+from smcp.gateway import exchange, large, recheck, replay, sessions, tracks
 from smcp.kernel import errors, jsonrpc
 from smcp.protocol import sse
 from smcp.runtime import calls
@@ -27,18 +27,18 @@ LAST_EVENT: Final = b"last-event-id"
 async def carry(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call, events: replay.Events) -> None:
     """Bring back what `call` brings on a stream that outlives its connection. Returns when the call is over."""
     track = events.open(_asked(x, call))
-    follower = replay.Follower(behind=False)
+    follower = tracks.Follower(behind=False)
     x.open_stream()
     await _own(parts, x, call, events, track, follower, x.started)
 
 
-def _asked(x: exchange.Exchange, call: calls.Call) -> replay.Asked:
+def _asked(x: exchange.Exchange, call: calls.Call) -> tracks.Asked:
     message = x.forwarded or x.message
     if message is None or x.target is None or len(message.params_raw) > _PARAMS:
-        return replay.Asked(call.id, call.method)
+        return tracks.Asked(call.id, call.method)
     if not x.target.repeatable(message.method, message.params):
-        return replay.Asked(call.id, call.method)
-    return replay.Asked(call.id, call.method, message.params_raw, repeatable=True)
+        return tracks.Asked(call.id, call.method)
+    return tracks.Asked(call.id, call.method, message.params_raw, repeatable=True)
 
 
 class _Limit:
@@ -57,8 +57,8 @@ async def _own(
     x: exchange.Exchange,
     call: calls.Call,
     events: replay.Events,
-    track: replay.Track,
-    follower: replay.Follower,
+    track: tracks.Track,
+    follower: tracks.Follower,
     began: float,
 ) -> None:
     track.owner = follower
@@ -102,7 +102,7 @@ async def listen(parts: exchange.Parts, x: exchange.Exchange) -> None:
 async def _listen(
     parts: exchange.Parts, x: exchange.Exchange, session: sessions.Session, events: replay.Events, after: int
 ) -> None:
-    follower = replay.Follower(after, behind=after < events.last)
+    follower = tracks.Follower(after, behind=after < events.last)
     session.attach(follower)
     events.listening.follow(follower)
     while session.waiting():
@@ -118,11 +118,11 @@ async def _listen(
 
 
 async def _again(
-    parts: exchange.Parts, x: exchange.Exchange, events: replay.Events, track: replay.Track, after: int
+    parts: exchange.Parts, x: exchange.Exchange, events: replay.Events, track: tracks.Track, after: int
 ) -> None:
     if not track.kept:
         raise errors.StreamNotKept
-    follower = replay.Follower(after, behind=True)
+    follower = tracks.Follower(after, behind=True)
     track.follow(follower)
     x.out.when_gone(functools.partial(_left, x, follower))
     x.open_stream()
@@ -130,12 +130,12 @@ async def _again(
     await _serve(parts, x, events, track, follower, owns=False)
 
 
-async def _prime(x: exchange.Exchange, events: replay.Events, track: replay.Track, position: int) -> None:
+async def _prime(x: exchange.Exchange, events: replay.Events, track: tracks.Track, position: int) -> None:
     primed = x.version in _PRIMED
     await x.stream(sse.primed(events.id(track, position), RETRY_MS) if primed else sse.HEARTBEAT)
 
 
-def _left(x: exchange.Exchange, follower: replay.Follower) -> None:
+def _left(x: exchange.Exchange, follower: tracks.Follower) -> None:
     x.gone = True
     follower.wake()
 
@@ -144,8 +144,8 @@ async def _serve(
     parts: exchange.Parts,
     x: exchange.Exchange,
     events: replay.Events,
-    track: replay.Track,
-    follower: replay.Follower,
+    track: tracks.Track,
+    follower: tracks.Follower,
     *,
     owns: bool,
 ) -> None:
@@ -183,13 +183,13 @@ async def _serve(
     _close(x, follower)
 
 
-async def _part(x: exchange.Exchange, follower: replay.Follower) -> None:
+async def _part(x: exchange.Exchange, follower: tracks.Follower) -> None:
     """Close the connection of a stream that goes on: its client comes back (MCP 2025-11-25, "Sending Messages")."""
     await _try(x, follower, sse.retry(RETRY_MS))
     _close(x, follower)
 
 
-def _close(x: exchange.Exchange, follower: replay.Follower) -> None:
+def _close(x: exchange.Exchange, follower: tracks.Follower) -> None:
     follower.close()
     if not x.gone:
         x.gone = True
@@ -197,7 +197,7 @@ def _close(x: exchange.Exchange, follower: replay.Follower) -> None:
         x.end_stream()
 
 
-async def _try(x: exchange.Exchange, follower: replay.Follower, data: bytes) -> bool:
+async def _try(x: exchange.Exchange, follower: tracks.Follower, data: bytes) -> bool:
     """Send; who does not read is left to come back. False when nobody is there."""
     try:
         await x.stream(data)
@@ -212,8 +212,8 @@ async def _send_some(
     parts: exchange.Parts,
     x: exchange.Exchange,
     events: replay.Events,
-    track: replay.Track,
-    follower: replay.Follower,
+    track: tracks.Track,
+    follower: tracks.Follower,
     checked: float,
 ) -> float:
     """Send what waits, or some of it; returns when the credential was last found to be good."""
@@ -225,7 +225,7 @@ async def _send_some(
         _close(x, follower)
         return checked
     for item in items:
-        if item.kind == replay.ENDED_LARGE:
+        if item.kind == tracks.ENDED_LARGE:
             await _send_large(parts, x, events, track, item)
         elif not await _try(x, follower, _written(x, events, track, item)):
             break
@@ -235,16 +235,16 @@ async def _send_some(
     return checked
 
 
-def _written(x: exchange.Exchange, events: replay.Events, track: replay.Track, item: replay.Item) -> bytes:
-    if item.kind in (replay.MESSAGE, replay.ENDED):
+def _written(x: exchange.Exchange, events: replay.Events, track: tracks.Track, item: tracks.Item) -> bytes:
+    if item.kind in (tracks.MESSAGE, tracks.ENDED):
         return sse.event(item.data, events.id(track, item.position) if item.position else b"")
-    if item.kind == replay.OPENED and item.position and x.version in _PRIMED:
+    if item.kind == tracks.OPENED and item.position and x.version in _PRIMED:
         return sse.primed(events.id(track, item.position), RETRY_MS)
     return b""
 
 
 async def _send_large(
-    parts: exchange.Parts, x: exchange.Exchange, events: replay.Events, track: replay.Track, item: replay.Item
+    parts: exchange.Parts, x: exchange.Exchange, events: replay.Events, track: tracks.Track, item: tracks.Item
 ) -> None:
     asked = track.asked
     if asked is None:

@@ -150,9 +150,10 @@ async def _compose(
 async def _gateway(base: foundation.Foundation, common: foundation.Common, hosted: hosting.Hosting) -> exchange.Parts:
     config = base.settings
     found = targets.Targets(hosted.versions, hosted.specs)
-    live = await sessions.open(base, common, hosted, found)
     kept_s = config.gateway.call_timeout_s + _REPLAY_S
     replays = replay.Replays(common.store, base.log, session_bytes=_REPLAY_BYTES, kept_s=kept_s)
+    base.undo.push_async_callback(replays.settled)
+    live = await sessions.open(base, common, hosted, found)
     live.listen(replays.forget)
     base.undo.push_async_callback(replays.close)
     waits = config.gateway

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable
 
-from smcp.gateway import exchange, living, resume
+from smcp.gateway import exchange, living, resume, sending
 from smcp.kernel import errors, jsonrpc
 from smcp.protocol import eras
 from smcp.runtime import calls
@@ -16,11 +16,7 @@ def forward(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | No
     if instance is None:
         raise errors.ServerFailed
     if message.kind is jsonrpc.Kind.REQUEST:
-        x.number, x.call = instance.calls.send(x.forwarded or message)
-        if x.session is not None:
-            x.session.busy += 1
-            if x.session.bridged:
-                x.session.running[message.id] = (instance, x.number)
+        sending.send(x, message, instance)
     elif message.kind is jsonrpc.Kind.NOTIFICATION:
         instance.calls.notify(message)
         if x.session is not None and message.method == "notifications/initialized":

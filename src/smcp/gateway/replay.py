@@ -30,7 +30,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from smcp.gateway import sessions, tracks
-from smcp.kernel import crypto, errors, observe
+from smcp.kernel import crypto, errors, ids, jsonrpc, observe
 from smcp.stores import tenant as stores
 from smcp.stores.log import base as logs
 
@@ -87,7 +87,7 @@ class Events:
         self._replays = replays
         self._session = session
         self._handle = handle
-        self._stream = (PREFIX, handle.private("session", session.id))
+        self._stream = (PREFIX, session.name)
         self._blocks = crypto.Blocks(key)
         self._queue: collections.deque[_Entry] = collections.deque()
         self._queued = 0
@@ -132,6 +132,13 @@ class Events:
     def stray(self, data: bytes) -> None:
         """A message for the GET stream."""
         self.put(self.listening, tracks.MESSAGE, data)
+
+    def end(self, track: tracks.Track, failure: errors.SmcpError) -> None:
+        """A stream whose call nobody waits for any more ends with `failure`."""
+        if track.asked is not None and not track.repeating:
+            track.repeating = True
+            error = jsonrpc.error(track.asked.id, failure.rpc_code, failure.public, failure.data)
+            self.put(track, tracks.ENDED, error)
 
     def put(self, track: tracks.Track, kind: bytes, data: bytes) -> None:
         """Write, with whatever else is to be written, then hand it to who follows."""
@@ -391,7 +398,8 @@ class Replays:
         self.kept_s = kept_s
         self._store = store
         self._log = log
-        self._events: dict[str, Events] = {}
+        self._events: dict[tuple[ids.TenantId, str], Events] = {}
+        self._began = time.monotonic()
         self._dropping: set[asyncio.Task[None]] = set()
 
     def store_now(self) -> float:
@@ -404,19 +412,23 @@ class Replays:
 
     async def of(self, session: sessions.Session) -> Events:
         """The events of a session. Raises `errors.Unavailable`, `errors.SessionNotFound`."""
-        events = self._events.get(session.id)
+        events = self._events.get((session.tenant, session.name))
         if events is None:
-            if session.over:
+            if not session.table.has(session):
                 raise errors.SessionNotFound
-            handle = self._store.tenant(session.tenant)
-            key = crypto.keyed_digest(self._store.ring.data_key(session.tenant, "gateway.events"), session.id)
-            events = self._events[session.id] = Events(self, session, handle, key)
+            events = self._events[session.tenant, session.name] = self._made(session)
         await events.ready()
         return events
 
-    def forget(self, session: sessions.Session) -> None:
-        """A session has ended, and what was kept of it goes."""
-        events = self._events.pop(session.id, None)
+    def _made(self, session: sessions.Session) -> Events:
+        key = crypto.keyed_digest(self._store.ring.data_key(session.tenant, "gateway.events"), session.name)
+        return Events(self, session, self._store.tenant(session.tenant), key)
+
+    def forget(self, session: sessions.Session, reason: str) -> None:
+        """A session has ended, for a reason in one word, and what was kept of it goes."""
+        events = self._events.pop((session.tenant, session.name), None)
+        if events is None and session.created < self._began and self._store.knows(session.tenant):
+            events = self._made(session)  # an earlier process may have kept something
         if events is not None:
             events.close(ended=True)
             dropping = asyncio.get_running_loop().create_task(events.drop())
@@ -426,10 +438,13 @@ class Replays:
     async def close(self) -> None:
         """The process ends. What is on record stays: streams that are open now are open for the next process."""
         left = list(self._events.values())
-        self._events.clear()
         for events in left:
             events.close(ended=False)
-        await asyncio.gather(*(events.settled() for events in left), *self._dropping, return_exceptions=True)
+        await asyncio.gather(*(events.settled() for events in left), return_exceptions=True)
+
+    async def settled(self) -> None:
+        """Return when what was kept of sessions that have ended is gone."""
+        await asyncio.gather(*self._dropping, return_exceptions=True)
 
 
 def _text(sealed: bytes) -> bytes:

@@ -9,7 +9,8 @@ import functools
 import time
 from typing import Final
 
-from smcp.gateway import exchange, large, recheck, replay, sessions, tracks
+from smcp.access import policy
+from smcp.gateway import bridge, exchange, large, recheck, replay, route, sending, sessions, tracks
 from smcp.kernel import errors, jsonrpc
 from smcp.protocol import sse
 from smcp.runtime import calls
@@ -33,7 +34,7 @@ async def carry(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call, e
 
 
 def _asked(x: exchange.Exchange, call: calls.Call) -> tracks.Asked:
-    message = x.forwarded or x.message
+    message = x.message
     if message is None or x.target is None or len(message.params_raw) > _PARAMS:
         return tracks.Asked(call.id, call.method)
     if not x.target.repeatable(message.method, message.params):
@@ -123,11 +124,61 @@ async def _again(
     if not track.kept:
         raise errors.StreamNotKept
     follower = tracks.Follower(after, behind=True)
+    if track.call is None and not (track.done or track.repeating):
+        # Its call ended with an earlier process.
+        if track.asked is None:
+            raise errors.StreamNotKept
+        if track.asked.repeatable:
+            await _repeat(parts, x, events, track, track.asked, follower)
+            return
+        events.end(track, errors.CallInterrupted(data={"mayHaveRun": True}))
     track.follow(follower)
     x.out.when_gone(functools.partial(_left, x, follower))
     x.open_stream()
     await _prime(x, events, track, after)
     await _serve(parts, x, events, track, follower, owns=False)
+
+
+async def _repeat(
+    parts: exchange.Parts,
+    x: exchange.Exchange,
+    events: replay.Events,
+    track: tracks.Track,
+    asked: tracks.Asked,
+    follower: tracks.Follower,
+) -> None:
+    """Send a request again, as if this exchange had brought it; its stream goes on."""
+    params = jsonrpc.obj(jsonrpc.decode(asked.params)) if asked.params else {}
+    message = jsonrpc.Message(jsonrpc.Kind.REQUEST, asked.method, params or {}, asked.id, asked.params, b"")
+    track.repeating = True
+    try:
+        await _hand_over(parts, x, message)
+        if x.call is None:
+            raise errors.ServerFailed
+        x.open_stream()
+        await _prime(x, events, track, follower.after)
+        await _own(parts, x, x.call, events, track, follower, time.monotonic())
+    finally:
+        track.repeating = False
+
+
+async def _hand_over(parts: exchange.Parts, x: exchange.Exchange, message: jsonrpc.Message) -> None:
+    """What a POST goes through between being read and being forwarded, for a request that a GET brings back."""
+    if x.principal is None or x.tenant is None or x.server is None or x.session is None:
+        raise errors.Unauthenticated
+    x.message = message
+    x.action = route.action(message.method)
+    resource = policy.Resource(x.tenant, "server", x.server)
+    if policy.decide(x.principal, x.action, resource) is not policy.Decision.ALLOW:
+        raise errors.Forbidden
+    x.lease = parts.limiter.admit(x.principal)
+    if x.session.bridged:
+        waiting = bridge.acquire(parts, x, x.session)
+        if waiting is not None:
+            await waiting
+    if x.instance is None:
+        raise errors.ServerFailed
+    sending.send(x, message, x.instance)
 
 
 async def _prime(x: exchange.Exchange, events: replay.Events, track: tracks.Track, position: int) -> None:

@@ -135,6 +135,8 @@ class Track:
         self.sent = 0
         """Position of the last event that was sent to anybody."""
         self.call: calls.Call | None = None
+        self.repeating = False
+        """Its request is being sent again, after a restart."""
         self.large: spool.Result | None = None
         self.reading = False
         """`large` is being sent."""

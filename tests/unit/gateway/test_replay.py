@@ -4,6 +4,7 @@ import asyncio
 import pathlib
 import shutil
 import tempfile
+import time
 from typing import NamedTuple, cast
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import stateful
 from hypothesis import strategies as st
 
-from smcp.gateway import replay, sessions, tracks
+from smcp.gateway import living, replay, tracks
 from smcp.kernel import clock, crypto, errors, ids, observe, settings
 from smcp.runtime import budgets, calls
 from smcp.stores import local
@@ -31,10 +32,25 @@ async def store_in(directory: pathlib.Path, **more: int) -> stores.Store:
     return found
 
 
-def session() -> sessions.Session:
+class Alone:
+    """The table of one session, which never ends."""
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def has(self, session: living.Session) -> bool:
+        return True
+
+    def lost(self, session: living.Session) -> None:
+        """Its copy is gone."""
+
+    def note(self, session: living.Session) -> None:
+        """Its record is to be brought up to date."""
+
+
+def session() -> living.Session:
     """A session that nobody looks after."""
-    table = cast("sessions.Sessions", None)  # asked only when a session ends
-    return sessions.Session(table, ("acme", "key"), ACME, ids.ServerName("tool"), "d-1", None, "2025-11-25", 0.0)
+    return living.Session(Alone(), (ACME, "key"), ids.ServerName("tool"), "name", "d-1", "2025-11-25", 0.0)
 
 
 def call(id_: bytes = b"1") -> calls.Call:
@@ -230,7 +246,7 @@ async def test_the_oldest_events_go_and_who_wants_them_is_told(tmp_path: pathlib
         await events.settled()
         waiting.finish(b"{}", None)
         await events.settled()
-        stream = (replay.PREFIX, store.tenant(ACME).private("session", made.id))
+        stream = (replay.PREFIX, made.name)
         kept = await store.tenant(ACME).log.read(stream)
         assert len(kept) <= (1 << 18) // 1024 + 4
         _, after = events.find(first)
@@ -274,7 +290,8 @@ async def test_events_count_against_the_quota_and_a_full_one_costs_the_ids_only(
         # What the session had is given back with it.
         assert await store.tenant(ACME).reserve(90_000) is True
         store.tenant(ACME).give_back(90_000)
-        replays.forget(made)
+        replays.forget(made, "deleted")
+        await replays.settled()
         await replays.close()
         assert await store.tenant(ACME).log.streams((replay.PREFIX,)) == []
     finally:

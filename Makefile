@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help up setup dev node check format lint types layers unit test bench soak docs fix lock clean
+.PHONY: help up setup dev clients check format lint types layers unit test bench soak docs fix lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,8 +19,8 @@ setup: ## Install what running needs (part of `make up`)
 dev: ## Install what working on SMCP needs (part of `make check` and `make test`)
 	@scripts/bootstrap dev
 
-node: dev
-	@cd tests && ../$(BIN)/python -c "from support import node; node.ensure()"
+clients: dev
+	@cd tests && ../$(BIN)/python -c "from support import environments, node; node.ensure(); environments.ensure()"
 
 format: dev
 	$(BIN)/ruff format --check
@@ -41,7 +41,7 @@ check: format lint types layers unit ## Format, lint, types, layers, quick tests
 
 # What compares times runs first and alone; then all the rest in one run, so that its closing line counts it. Files are
 # not split over workers: a file's real parts (a platform, a cluster) are started once.
-test: format lint types layers node ## Everything that `make check` does, and the tests with real parts
+test: format lint types layers clients ## Everything that `make check` does, and the tests with real parts
 	$(PYTEST) -v -n 0 -m alone
 	$(PYTEST) -v -n 2 --dist loadfile -m "not alone"
 
@@ -62,5 +62,5 @@ lock: dev ## Resolve the requirements anew and write requirements/*.txt
 	scripts/lock $(ARGS)
 
 clean: ## Remove what tools left here, the virtual environment included; no data of SMCP
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache dist tests/clients/node_modules
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache dist tests/clients/node_modules tests/clients/python/.environments
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -17,6 +17,7 @@ from smcp.access import policy
 from smcp.audit import events
 from smcp.control import endpoint, routes
 from smcp.kernel import errors, observe, settings
+from support import suite
 
 
 def setting_rows() -> Iterator[tuple[str, str, str, str, str]]:
@@ -142,6 +143,22 @@ def _endpoints() -> str:
     return "\n".join(lines)
 
 
+def _runs() -> str:
+    lines = ["| build of the fixture | MCP | scored, all pass | not scored | of these pass |", "|---|---|---|---|---|"]
+    for run in suite.RUNS:
+        others = suite.remarks(run.revision, hosted=True)
+        lines.append(f"| {run.build} | {run.revision} | {run.required} | {run.more} | {run.more - len(others)} |")
+    return "\n".join(lines)
+
+
+def _remarks() -> str:
+    lines = ["| MCP | scenario | the fixture alone | through SMCP | why |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {one.revision} | `{one.scenario}` | {one.alone} | {one.hosted} | {one.why} |" for one in suite.REMARKS
+    ]
+    return "\n".join(lines)
+
+
 PAGES: dict[str, tuple[str, Callable[[], str]]] = {
     "settings": ("docs/reference/settings.md", _settings),
     "errors": ("docs/reference/errors.md", _errors),
@@ -150,6 +167,8 @@ PAGES: dict[str, tuple[str, Callable[[], str]]] = {
     "commands": ("docs/reference/cli.md", commands.render),
     "endpoints": ("docs/reference/api.md", _endpoints),
     "events": ("docs/reference/audit-events.md", _events),
+    "suite-runs": ("docs/reference/conformance.md", _runs),
+    "suite-remarks": ("docs/reference/conformance.md", _remarks),
 }
 
 

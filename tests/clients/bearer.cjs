@@ -6,8 +6,9 @@
 // that already has an Authorization header, or that goes to another origin, is left as it is.
 "use strict";
 
+const fs = require("node:fs");
 const http = require("node:http");
-const { syncBuiltinESMExports } = require("node:module");
+const { createRequire, syncBuiltinESMExports } = require("node:module");
 
 const origin = process.env.SMCP_TEST_ORIGIN;
 const bearer = process.env.SMCP_TEST_BEARER;
@@ -40,7 +41,8 @@ function patchFetch() {
 }
 
 function patchUndici() {
-  const undici = require("undici");
+  // The one that the program gets, which need not be the one beside this file.
+  const undici = createRequire(fs.realpathSync(process.argv[1]))("undici");
   const original = undici.request;
   undici.request = function request(url, options) {
     if (new URL(url).origin !== origin) return original(url, options);

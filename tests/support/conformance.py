@@ -10,7 +10,8 @@ from typing import Any, Final, Literal
 
 from support import node
 
-Revision = Literal["2025-06-18", "2025-11-25", "2026-07-28"]
+Revision = Literal["2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28"]
+Result = Literal["passes", "warns", "fails", "checks nothing"]
 
 _PACKAGE: Final = node.MODULES / "@modelcontextprotocol" / "conformance"
 _PRELOAD: Final = node.CLIENTS / "bearer.cjs"
@@ -34,7 +35,16 @@ class Scenario:
     @property
     def passed(self) -> bool:
         """Whether something was checked and nothing failed."""
-        return not self.failures and self.succeeded > 0
+        return self.result in ("passes", "warns")
+
+    @property
+    def result(self) -> Result:
+        """What it comes to. A warning is a SHOULD that is not met; the suite counts it as passed."""
+        if self.failures:
+            return "fails"
+        if self.warnings:
+            return "warns"
+        return "passes" if self.succeeded > 0 else "checks nothing"
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,11 @@ class Outcome:
     def passed(self) -> int:
         """How many of the required scenarios pass."""
         return sum(one.required and one.passed for one in self.scenarios)
+
+    @property
+    def remarks(self) -> dict[str, Result]:
+        """Every scenario, required or not, that does not simply pass."""
+        return {one.name: one.result for one in self.scenarios if one.result != "passes"}
 
     @property
     def failures(self) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""The fixture server of tests/fixtures/everything: as a wheel to deploy, or run directly."""
+"""The fixture server of tests/fixtures/everything, in its three builds: as a wheel to deploy, or run directly."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Generator
-from typing import Final
+from typing import Final, Literal
 
 from mcp import StdioServerParameters
 
@@ -16,6 +16,8 @@ from support import wheels
 FOLDER: Final = pathlib.Path(__file__).parents[1] / "fixtures" / "everything"
 NAME: Final = "smcp-fixture-everything"
 MODULE: Final = "smcp_fixture_everything"
+
+Build = Literal["dual", "legacy", "modern"]
 
 
 def wheel(directory: pathlib.Path) -> pathlib.Path:
@@ -31,11 +33,21 @@ def wheel(directory: pathlib.Path) -> pathlib.Path:
     )
 
 
+def manifest(build: Build) -> str:
+    """The manifest with which the wheel is deployed as `build`: each has a script of its own.
+
+    Copies for sessions are started ahead, so that no client waits for one for long on a busy machine; of the shared
+    copies there is one, because what the fixture's tools change is kept in its memory.
+    """
+    script = NAME if build == "dual" else f"{NAME}-{build}"
+    return f'command = "{script}"\n[scale]\n{"max = 1" if build == "modern" else "min = 2"}\n'
+
+
 @contextlib.contextmanager
-def over_http(key: str) -> Generator[str]:
-    """The fixture without SMCP, over streamable HTTP and behind the bearer `key`: the endpoint's URL."""
+def over_http(key: str, build: Build = "dual") -> Generator[str]:
+    """A build of the fixture without SMCP, over streamable HTTP and behind the bearer `key`: the endpoint's URL."""
     with subprocess.Popen(
-        [sys.executable, "-m", MODULE, "--http"],
+        [sys.executable, "-m", MODULE, "--http", "--era", build],
         cwd=FOLDER,
         env={**os.environ, "SMCP_FIXTURE_KEY": key},
         stdout=subprocess.PIPE,
@@ -51,6 +63,6 @@ def over_http(key: str) -> Generator[str]:
             process.terminate()
 
 
-def over_stdio() -> StdioServerParameters:
-    """How a client starts the fixture as its child."""
-    return StdioServerParameters(command=sys.executable, args=["-m", MODULE], cwd=FOLDER)
+def over_stdio(build: Build = "dual") -> StdioServerParameters:
+    """How a client starts a build of the fixture as its child."""
+    return StdioServerParameters(command=sys.executable, args=["-m", MODULE, "--era", build], cwd=FOLDER)

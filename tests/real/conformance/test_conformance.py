@@ -1,21 +1,40 @@
-"""The official conformance suite through SMCP: the fixture hosted over stdio, an API key on every request."""
+"""The official conformance suite through SMCP: the fixture hosted over stdio, an API key on every request.
+
+What is reached is written down exactly (`support.suite`): a change in either direction is looked at.
+"""
 
 import pytest
 
-from support import conformance
+from support import conformance, suite
 from support.clients import Endpoint
+from support.everything import Build
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
-
-# What is reached, exactly: a change in either direction is looked at.
-REACHED: dict[conformance.Revision, int] = {"2025-06-18": 27, "2025-11-25": 30, "2026-07-28": 37}
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 
-@pytest.mark.requirement("mcp:suite:legacy", "mcp:suite:modern")
-@pytest.mark.parametrize(("revision", "required"), [("2025-06-18", 27), ("2025-11-25", 30), ("2026-07-28", 37)])
-def test_a_hosted_server_passes_the_official_suite(
-    fixture_endpoint: Endpoint, revision: conformance.Revision, required: int
-) -> None:
-    outcome = conformance.run(fixture_endpoint.url, fixture_endpoint.key, revision)
+def _holds(run: suite.Run, endpoint: Endpoint) -> None:
+    outcome = conformance.run(endpoint.url, endpoint.key, run.revision)
     print(outcome.table())
-    assert (outcome.passed, outcome.required) == (REACHED[revision], required), outcome.table()
+    assert (outcome.passed, outcome.required) == (run.required, run.required), outcome.table()
+    assert len(outcome.scenarios) == run.required + run.more, outcome.table()
+    assert outcome.remarks == suite.remarks(run.revision, hosted=True), outcome.table()
+
+
+@pytest.mark.requirement("mcp:suite:modern", "mcp:suite:not-scored")
+@pytest.mark.parametrize("run", [one for one in suite.RUNS if one.revision == "2026-07-28"], ids=suite.name)
+def test_a_hosted_server_passes_the_suite_of_the_modern_era(builds: dict[Build, Endpoint], run: suite.Run) -> None:
+    _holds(run, builds[run.build])
+
+
+@pytest.mark.requirement("mcp:suite:legacy", "mcp:suite:not-scored")
+@pytest.mark.parametrize("run", [one for one in suite.RUNS if one.revision == "2025-11-25"], ids=suite.name)
+def test_a_hosted_server_passes_the_suite_of_the_legacy_era(builds: dict[Build, Endpoint], run: suite.Run) -> None:
+    _holds(run, builds[run.build])
+
+
+@pytest.mark.requirement("mcp:suite:older")
+@pytest.mark.parametrize("run", [one for one in suite.RUNS if one.revision < "2025-11-25"], ids=suite.name)
+def test_a_hosted_server_passes_all_that_the_suite_has_for_older_wires(
+    builds: dict[Build, Endpoint], run: suite.Run
+) -> None:
+    _holds(run, builds[run.build])

@@ -5,23 +5,24 @@ What fails here can't be asked of SMCP; what passes here and fails through SMCP 
 
 import pytest
 
-from support import conformance, everything
+from support import conformance, suite
+from support.clients import Endpoint
+from support.everything import Build
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
-_KEY = "not-a-secret-but-needed"
+
+@pytest.mark.requirement("mcp:suite:yardstick")
+@pytest.mark.parametrize("run", suite.RUNS, ids=suite.name)
+def test_each_build_alone_passes_the_suite_of_its_eras(alone: dict[Build, Endpoint], run: suite.Run) -> None:
+    target = alone[run.build]
+    outcome = conformance.run(target.url, target.key, run.revision)
+    assert (outcome.passed, outcome.required, outcome.failures) == (run.required, run.required, {}), outcome.table()
+    assert len(outcome.scenarios) == run.required + run.more, outcome.table()
+    assert outcome.remarks == suite.remarks(run.revision, hosted=False), outcome.table()
 
 
 @pytest.mark.requirement("mcp:suite:yardstick")
-@pytest.mark.parametrize(("revision", "required"), [("2025-06-18", 27), ("2025-11-25", 30), ("2026-07-28", 37)])
-def test_the_fixture_alone_passes_every_required_scenario(revision: conformance.Revision, required: int) -> None:
-    with everything.over_http(_KEY) as url:
-        outcome = conformance.run(url, _KEY, revision)
-    assert (outcome.passed, outcome.required, outcome.failures) == (required, required, {}), outcome.table()
-
-
-@pytest.mark.requirement("mcp:suite:yardstick")
-def test_the_suite_fails_where_the_key_is_refused() -> None:
-    with everything.over_http(_KEY) as url:
-        outcome = conformance.run(url, "another-key", "2025-11-25")
+def test_the_suite_fails_where_the_key_is_refused(alone: dict[Build, Endpoint]) -> None:
+    outcome = conformance.run(alone["dual"].url, "another-key", "2025-11-25")
     assert outcome.passed == 0, outcome.table()

@@ -202,15 +202,20 @@ def starts(
 
 
 def waiting(platform: running.Platform, roles: guest.Roles, within_s: float = 60.0) -> bool:
-    """Wait until the platform's only copy of a server is a spare, and has become calm; False when none becomes so."""
+    """Wait until the platform's only copies are spares, and have become calm; False when that does not come.
+
+    Calm is who used next to no processor time, each process by itself: in a sum, the end of one hides that another one
+    is still busy starting.
+    """
     deadline = time.monotonic() + within_s
-    used = 0.0
+    before: dict[int, float] = {}
     while time.monotonic() < deadline:
         states = _states(platform)
-        now = cores.cpu_us(roles.hosted())
-        if states.pop("spare", 0.0) and not any(states.values()) and now - used < _CALM_US:
+        used = {pid: cores.cpu_us({pid}) for pid in roles.hosted()}
+        calm = used.keys() == before.keys() and all(now - before[pid] < _CALM_US for pid, now in used.items())
+        if states.pop("spare", 0.0) and not any(states.values()) and calm:
             return True
-        used = now
+        before = used
         time.sleep(_CALM_S)
     return False
 

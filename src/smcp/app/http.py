@@ -24,6 +24,7 @@ from uvicorn import server as uvicorn_server
 from uvicorn.protocols import utils
 from uvicorn.protocols.http import flow_control, httptools_impl
 
+from smcp.app import repeats
 from smcp.gateway import front
 from smcp.protocol import headers
 
@@ -70,6 +71,13 @@ class Protocol(asyncio.Protocol):
         self._length = b""
         self._same: tuple[bytes, str, headers.Fields] | None = None
         """Target, method and fields of the request before, which often is the same."""
+        self._between = True
+        """Has nothing come of the next message? Then what comes may be the last head once more."""
+        self._chunk = b""
+        """What is being parsed, while nothing before the first head in it has come earlier."""
+        self._repeat: repeats.Head | None = None
+        """The head of the message that the parser has seen last, when another one like it needs no parser."""
+        self._common: tuple[list[tuple[bytes, bytes]], bytes] = [], b""
         self._in_head = True
         self._head_bytes = 0
         self._trailing = False
@@ -108,7 +116,7 @@ class Protocol(asyncio.Protocol):
             if turn is not None:
                 turn.lost()
         self._waiting.clear()
-        self._parser = self._turn = self._answering = None
+        self._parser = self._turn = self._answering = self._repeat = None
 
     def eof_received(self) -> None:
         """The other side sends no more: nothing can follow, so the transport closes."""
@@ -130,6 +138,11 @@ class Protocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
+        if self._between:
+            repeat = self._repeat
+            if repeat is not None and data.startswith(repeat.before) and self._again(repeat, data):
+                return
+            self._chunk = data
         if self._in_head or self._trailing:
             self._head_bytes += len(data)
         try:
@@ -140,6 +153,8 @@ class Protocol(asyncio.Protocol):
             self._start()
             self._refuse(self._wrong)
             return
+        finally:
+            self._chunk = b""
         if self._waiting:
             self._start()
         # Only what is left of an unfinished head counts: a body in the same chunk was taken by the parser already.
@@ -150,6 +165,22 @@ class Protocol(asyncio.Protocol):
                 self._expect_by(HEADER_S, _plain(408))
         elif self._trailing and self._head_bytes > HEADER_BYTES:
             self._refuse(_plain(431))
+
+    def _again(self, repeat: repeats.Head, data: bytes) -> bool:
+        """Is `data` one request with the head of the last one? Then it is answered, and the parser has not seen it."""
+        if self._answering is not None or self._waiting or self._last or len(self._open) > CONNECTIONS:
+            return False
+        found = repeats.body(repeat, data)
+        if found is None:
+            return False
+        self._late = b""
+        self._deadline = _NEVER
+        length, body = found
+        turn = self._turn = self._answering = front.Request(
+            self, "POST", repeat.target, repeat.fields, length, newer=True, keep_alive=True, body=body
+        )
+        self._gateway.begin(turn)
+        return True
 
     # --- one deadline, one timer ---
 
@@ -202,6 +233,7 @@ class Protocol(asyncio.Protocol):
         self._fields = []
         self._length = b""
         self._in_head = True
+        self._between = False
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -221,6 +253,7 @@ class Protocol(asyncio.Protocol):
         self._late = b""
         self._deadline = _NEVER
         self._turn = None
+        chunk, self._chunk, self._repeat = self._chunk, b"", None
         if not self._url.startswith(b"/") or b"#" in self._url:
             # The parser turns it into its own error, which is answered with 400 and ends the connection.
             raise ValueError("the request's target is not a path")
@@ -230,7 +263,11 @@ class Protocol(asyncio.Protocol):
             # As an error of the parser: nothing behind it is read, and who asked before is answered before.
             self._wrong = _plain(503)
             raise ValueError("too many at once")
+        before = self._same
         self._turn = turn = self._made(newer=newer, keep_alive=keep_alive)
+        if chunk and keep_alive and before is not None and before is self._same and isinstance(turn, front.Request):
+            # Seen twice already: a head that comes once is not worth remembering.
+            self._repeat = repeats.learn(chunk, self._length, self._url, before[2])
         if self._answering is not None or self._waiting:
             self.pause()
         self._waiting.append(turn)
@@ -271,7 +308,7 @@ class Protocol(asyncio.Protocol):
             self._turn.feed(body)
 
     def on_message_complete(self) -> None:
-        self._in_head = True
+        self._in_head = self._between = True
         self._trailing = False
         self._head_bytes = 0
         turn = self._turn
@@ -286,7 +323,9 @@ class Protocol(asyncio.Protocol):
     def common(self) -> bytes:
         """Header lines of every answer (uvicorn keeps the date)."""
         fields = self._state.default_headers
-        return b"%b: %b\r\n" % fields[0] if len(fields) == 1 else b"".join(b"%b: %b\r\n" % one for one in fields)
+        if fields is not self._common[0]:  # another list each second, with another date
+            self._common = fields, b"".join([b"%b: %b\r\n" % one for one in fields])
+        return self._common[1]
 
     def write(self, data: bytes) -> None:
         self._transport.write(data)

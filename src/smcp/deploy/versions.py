@@ -103,6 +103,7 @@ class Versions:
     ) -> None:
         """`kept`: how many earlier deployments of one server a tenant keeps; the oldest go when a new one is live."""
         self._kept = kept
+        self._store = store
         self._servers = records.Records(store, Server, ("server",))
         self._deployments = records.Records(store, Deployment, ("deployment",), cached=4096)
         self._artefacts = artefacts
@@ -114,6 +115,11 @@ class Versions:
         return self._changing.setdefault(tenant, asyncio.Lock())
 
     # --- reading ---
+
+    @property
+    def changes(self) -> int:
+        """While this number stays the same, `peek_live` answers the same, if it has answered."""
+        return self._store.changes
 
     async def servers(self, tenant: ids.TenantId) -> list[Server]:
         """The tenant's servers, by name."""

@@ -131,8 +131,9 @@ class Request:
         *,
         newer: bool,
         keep_alive: bool,
+        body: bytes | None = None,
     ) -> None:
-        """`length` is the Content-Length, empty without one; `newer`: HTTP/1.1, not 1.0.
+        """`length` is the Content-Length, empty without one; `newer`: HTTP/1.1, not 1.0; `body`, when it is whole.
 
         `fields` may be those of an earlier request of this connection, if method, path and all fields are the same.
         """
@@ -148,9 +149,9 @@ class Request:
         self._length = length
         self._newer = newer
         self._keep_alive = keep_alive
-        self._chunks: list[bytes] = []
-        self._held = 0
-        self._arrived = False
+        self._arrived = body is not None
+        self._chunks = [] if body is None else [body]
+        self._held = 0 if body is None else len(body)
         self._asked = False
         self._waiter: asyncio.Future[None] | None = None
         self._started = False

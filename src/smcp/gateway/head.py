@@ -17,8 +17,8 @@ class Head:
     """Filled in by the stages as they come to it; a stage that refuses leaves its part empty."""
 
     __slots__ = (
-        "address", "credential", "era", "good", "lines", "media", "plain", "recall", "server", "session", "standard",
-        "tenant", "version",
+        "address", "allowed", "credential", "era", "good", "lines", "media", "plain", "recall", "server", "session",
+        "standard", "tenant", "version",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -33,6 +33,8 @@ class Head:
         self.credential: str | None = None
         self.recall: Callable[[], policy.Principal | None] | None = None
         """Asks whether the credential, which was good once, still is: see `authenticator.Authenticator.recall`."""
+        self.allowed: tuple[policy.Principal, policy.Action] | None = None
+        """Who was last allowed what at this address. `policy.decide` is a function of these three and nothing else."""
         self.session: str | None = None
         """The session id that it names, empty without one; None until it was looked for."""
         self.era = eras.Era.LEGACY

@@ -97,7 +97,20 @@ def decide(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | Non
     principal = _known(x)
     if x.tenant is None or x.server is None:
         raise errors.NotFound
-    decision = policy.decide(principal, x.action, policy.Resource(x.tenant, "server", x.server))
+    allowed = x.head.allowed
+    if allowed is None or allowed[0] is not principal or allowed[1] is not x.action:
+        _judge(parts, x, principal, policy.Resource(x.tenant, "server", x.server))
+        x.head.allowed = principal, x.action
+    x.target = parts.targets.known(x.tenant, x.server)
+    if x.target is None:
+        return _find(parts, x, x.tenant, x.server)
+    _check_mirrored(x, x.target)
+    return None
+
+
+def _judge(parts: exchange.Parts, x: exchange.Exchange, principal: policy.Principal, resource: policy.Resource) -> None:
+    """Raises unless the principal may; a refusal is noted."""
+    decision = policy.decide(principal, x.action, resource)
     if decision is not policy.Decision.ALLOW:
         parts.meters.refusals[decision.value].inc()
         parts.trail.note(
@@ -108,17 +121,12 @@ def decide(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | Non
                 outcome="refused",
                 action=x.action.value,
                 resource="server",
-                name=x.server if x.tenant == principal.tenant else "",
+                name=resource.name if resource.tenant == principal.tenant else "",
             )
         )
         if decision is policy.Decision.CONCEAL:
             raise errors.NotFound
         raise errors.Forbidden(headers=(_INSUFFICIENT,))
-    x.target = parts.targets.known(x.tenant, x.server)
-    if x.target is None:
-        return _find(parts, x, x.tenant, x.server)
-    _check_mirrored(x, x.target)
-    return None
 
 
 async def _find(parts: exchange.Parts, x: exchange.Exchange, tenant: ids.TenantId, server: ids.ServerName) -> None:

@@ -85,9 +85,25 @@ class Targets:
         self._versions = found
         self._spec = spec
         self._known: collections.OrderedDict[tuple[str, str], Target] = collections.OrderedDict()
+        self._live: dict[tuple[str, str], tuple[int, Target]] = {}
+        """What `known` found, and the store's changes at that time."""
 
     def known(self, tenant: ids.TenantId, server: ids.ServerName) -> Target | None:
         """The live target if memory has all of it, else None: ask `find`, which says why. Never waits."""
+        changes = self._versions.changes
+        found = self._live.get((tenant, server))
+        if found is not None and found[0] == changes:
+            return found[1]
+        target = self._look_up(tenant, server)
+        if target is None:
+            self._live.pop((tenant, server), None)
+        else:
+            if len(self._live) >= _KEPT:
+                self._live.clear()
+            self._live[tenant, server] = changes, target
+        return target
+
+    def _look_up(self, tenant: ids.TenantId, server: ids.ServerName) -> Target | None:
         live = self._versions.peek_live(tenant, server)
         if live is None or live is records.UNKNOWN or live[0].desired != "running":
             return None

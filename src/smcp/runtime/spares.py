@@ -19,6 +19,8 @@ _ROOM: Final = 0.15
 """Part of the machine's memory that has to be free for a further spare."""
 _TIGHT: Final = 0.07
 """Below this part every spare goes."""
+_FIRST_S: Final = 0.3
+"""No further spare so soon behind one that was taken: who took it says its first words, and a start takes a core."""
 _PAUSE_S: Final = 5.0
 _MOST_S: Final = 600.0
 """No spare for so long, at first and at most, behind one that ended by itself; doubled each time."""
@@ -134,7 +136,9 @@ class Spares:
             if shelf.demand.over(now) and not shelf.ready and not shelf.coming and not shelf.spec.least:
                 del self._shelves[key]
                 continue
-            self._fill(shelf, now)
+            # Whoever asks in the meantime and finds none has one made at once, in `take`.
+            if now - shelf.demand.taken >= _FIRST_S:
+                self._fill(shelf, now)
 
     def remove(self, copy: starts.Copy) -> None:
         """It is no spare any more."""

@@ -124,6 +124,9 @@ class Store:
         self._handles: dict[ids.TenantId, tuple[Handle, quota.Ledger]] = {}
         self._changing = asyncio.Lock()
         self._listeners: list[tuple[kv_base.Key, KeyListener]] = []
+        self.changes = 0
+        """Grows with every change of any key, before the write that made it returns. While it stays the same, what was
+        found in memory is still so."""
         self._end_watch = kv.watch((), self._changed)
         self._patience_s = patience_s
         self._beat: float | None = None
@@ -211,9 +214,13 @@ class Store:
 
     def _changed(self, change: kv_base.Change) -> None:
         tenant, key = ids.TenantId(change.key[0]), change.key[1:]
-        for prefix, listener in tuple(self._listeners):
-            if key[: len(prefix)] == prefix:
-                listener(tenant, key, change.revision)
+        try:
+            for prefix, listener in tuple(self._listeners):
+                if key[: len(prefix)] == prefix:
+                    listener(tenant, key, change.revision)
+        finally:
+            # Last: what a listener looked up may come from memory that another one was about to drop.
+            self.changes += 1
 
     # --- life -----------------------------------------------------------------------------------------------
 
@@ -235,7 +242,7 @@ class Store:
 
     def fresh(self) -> bool:
         """Whether the storage has answered within `STALE_S`. Costs next to nothing."""
-        return self.silence() <= STALE_S
+        return self._beat is not None and self._clock.monotonic() - self._beat <= STALE_S
 
     def silence(self) -> float:
         """Seconds since the storage last answered; infinite when it never has."""

@@ -29,6 +29,7 @@ TOLD_PER_MINUTE: Final = 600
 
 _LONGEST_SESSION: Final = 128
 _SLOT_NS: Final = windows.MINUTE_NS // windows.SLOTS
+_BACK: Final = windows.SLOTS + 1
 _FINE_NS: Final = windows.SECOND_NS // windows.SLOTS
 
 Fields = tuple[tuple[bytes, bytes], ...]
@@ -52,7 +53,7 @@ class Standing:
 
         `r` is what is left, `t` the seconds until something of what is used comes back.
         """
-        now = self._limiter.now_ns()
+        now = int(self._limiter.monotonic() * 1e9)
         tenant, principal, session = self.tenant, self.principal, self.session
         if session is None:
             return b'ratelimit-policy: %b\r\nratelimit: "tenant";r=%d;t=%d, "principal";r=%d;t=%d\r\n' % (
@@ -82,9 +83,11 @@ def _left(window: windows.Window, now_ns: int) -> tuple[int, int]:
     slot = now_ns // _SLOT_NS
     if slot > window.expires:
         window.expire(slot)
-    left = window.limit - window.used
-    back = window.back()
-    return (left if left > 0 else 0), (-(-(back * _SLOT_NS - now_ns) // windows.SECOND_NS) if back else 0)
+    left, entries = window.limit - window.used, window.entries
+    if not entries:
+        return (left if left > 0 else 0), 0
+    # Until the first of what is counted comes back (`Window.back`), rounded up.
+    return (left if left > 0 else 0), -((now_ns - (entries[0] + _BACK) * _SLOT_NS) // windows.SECOND_NS)
 
 
 class _Tenant:
@@ -192,7 +195,8 @@ class Limiter:
         max_addresses: int = MAX_ADDRESSES,
     ) -> None:
         self._plans = known
-        self._monotonic = clock.monotonic
+        self.monotonic = clock.monotonic
+        """The time that rates are measured with, in seconds."""
         self._platform = windows.Window(limits.platform_per_second)
         self._tenants: dict[str, _Tenant] = {}
         self._addresses = _Addresses(limits.unauthenticated_per_minute, max_addresses)
@@ -200,12 +204,12 @@ class Limiter:
 
     def now_ns(self) -> int:
         """The monotonic time that rates are measured with."""
-        return int(self._monotonic() * 1e9)
+        return int(self.monotonic() * 1e9)
 
     def platform(self) -> None:
         """Count one request of anybody. Raises `errors.RateLimited`."""
         window = self._platform
-        slot = int(self._monotonic() * 1e9) // _FINE_NS
+        slot = int(self.monotonic() * 1e9) // _FINE_NS
         if slot > window.expires:
             window.expire(slot)
         if window.used >= window.limit:
@@ -218,7 +222,7 @@ class Limiter:
         `session` is what the caller says: an `Mcp-Session-Id` that nobody has looked for yet. Raises
         `errors.RateLimited`, whose `Retry-After` is enough unless others of the tenant come first.
         """
-        slot = int(self._monotonic() * 1e9) // _SLOT_NS
+        slot = int(self.monotonic() * 1e9) // _SLOT_NS
         tenant = self._tenants.get(principal.tenant)
         if tenant is None or tenant.version != self._plans.version:
             tenant = self._follow(principal.tenant)

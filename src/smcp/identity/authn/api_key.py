@@ -78,7 +78,7 @@ class _Use(msgspec.Struct, frozen=True):
 class _Warm:
     """A verified key."""
 
-    __slots__ = ("digest", "expires", "noted", "principal", "revision")
+    __slots__ = ("digest", "expires", "noted", "principal", "revision", "seen")
 
     def __init__(self, key: ApiKey, revision: int, digest: bytes) -> None:
         self.digest = digest
@@ -86,6 +86,8 @@ class _Warm:
         self.noted = 0.0
         self.principal = policy.Principal(key.tenant, key.id, "api_key", key.roles, key.label)
         self.revision = revision
+        self.seen = -1
+        """`Store.changes` when it was last found to be unchanged, and its tenant to be served."""
 
 
 class ApiKeys(base.Method):
@@ -189,18 +191,30 @@ class ApiKeys(base.Method):
         return None if warm is None else functools.partial(self._still, warm)
 
     def _still(self, warm: _Warm) -> policy.Principal | None:
-        principal, now = warm.principal, self._clock.now()
+        if warm.seen != self._store.changes and not self._stands(warm):
+            return None
+        now = self._clock.now()
+        if (
+            (warm.expires is not None and now >= warm.expires)
+            or now - warm.noted >= COARSE_S
+            or not self._store.fresh()
+        ):
+            return None
+        return warm.principal
+
+    def _stands(self, warm: _Warm) -> bool:
+        """Is neither the key's record nor its tenant's another one? Looked up only after something has changed."""
+        changes, principal = self._store.changes, warm.principal
         found = self._keys.peek(principal.tenant, principal.id)
         if (
             not isinstance(found, records.Versioned)
             or found.revision != warm.revision
-            or (warm.expires is not None and now >= warm.expires)
-            or now - warm.noted >= COARSE_S
-            or not self._store.fresh()
             or not self._tenant_served(principal.tenant)
         ):
-            return None
-        return principal
+            return False
+        if found.expires is None:
+            warm.seen = changes
+        return True
 
     async def authenticate(self, credential: str) -> policy.Principal:
         """Who this is: see `base.Method`. From memory when the key was verified before and is unchanged."""

@@ -5,8 +5,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help up setup dev clients check format lint types layers unit test bench soak docs fix lock clean
-.PHONY: help up setup dev node check format lint types layers unit test bench soak fuzz docs fix lock clean
+.PHONY: help up setup dev clients check format lint types layers unit test bench soak fuzz docs fix lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +65,5 @@ lock: dev ## Resolve the requirements anew and write requirements/*.txt
 	scripts/lock $(ARGS)
 
 clean: ## Remove what tools left here, the virtual environment included; no data of SMCP
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache dist tests/clients/node_modules tests/clients/python/.environments
-	rm -rf .venv .fuzz .pytest_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache dist tests/clients/node_modules
+	rm -rf .venv .fuzz .pytest_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache dist tests/clients/node_modules tests/clients/python/.environments
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -77,6 +77,8 @@ def _one(name: str, cases: int, seed: int) -> tuple[int, str]:
             return count, ""
         except AssertionError as error:
             return count, str(error)
+        except KeyboardInterrupt:
+            return count, "stopped before the end"
 
 
 def _guided(name: str, cases: int, seed: int, tell: Callable[[int], None]) -> int:

@@ -176,7 +176,7 @@ async def _exchanged(at: Endpoint, stream: Stream) -> bytes:
     reader, writer = await asyncio.open_connection(*wire.address(at.url))
     reading = asyncio.create_task(_all(reader))
     try:
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(OSError):  # also the one of a socket that was reset before its end is sent
             for piece in stream.pieces:
                 writer.write(piece)
                 await writer.drain()

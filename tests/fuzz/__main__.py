@@ -47,10 +47,10 @@ def main() -> int:
 
 
 def _shares(wanted: list[str], cases: int) -> dict[str, int]:
-    slow = -(-cases // 50) if edge.NAME in wanted and len(wanted) > 1 else cases
     fast = [name for name in wanted if name != edge.NAME]
-    shares = {name: -(-(cases - slow) // len(fast)) for name in fast} if slow < cases else dict.fromkeys(fast, cases)
-    return {**shares, edge.NAME: slow} if edge.NAME in wanted else shares
+    slow = 0 if edge.NAME not in wanted else -(-cases // 50) if fast else cases
+    shares = {name: -(-(cases - slow) // len(fast)) for name in fast}
+    return {**shares, edge.NAME: slow} if slow else shares
 
 
 def _one(name: str, cases: int, seed: int) -> tuple[int, str]:

@@ -74,6 +74,11 @@ def _frame(data: bytes) -> None:
                 jsonrpc.decode(raw)
 
 
+def _decode(data: bytes) -> None:
+    with contextlib.suppress(errors.ParseError):
+        jsonrpc.decode(data)
+
+
 def _sse(data: bytes) -> None:
     written = sse.event(data)
     lines = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
@@ -197,6 +202,7 @@ TARGETS: Final = (
     Target("json", grammar.json_like, _json),
     Target("envelope", grammar.envelope, _envelope),
     Target("frame", grammar.envelope, _frame),
+    Target("decode", grammar.json_like, _decode),
     Target("sse", grammar.stream, _sse),
     Target("header-codec", grammar.coded, _codec),
     Target("header-params", _made_params, _params),

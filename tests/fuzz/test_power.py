@@ -75,3 +75,15 @@ def test_the_command_ends_with_one_where_something_is_found_and_tries_it_again(
     monkeypatch.undo()
     monkeypatch.setattr(sys, "argv", ["fuzz", "--replay", str(kept)])
     assert command.main() == 0
+
+
+@pytest.mark.requirement("protocol:fuzz:findings")
+def test_the_command_shares_its_cases_and_ends_with_nothing_where_nothing_is_found(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(engine, "guided", lambda: False)
+    argv = ["fuzz", "--cases", "100", "--seed", "1", "--target", "json", "--target", "sse"]
+    monkeypatch.setattr(sys, "argv", argv)
+    assert command.main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[1:]] == [["json", "50"], ["sse", "50"], ["together", "100"]]

@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help up setup dev clients check format lint types layers unit test bench soak docs fix lock clean
+.PHONY: help up setup dev clients check format lint types layers unit test bench soak fuzz docs fix lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ bench: dev ## Print what a call costs, beside a yardstick and peers of the same 
 soak: dev ## Mixed load with a kill each second, MINUTES=60; fails on any error that no kill explains, and on growth
 	$(BIN)/python -m bench.soak --minutes $(or $(MINUTES),60) $(ARGS)
 
+fuzz: dev ## Try CASES=1000000 broken inputs on every reader and the edge; fails on a finding; ARGS="--seed …"
+	cd tests && ../$(BIN)/python -m fuzz --cases $(or $(CASES),1000000) $(ARGS)
+
 docs: dev ## Write the tables of the reference pages from the code
 	cd tests && ../$(BIN)/python -m checks.reference
 
@@ -62,5 +65,5 @@ lock: dev ## Resolve the requirements anew and write requirements/*.txt
 	scripts/lock $(ARGS)
 
 clean: ## Remove what tools left here, the virtual environment included; no data of SMCP
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache dist tests/clients/node_modules tests/clients/python/.environments
+	rm -rf .venv .fuzz .pytest_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache dist tests/clients/node_modules tests/clients/python/.environments
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -125,7 +125,7 @@ def decode(raw: bytes | msgspec.Raw) -> Any:
     """The value of raw JSON that came from a hosted server or from `Message`. Raises `errors.ParseError`."""
     try:
         return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # bytes that are not UTF-8 raise no DecodeError
         raise errors.ParseError("A part of the message is not valid JSON.") from error
 
 

@@ -328,3 +328,10 @@ def test_the_quick_reading_is_the_strict_one(data: bytes) -> None:
     except errors.ParseError:
         found = None
     assert found == _strictly(data)
+
+
+@pytest.mark.requirement("protocol:json:total")
+@pytest.mark.parametrize("raw", [b'"\xff"', b'{"\xc3(":1}', b'["\xed\xa0\x80"]', b"[" * 100_000, b"1e999", b""])
+def test_a_part_that_cannot_be_read_is_a_parse_error_whatever_the_reason(raw: bytes) -> None:
+    with pytest.raises(errors.ParseError):
+        jsonrpc.decode(raw)

@@ -69,8 +69,8 @@ class Session(driver.Owner):
 
     __slots__ = (
         "_held", "_queue", "born", "bridged", "busy", "created", "deployment", "falls", "greeted", "hello", "id",
-        "instance", "key", "level", "name", "recorded", "replays", "reviving", "running", "server", "since", "sink",
-        "stamp", "stream", "subscriptions", "table", "target", "tenant", "until", "used", "version", "wrote",
+        "instance", "key", "level", "name", "over", "recorded", "replays", "reviving", "running", "server", "since",
+        "sink", "stamp", "stream", "subscriptions", "table", "target", "tenant", "until", "used", "version", "wrote",
     )  # fmt: skip
 
     def __init__(
@@ -104,6 +104,8 @@ class Session(driver.Owner):
         """When it ends, since another deployment is live."""
         self.busy = 0
         """Requests in flight: a busy session is not idle."""
+        self.over = False
+        """It has ended."""
         self.recorded = False
         """It is on record."""
         self.wrote = self.used
@@ -183,6 +185,8 @@ class Session(driver.Owner):
 
     def noted(self, message: jsonrpc.Message) -> None:
         """The hosted server has granted one of `NOTED`."""
+        if not self.replays:
+            return  # no other copy will ask for it
         if message.method == "logging/setLevel":
             self.level = str(message.params.get("level", ""))[:64]
         else:

@@ -31,6 +31,8 @@ async def bind(parts: exchange.Parts, session: sessions.Session, live: targets.T
             parts.sessions.end(session, "replaced")
             raise errors.SessionNotFound from None
     parts.sessions.drain(session, live.spec.deployment, live.drain_s)
+    if session.over:
+        raise errors.SessionNotFound
     session.target = target
     session.replays = target.resumes and bool(session.hello)
     if not session.replays:
@@ -68,7 +70,7 @@ async def _revive(parts: exchange.Parts, session: sessions.Session, *, greet: bo
     instance = await parts.pool.private(target.spec)
     try:
         await _say_again(parts, session, instance, greet=greet)
-        if not parts.sessions.has(session):
+        if session.over:
             raise errors.SessionNotFound
         if not instance.alive:
             raise errors.ServerFailed

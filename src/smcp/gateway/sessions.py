@@ -81,7 +81,8 @@ class Sessions:
             await asyncio.gather(self._sweeper, return_exceptions=True)
         self._closed = True
         for session in list(self._by_name.values()):
-            if session.recorded and (session.bridged or session.replays or not session.id):
+            # One that nobody has asked for yet is left as it is.
+            if session.recorded and (session.bridged or session.replays or session.target is None):
                 if session.used != session.wrote:
                     self.note(session)
             else:
@@ -246,8 +247,10 @@ class Sessions:
 
         The future is done when the record is gone.
         """
-        if self._by_name.pop((session.tenant, session.name), None) is None:
+        if session.over:
             return None
+        session.over = True
+        del self._by_name[session.tenant, session.name]
         self._by_id.pop(session.id, None)
         del self._by_principal[session.key][session.name]
         removed = self._records.drop(session.tenant, session.place) if session.recorded else None
@@ -259,10 +262,6 @@ class Sessions:
         if session.instance is not None:
             self._release(session.instance, f"its session ended: {reason}")
         return removed
-
-    def has(self, session: Session) -> bool:
-        """Has it not ended yet?"""
-        return (session.tenant, session.name) in self._by_name
 
     # --- many of them ---
 
@@ -294,11 +293,16 @@ class Sessions:
                 self.drain(session, live, drain_s)
 
     def drain(self, session: Session, live: str, drain_s: float) -> None:
-        """`live` is the deployment that answers: a session of another one has `drain_s` seconds to finish."""
-        if session.bridged or (session.deployment == live) is (session.until == math.inf):
+        """`live` is the deployment that answers: a session of another one has `drain_s` seconds to finish, or less."""
+        if session.bridged:
             return
-        session.until = math.inf if session.deployment == live else self._clock.monotonic() + drain_s
-        self.note(session)
+        now = self._clock.monotonic()
+        until = math.inf if session.deployment == live else min(session.until, now + drain_s)
+        if until <= now:
+            self.end(session, "replaced")
+        elif until != session.until:
+            session.until = until
+            self.note(session)
 
     def __len__(self) -> int:
         return len(self._by_name)
@@ -338,7 +342,7 @@ class Sessions:
     def _expired(self, session: Session) -> bool:
         now = self._clock.monotonic()
         idle = session.busy == 0 and session.stream is None and now - session.used > self._idle_s
-        return idle or now - session.created > self._max_s or now > session.until
+        return idle or now - session.created > self._max_s or now >= session.until
 
     async def _sweep(self) -> None:
         while True:
@@ -350,7 +354,7 @@ class Sessions:
         now = self._clock.monotonic()
         for session in list(self._by_name.values()):
             if self._expired(session):
-                self.end(session, "replaced" if now > session.until else "expired")
+                self.end(session, "replaced" if now >= session.until else "expired")
                 continue
             if session.busy or session.stream is not None:
                 session.used = now

@@ -1,12 +1,16 @@
 """Sessions that go on: after a power cut, in another copy of their server, on an earlier deployment."""
 
+import asyncio
+import contextlib
 import pathlib
-from collections.abc import Generator
+import time
+from collections.abc import AsyncGenerator, Generator
+from typing import Any
 
 import httpx2
 import pytest
 
-from support import gates, wire
+from support import clients, gates, proxy, wire
 from support.clients import Endpoint
 from support.platform import Platform
 
@@ -20,8 +24,10 @@ _MODERN = '[env]\nERAS = "modern"\n'
 class House:
     """A platform that can be killed and started again, with servers of one tenant and two of its keys."""
 
-    def __init__(self, platform: Platform) -> None:
+    def __init__(self, platform: Platform, port: int) -> None:
         self.platform = platform
+        self.port = port
+        """Where `relayed` listens."""
         platform.create_tenant("acme")
         self.admin = platform.create_key("acme", "admin")
         self.keys = [platform.create_key("acme") for _ in range(2)]
@@ -41,15 +47,80 @@ class House:
         """A server, for a key; the address changes with each start."""
         return Endpoint(f"{self.platform.base_url}/t/acme/{name}/mcp", self.keys[key])
 
+    def alone(self, name: str, manifest: str = "") -> str:
+        """A server that no other test uses."""
+        self.deploy(name, manifest)
+        return name
+
+    @contextlib.asynccontextmanager
+    async def relayed(self) -> AsyncGenerator[str]:
+        """An address that stays the same while the platform's changes: what a load balancer does."""
+
+        open_writers: set[asyncio.StreamWriter] = set()
+
+        async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            open_writers.add(writer)
+            with contextlib.suppress(OSError):
+                while data := await reader.read(65536):
+                    writer.write(data)
+                    await writer.drain()
+            await close(writer)
+
+        async def close(writer: asyncio.StreamWriter) -> None:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+            open_writers.discard(writer)
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                inner, outer = await asyncio.open_connection(*wire.address(self.platform.base_url))
+            except OSError:
+                await close(writer)
+                return
+            await asyncio.gather(pass_on(reader, outer), pass_on(inner, writer))
+
+        server = await asyncio.start_server(serve, "127.0.0.1", self.port)
+        try:
+            yield f"http://127.0.0.1:{self.port}"
+        finally:
+            server.close()
+            await asyncio.gather(*(close(writer) for writer in list(open_writers)))
+
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Generator[House]:
     """The platform, running."""
     shelf: pathlib.Path = tmp_path_factory.mktemp("wheels")
     wire.wheel(shelf)
+    port = proxy.free_port()
     settings = {**gates.SETTINGS, "SMCP_DEPLOY_WHEEL_DIRS": str(shelf), "SMCP_GATEWAY_CALL_TIMEOUT_S": "60"}
+    settings |= {"SMCP_GATEWAY_HOSTS": f"127.0.0.1:{port}"}
     with Platform(tmp_path_factory.mktemp("house"), settings) as platform:
-        yield House(platform)
+        yield House(platform, port)
+
+
+@pytest.fixture
+async def http() -> AsyncGenerator[httpx2.AsyncClient]:
+    """An HTTP client; what it has open when the platform is killed, it opens anew."""
+    transport = httpx2.AsyncHTTPTransport(retries=2)
+    async with httpx2.AsyncClient(timeout=90.0, transport=transport) as client:
+        yield client
+
+
+async def _until(status: int, one: wire.Caller, session: str, seconds: float = 60.0) -> None:
+    """Ask until the answer has this status."""
+    deadline = time.monotonic() + seconds
+    while (answer := await one.legacy(session, "ping")).status_code != status:
+        assert time.monotonic() < deadline, answer.text
+        await asyncio.sleep(0.1)  # the end of a time limit is told to nobody
+
+
+def _same(answer: httpx2.Response) -> tuple[int, bytes, list[str]]:
+    """An answer without what may differ."""
+    fields = sorted(f"{name}: {value}" for name, value in answer.headers.items())
+    varies = ("smcp-request-id", "date", "ratelimit:")
+    return answer.status_code, answer.content, [field for field in fields if not field.startswith(varies)]
 
 
 @pytest.mark.requirement("gateway:kept:restart")
@@ -94,3 +165,221 @@ async def test_sessions_go_on_after_a_power_cut_as_their_servers_allow(house: Ho
     async with httpx2.AsyncClient(timeout=60.0) as http:
         for name in names:  # none comes back
             assert (await wire.Caller(http, house.at(name)).legacy(sessions[name], "ping")).status_code == 404
+
+
+@pytest.mark.requirement("gateway:kept:bound")
+async def test_after_a_restart_a_session_is_its_principals_and_its_servers_only(house: House) -> None:
+    # CVE-2026-52869, agentgateway GHSA-mvgg-jvj2-4frq
+    async with httpx2.AsyncClient(timeout=60.0) as http:
+        session = await wire.Caller(http, house.at("plain")).open()
+    house.cut()
+    async with httpx2.AsyncClient(timeout=60.0) as http:
+        mine = wire.Caller(http, house.at("plain"))
+        for verb in ("POST", "GET", "DELETE"):
+            answers: set[str] = set()
+            for at, told in (
+                (house.at("plain", 1), session),
+                (house.at("goes-on"), session),
+                (house.at("goes-on", 1), session),
+                (house.at("plain"), session.swapcase()),
+                (house.at("plain"), "never-was"),
+            ):
+                one = wire.Caller(http, at)
+                fields, body = wire.legacy(told, "tools/call", wire.call("echo"), 7)
+                content = body if verb == "POST" else None
+                answer = await http.request(verb, one.url, headers={**one.bearer, **fields}, content=content)
+                answers.add(str(_same(answer)))
+            assert len(answers) == 1, answers
+            assert "(404, " in answers.pop()
+        assert (await mine.act("echo", session, text="mine"))["text"] == "mine"
+        stale = await mine.legacy(None, "initialize", wire.hello(), mcp_session_id="never-was")
+        assert stale.status_code == 200
+        assert await mine.end(stale.headers["mcp-session-id"]) == 204
+        assert await mine.end(session) == 204
+
+
+@pytest.mark.requirement("gateway:kept:cap")
+async def test_sessions_from_before_a_restart_count_against_the_cap(house: House) -> None:
+    async with httpx2.AsyncClient(timeout=60.0) as http:
+        one = wire.Caller(http, house.at("bridged", 1))
+        sessions = [await one.open() for _ in range(6)]
+    house.cut()
+    limits = house.platform.api("GET", "/tenants/acme/limits", key=house.admin)
+    assert {row["name"]: row["used"] for row in limits["limits"]}["principal_sessions"] == 6
+    async with httpx2.AsyncClient(timeout=60.0) as http:
+        one = wire.Caller(http, house.at("bridged", 1))
+        newest = await one.open()
+        alive = [(await one.legacy(session, "ping")).status_code for session in [*sessions, newest]]
+        assert alive.count(200) == 6
+        assert alive[-1] == 200
+        for session in [*sessions, newest]:
+            await one.end(session)
+
+
+@pytest.mark.requirement("gateway:kept:copies")
+async def test_a_session_outlives_its_copy_and_a_call_in_flight_is_told(house: House, http: httpx2.AsyncClient) -> None:
+    one = wire.Caller(http, house.at(house.alone("mortal")))
+    session = await one.open()
+    born = (await one.act("echo", session))["born"]
+    async with (
+        one.listening(session) as stream,
+        one.streaming(*wire.legacy(session, "tools/call", wire.call("never", token="t"), 5)) as waiting,
+    ):
+        assert (await waiting.message())["method"] == "notifications/progress"  # it is at work
+        failed = await one.legacy(session, "tools/call", wire.call("exit"), 6)
+        for answer in (wire.messages(failed)[-1], await waiting.message()):
+            assert "ended before it answered" in answer["error"]["message"]
+        await stream.end()  # its client is to come back, and gives the server somebody to talk to
+    async with one.listening(session) as stream:
+        assert await one.act("notice", session, n=1) == "told"
+        assert (await stream.message())["params"] == {"n": 1}
+    again = await one.act("echo", session)
+    assert again["born"] != born
+    assert len(await one.act("heard", session)) == 1
+    told = house.platform.api("GET", "/tenants/acme/audit?limit=1000", key=house.admin)["items"]
+    resumed = [one["event"] for one in told if one["event"]["event"] == "session_resumed"]
+    assert "mortal" in {event["server"] for event in resumed}
+    # One that ends right after its start again and again is given up.
+    for _ in range(3):
+        answer = await one.legacy(session, "tools/call", wire.call("exit"))
+        if answer.status_code == 404:
+            break
+        assert "ended before it answered" in wire.messages(answer)[-1]["error"]["message"]
+    assert (await one.legacy(session, "ping")).status_code == 404
+
+
+@pytest.mark.requirement("gateway:kept:copies")
+@pytest.mark.parametrize("manifest", [_END, '[volume]\nsize = "1MiB"\n'])
+async def test_a_session_of_a_server_with_state_ends_with_its_copy(
+    house: House, http: httpx2.AsyncClient, manifest: str
+) -> None:
+    one = wire.Caller(http, house.at(house.alone("keeps-" + str(len(manifest)), manifest)))
+    session = await one.open()
+    await one.legacy(session, "tools/call", wire.call("exit"))
+    assert (await one.legacy(session, "ping")).status_code == 404
+
+
+@pytest.mark.requirement("gateway:kept:version")
+async def test_a_copy_that_speaks_another_version_ends_the_session(house: House, http: httpx2.AsyncClient) -> None:
+    manifest = 'resume = "replay"\n[env]\nFICKLE = "/data/said"\n[volume]\nsize = "1MiB"\n'
+    one = wire.Caller(http, house.at(house.alone("fickle", manifest)))
+    session = await one.open()
+    await one.legacy(session, "tools/call", wire.call("exit"))
+    assert (await one.legacy(session, "ping")).status_code == 404
+    assert (await one.legacy(session, "ping")).status_code == 404
+
+
+@pytest.mark.requirement("gateway:kept:drain")
+async def test_sessions_finish_on_the_earlier_deployment_until_their_time_is_over(
+    house: House, http: httpx2.AsyncClient
+) -> None:
+    name = house.alone("renewed", '[env]\nCANARY = "first"\n')
+    one = wire.Caller(http, house.at(name))
+    old = await one.open()
+    house.deploy(name, '[env]\nCANARY = "second"\n')
+    new = await one.open()
+    assert (await one.act("echo", new))["canary"] == "second"
+    assert (await one.act("echo", old))["canary"] == "first"
+    house.cut()
+    one = wire.Caller(http, house.at(name))
+    assert (await one.act("echo", old))["canary"] == "first"
+    house.deploy(name, 'drain_s = 0\n[env]\nCANARY = "third"\n')
+    for session in (old, new):
+        await _until(404, one, session)
+    newest = await one.open()
+    assert (await one.act("echo", newest))["canary"] == "third"
+    house.platform.api("POST", f"/tenants/acme/servers/{name}/rollback", {}, key=house.admin)
+    assert (await one.legacy(newest, "ping")).status_code == 404
+
+
+@pytest.mark.requirement("gateway:kept:drain")
+async def test_a_session_without_a_copy_moves_to_the_new_deployment(house: House, http: httpx2.AsyncClient) -> None:
+    name = house.alone("moves", '[env]\nERAS = "modern"\nCANARY = "first"\n')
+    one = wire.Caller(http, house.at(name))
+    session = await one.open()
+    assert (await one.act("echo", session))["canary"] == "first"
+    house.deploy(name, 'drain_s = 0\n[env]\nERAS = "modern"\nCANARY = "second"\n')
+    assert (await one.act("echo", session))["canary"] == "second"
+
+
+@pytest.mark.requirement("gateway:kept:outside")
+async def test_stop_suspension_and_revocation_end_sessions_with_their_records(
+    house: House, http: httpx2.AsyncClient
+) -> None:
+    platform = house.platform
+    name = house.alone("stopped")
+    key = platform.create_key("acme")
+
+    async def opened() -> list[tuple[wire.Caller, str]]:
+        ways = [wire.Caller(http, house.at(one)) for one in (name, "bridged")]
+        return [(way, await way.open()) for way in ways]
+
+    mine, others = await opened()
+    theirs = wire.Caller(http, house.at("bridged")._replace(key=key))
+    revoked = await theirs.open()
+    house.cut()  # also those that no process has met
+
+    def act(path: str, who: str) -> Any:
+        return platform.api("POST", path, key=who)
+
+    act(f"/tenants/acme/servers/{name}/stop", house.admin)
+    act(f"/tenants/acme/servers/{name}/start", house.admin)
+    assert (await wire.Caller(http, house.at(name)).legacy(mine[1], "ping")).status_code == 404
+    assert (await wire.Caller(http, house.at("bridged")).legacy(others[1], "ping")).status_code == 200
+    keys = platform.api("GET", "/tenants/acme/keys", key=house.admin)["items"]
+    newest = max(keys, key=lambda one: one["created"])["id"]
+    before = _keys_stored(house)
+    platform.api("DELETE", f"/tenants/acme/keys/{newest}", key=house.admin)
+    assert _keys_stored(house) == before - 1
+    again = wire.Caller(http, house.at("bridged")._replace(key=key))
+    assert (await again.legacy(revoked, "ping")).status_code == 401
+    act("/tenants/acme/suspend", platform.operator_key)
+    act("/tenants/acme/resume", platform.operator_key)
+    assert (await wire.Caller(http, house.at("bridged")).legacy(others[1], "ping")).status_code == 404
+
+
+def _keys_stored(house: House) -> int:
+    """How many keys the tenant stores."""
+    rows = house.platform.api("GET", "/tenants/acme/limits", key=house.admin)["limits"]
+    return int({row["name"]: row["used"] for row in rows}["storage_keys"])
+
+
+@pytest.mark.requirement("gateway:kept:clients")
+@pytest.mark.parametrize("name", ["plain", "bridged"])
+async def test_the_official_client_does_not_notice_that_the_platform_was_killed(house: House, name: str) -> None:
+    async with house.relayed() as url:
+        at = Endpoint(f"{url}/t/acme/{name}/mcp", house.keys[0])
+        async with clients.connected(at, "legacy") as client:
+            before = clients.texts(await client.call_tool("do", {"act": "echo", "text": "before"}))
+            house.cut()
+            after = clients.texts(await client.call_tool("do", {"act": "echo", "text": "after"}))
+            assert '"text": "before"' in before[0]
+            assert '"text": "after"' in after[0]
+            assert [tool.name for tool in (await client.list_tools()).tools] == ["do"]
+
+
+@pytest.mark.requirement("gateway:kept:expiry")
+async def test_time_goes_on_while_the_platform_does_not_run(tmp_path: pathlib.Path) -> None:
+    wire.wheel(tmp_path / "wheels")
+    limits = {"SMCP_GATEWAY_SESSION_IDLE_S": "20", "SMCP_GATEWAY_SESSION_MAX_S": "60"}
+    settings = {**gates.SETTINGS, **limits, "SMCP_DEPLOY_WHEEL_DIRS": str(tmp_path / "wheels")}
+    with Platform(tmp_path, settings) as platform:
+        key = platform.host("acme", (f"pypi:{wire.SCRIPTED}", "tool"))["tool"].key
+        async with httpx2.AsyncClient(timeout=60.0) as http:
+            one = wire.Caller(http, Endpoint(f"{platform.base_url}/t/acme/tool/mcp", key))
+            opened = time.monotonic()
+            idle, old = await one.open(), await one.open()
+        platform.kill()
+        platform.start()
+        async with httpx2.AsyncClient(timeout=60.0) as http:
+            one = wire.Caller(http, Endpoint(f"{platform.base_url}/t/acme/tool/mcp", key))
+            while (await one.legacy(old, "ping")).status_code == 200:
+                assert time.monotonic() - opened < 90
+                await asyncio.sleep(2)  # time itself is what is tested
+            assert time.monotonic() - opened >= 20
+            assert (await one.legacy(idle, "ping")).status_code == 404
+            now = await wire.settled(platform, wire.vitals(platform)._replace(sessions=0, instances=0, children=0))
+            assert now.sessions == 0
+        admin = platform.create_key("acme", "admin")
+        told = platform.api("GET", "/tenants/acme/audit?limit=1000", key=admin)["items"]
+        assert [one["event"]["why"] for one in told if one["event"]["event"] == "session_ended"] == ["expired"] * 2

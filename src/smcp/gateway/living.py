@@ -33,10 +33,6 @@ class Table(Protocol):
         """The monotonic time that sessions are measured with."""
         ...
 
-    def has(self, session: "Session") -> bool:
-        """Is it still one of them?"""
-        ...
-
     def lost(self, session: "Session") -> None:
         """Its copy is gone."""
         ...

@@ -414,7 +414,7 @@ class Replays:
         """The events of a session. Raises `errors.Unavailable`, `errors.SessionNotFound`."""
         events = self._events.get((session.tenant, session.name))
         if events is None:
-            if not session.table.has(session):
+            if session.over:
                 raise errors.SessionNotFound
             events = self._events[session.tenant, session.name] = self._made(session)
         await events.ready()

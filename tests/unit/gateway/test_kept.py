@@ -3,7 +3,7 @@
 import asyncio
 import pathlib
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple, TypeVar
 
 import pytest
@@ -135,7 +135,7 @@ class Machine(RuleBasedStateMachine):
         self.run(self.world.table.end_all(ACME, "stopped", server=server))
         self._gone(lambda one: one.who.tenant == ACME and one.server == server)
 
-    def _gone(self, affected: Any) -> None:
+    def _gone(self, affected: Callable[[Known], bool]) -> None:
         for session_id in [one for one, known in self.live.items() if affected(known)]:
             del self.live[session_id]
             self.dead.add(session_id)

@@ -2,11 +2,16 @@
 
 import asyncio
 import contextlib
+import json
+import os
 import pathlib
+import signal
+import socket
 from collections.abc import AsyncGenerator, Generator
 
 import httpx2
 import pytest
+from mcp import MCPError
 
 from support import clients, gates, wire
 from support.clients import Endpoint
@@ -23,8 +28,10 @@ Event = tuple[str, wire.Json]
 class House:
     """A platform that can be killed and started again, with servers of one tenant."""
 
-    def __init__(self, platform: Platform) -> None:
+    def __init__(self, platform: Platform, front: socket.socket) -> None:
+        """`front` listens where a load balancer of the platform would."""
         self.platform = platform
+        self._front = front
         platform.create_tenant("acme")
         self.admin = platform.create_key("acme", "admin")
         self.key = platform.create_key("acme")
@@ -33,8 +40,38 @@ class House:
 
     def cut(self) -> None:
         """A power cut, and a new start with the same data."""
+        # The platform's own process first: else it may see its hosted servers end, and say so.
+        [node] = [one for one in self.platform.family() if "smcp.app.node" in one.command]
+        os.kill(node.pid, signal.SIGKILL)
         self.platform.kill()
         self.platform.start()
+
+    @contextlib.asynccontextmanager
+    async def balanced(self) -> AsyncGenerator[tuple[Endpoint, asyncio.Event]]:
+        """A server at an address that stays, and whether connections are passed on now or have to wait."""
+        up = asyncio.Event()
+        up.set()
+        open_now: set[asyncio.StreamWriter] = set()
+
+        async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            open_now.add(writer)
+            await up.wait()
+            with contextlib.suppress(OSError):
+                behind = await asyncio.open_connection(*wire.address(self.platform.base_url))
+                open_now.add(behind[1])
+                await asyncio.gather(_copy(reader, behind[1]), _copy(behind[0], writer))
+
+        server = await asyncio.start_server(pass_on, sock=self._front.dup())
+        try:
+            address = "{}:{}".format(*self._front.getsockname())
+            yield Endpoint(f"http://{address}/t/acme/tool/mcp", self.key), up
+        finally:
+            server.close()
+            for writer in open_now:
+                writer.close()
+            for writer in open_now:
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
 
     @contextlib.asynccontextmanager
     async def caller(self, name: str = "tool", key: str = "") -> AsyncGenerator[wire.Caller]:
@@ -52,8 +89,18 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Generator[House]:
     shelf: pathlib.Path = tmp_path_factory.mktemp("wheels")
     wire.wheel(shelf)
     settings = {**gates.SETTINGS, "SMCP_DEPLOY_WHEEL_DIRS": str(shelf), "SMCP_GATEWAY_CALL_TIMEOUT_S": "120"}
-    with Platform(tmp_path_factory.mktemp("house"), settings) as platform:
-        yield House(platform)
+    with socket.create_server(("127.0.0.1", 0)) as front:
+        settings["SMCP_GATEWAY_HOSTS"] = "{}:{}".format(*front.getsockname())
+        with Platform(tmp_path_factory.mktemp("house"), settings) as platform:
+            yield House(platform, front)
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
 
 
 async def rest(stream: wire.Stream) -> list[Event]:
@@ -199,6 +246,82 @@ async def test_a_real_client_polls(house: House) -> None:
         result = await client.call_tool("do", arguments, progress_callback=on_progress)
     assert [part.text for part in result.content if part.type == "text"] == ['"done"']
     assert steps == list(range(12))
+    # The other SDK asks for no progress: its stream begins with the first heartbeat.
+    seen = await asyncio.to_thread(clients.typescript_classic, house.at("polled"), "do", {**arguments, "pause": 0.2})
+    assert seen.texts == ('"done"',)
+
+
+@pytest.mark.requirement("gateway:resume:restart")
+@pytest.mark.parametrize("tool", ["look", "do"])
+async def test_a_real_client_gets_its_answer_across_a_power_cut(house: House, tool: str) -> None:
+    steps: list[float] = []
+    running = asyncio.Event()
+
+    async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+        steps.append(progress)
+        running.set()
+
+    async def cut(up: asyncio.Event) -> None:
+        await running.wait()
+        up.clear()  # a client that can't connect gives up after its second try
+        await asyncio.to_thread(house.cut)
+        up.set()
+
+    async with (
+        house.balanced() as (endpoint, up),
+        clients.connected(endpoint, "legacy") as client,
+        asyncio.TaskGroup() as group,
+    ):
+        group.create_task(cut(up))
+        arguments = {"act": "ticks", "count": 20 if tool == "look" else 10_000, "pause": 0.1}
+        if tool == "look":
+            result = await client.call_tool(tool, arguments, progress_callback=on_progress)
+            assert [part.text for part in result.content if part.type == "text"] == ['"done"']
+            assert steps[-20:] == list(range(20))
+        else:
+            with pytest.raises(MCPError, match="may have been carried out"):
+                await client.call_tool(tool, arguments, progress_callback=on_progress)
+        # The same session, which has outlived both.
+        again = await client.call_tool("do", {"act": "echo", "text": "fine"})
+        assert '"fine"' in str(again.content)
+
+
+@pytest.mark.requirement("gateway:resume:slow")
+async def test_a_slow_reader_is_behind_and_no_more(house: House) -> None:
+    session = await opened(house)
+    host, port = wire.address(house.platform.base_url)
+    pid = wire.vitals(house.platform).pid
+    held = _memory(pid)
+    params = {**wire.call("steps", token="t", count=1000, size=50_000), "name": "do"}
+    fields, body = wire.legacy(session, "tools/call", params, 5)
+    bearer = {"authorization": f"Bearer {house.key}", "host": f"{host}:{port}", "content-length": str(len(body))}
+    reader, writer = await asyncio.open_connection(host, port, limit=4096)
+    writer.write(wire.request("POST", "/t/acme/tool/mcp", [*{**bearer, **fields}.items()], body))
+    await writer.drain()
+    async with house.caller() as one:
+        waiting = asyncio.create_task(one.act("echo", session, text="fine"))  # behind the other call
+        most = 0
+        while not waiting.done():
+            await one.modern("tools/list")
+            most = max(most, _memory(pid) - held)
+        assert (await waiting)["text"] == "fine"  # 50 MB were said, and nobody read them
+    data = b""
+    while chunk := await reader.read(1 << 20):
+        data += chunk
+    writer.close()
+    assert most < 64 << 20
+    assert len(data) < 16 << 20
+    # Told on the stream, and to who comes back for it: the oldest of it is gone.
+    last = json.loads(data[data.rindex(b"data: {") + 6 :].split(b"\n")[0])
+    assert (last["id"], last["error"]["code"]) == (5, -32000)
+    ids = [line[4:].decode() for line in data.split(b"\n") if line.startswith(b"id: ")]
+    [(_, error)] = await fetched(house, session, ids[0])
+    assert error == last
+
+
+def _memory(pid: int) -> int:
+    """Bytes of memory that a process holds."""
+    return int(pathlib.Path(f"/proc/{pid}/statm").read_text("utf-8").split()[1]) * 4096
 
 
 @pytest.mark.requirement("gateway:resume:large")

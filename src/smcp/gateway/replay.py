@@ -49,7 +49,7 @@ _LEAST: Final = 1024
 """What the smallest event counts as, so that bytes bound their number too."""
 _BATCH: Final = 64
 _BATCH_BYTES: Final = 256 * 1024
-_QUEUED_BYTES: Final = 1024 * 1024
+_QUEUED_BYTES: Final = 256 * 1024
 """Bytes that wait for the disk before calls keep theirs."""
 _STRAYS_BYTES: Final = 4 * 1024 * 1024
 _ENTRY: Final = 256

@@ -151,7 +151,13 @@ async def _gateway(base: foundation.Foundation, common: foundation.Common, hoste
     config = base.settings
     found = targets.Targets(hosted.versions, hosted.specs)
     kept_s = config.gateway.call_timeout_s + _REPLAY_S
-    replays = replay.Replays(common.store, base.log, session_bytes=_REPLAY_BYTES, kept_s=kept_s)
+    replays = replay.Replays(
+        common.store,
+        base.log,
+        session_bytes=_REPLAY_BYTES,
+        kept_s=kept_s,
+        doomed=hosted.launcher.ended.is_set,
+    )
     base.undo.push_async_callback(replays.settled)
     live = await sessions.open(base, common, hosted, found)
     live.listen(replays.forget)

@@ -25,6 +25,7 @@ import collections
 import contextlib
 import struct
 import time
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import msgspec
@@ -48,8 +49,11 @@ _LEAST: Final = 1024
 """What the smallest event counts as, so that bytes bound their number too."""
 _BATCH: Final = 64
 _BATCH_BYTES: Final = 256 * 1024
-_QUEUED_BYTES: Final = 1024 * 1024
+_QUEUED_BYTES: Final = 256 * 1024
 """Bytes that wait for the disk before calls keep theirs."""
+_STRAYS_BYTES: Final = 4 * 1024 * 1024
+_ENTRY: Final = 256
+"""What an event that waits takes beside its data, about."""
 _PAGE: Final = 64
 
 
@@ -130,8 +134,9 @@ class Events:
         return track
 
     def stray(self, data: bytes) -> None:
-        """A message for the GET stream."""
-        self.put(self.listening, tracks.MESSAGE, data)
+        """A message for the GET stream; lost where the disk is far behind: nobody waits for it in particular."""
+        if self._queued <= _STRAYS_BYTES:
+            self.put(self.listening, tracks.MESSAGE, data)
 
     def end(self, track: tracks.Track, failure: errors.SmcpError) -> None:
         """A stream whose call nobody waits for any more ends with `failure`."""
@@ -145,9 +150,13 @@ class Events:
         if self.closed:
             return
         self._queue.append((track, kind, data))
-        self._queued += len(data)
+        self._queued += len(data) + _ENTRY
         if self._writer is None:
             self._writer = asyncio.get_running_loop().create_task(self._write(), name="events")
+
+    def doomed(self) -> bool:
+        """Do all hosted servers end just now, and this process with them?"""
+        return self._replays.doomed()
 
     async def settled(self) -> None:
         """Return when nothing is on its way to the disk."""
@@ -186,7 +195,7 @@ class Events:
             elif track is not self.listening:
                 track.kept = False  # also for what comes behind it: a stream is kept without gaps or not at all
         kept = bool(fits) and await self._keep(list(fits.values()))
-        self._queued -= size
+        self._queued -= size + len(batch) * _ENTRY
         position = self.last - len(fits)
         for number, (track, kind, data) in enumerate(batch):
             if kept and number in fits:
@@ -392,8 +401,20 @@ class Events:
 class Replays:
     """The logs of every session of this node."""
 
-    def __init__(self, store: stores.Store, log: observe.Logger, *, session_bytes: int, kept_s: float) -> None:
-        """`session_bytes` are kept of one session, each event for `kept_s` seconds."""
+    def __init__(
+        self,
+        store: stores.Store,
+        log: observe.Logger,
+        *,
+        session_bytes: int,
+        kept_s: float,
+        doomed: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`session_bytes` are kept of one session, each event for `kept_s` seconds.
+
+        `doomed`: do all hosted servers end just now, and this process with them?
+        """
+        self.doomed = doomed
         self.session_bytes = session_bytes
         self.kept_s = kept_s
         self._store = store

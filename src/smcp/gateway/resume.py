@@ -68,7 +68,9 @@ async def _own(
     limit = _Limit(x)
     parts.alarms.set(limit, began + parts.settings.gateway.call_timeout_s)
     try:
-        track.drive(call)
+        session, instance = x.session, x.instance
+        own = session is not None and instance is not None and instance is session.instance
+        track.drive(call, instance.brake if own and instance is not None else None)
         await _serve(parts, x, events, track, follower, owns=True)
     finally:
         parts.alarms.clear(limit)

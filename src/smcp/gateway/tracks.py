@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -109,6 +110,10 @@ class Sink(Protocol):
         """May `track` put more now? If not, its `pump` is called once it may."""
         ...
 
+    def doomed(self) -> bool:
+        """Do all hosted servers end just now, and this process with them?"""
+        ...
+
     def put(self, track: "Track", kind: bytes, data: bytes, /) -> None:
         """An event of it."""
         ...
@@ -145,6 +150,8 @@ class Track:
         self._events = events
         self._follower: Follower | None = None
         self._ending = False
+        self._brake: Callable[[bool], None] | None = None
+        self._braked = False
 
     def follow(self, follower: Follower) -> None:
         """From now on `follower` gets what comes, and who did so far does not: no message goes to two connections."""
@@ -157,10 +164,16 @@ class Track:
         if self._follower is follower:
             self._follower = None
 
-    def drive(self, call: calls.Call) -> None:
-        """Put on record what `call` brings, until it is over."""
+    def drive(self, call: calls.Call, brake: Callable[[bool], None] | None) -> None:
+        """Put on record what `call` brings, until it is over; `brake` holds back the hosted server meanwhile."""
         self.call = call
+        self._brake = brake
         self.pump()
+
+    def _hold(self, on: bool) -> None:
+        if on != self._braked and self._brake is not None:
+            self._braked = on
+            self._brake(on)
 
     def pump(self) -> None:
         """Take what there is. Called by whoever makes it come: it must not wait."""
@@ -169,12 +182,16 @@ class Track:
             return
         while call.frames:
             if not self._events.has_room(self):
+                self._hold(True)
                 return  # asked again once there is
             self._events.put(self, MESSAGE, call.take())
+        self._hold(False)
         if not call.done:
             call.watch(self.pump)
             return
         self._ending = True
+        if call.failure is not None and self._events.doomed():
+            return  # its end is not its own: the next process finds it open, and knows better what to say
         if call.failure is not None:
             failure = call.failure
             self._events.put(self, ENDED, jsonrpc.error(call.id, failure.rpc_code, failure.public, failure.data))
@@ -199,6 +216,7 @@ class Track:
 
     def wake(self) -> None:
         """Something that concerns everybody happened."""
+        self._hold(False)
         for one in (self._follower, self.owner):
             if one is not None:
                 one.wake()

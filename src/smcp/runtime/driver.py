@@ -98,6 +98,10 @@ class Instance(abc.ABC):
     def alive(self) -> bool:
         """False once the process is gone or asked to go."""
 
+    def brake(self, on: bool) -> None:  # noqa: B027  what can't be held back needs not say so
+        """Read no more of what it says, or read on: each `True` is followed by one `False`. For a copy of one session:
+        the others that share a copy would be held up, too."""
+
     @abc.abstractmethod
     async def stop(self, reason: str) -> None:
         """End it as a whole, with every process in its sandbox: ask, wait the grace time, kill. Idempotent."""

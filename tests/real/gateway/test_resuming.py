@@ -151,7 +151,7 @@ async def test_an_event_of_somebody_else_is_none(gate: Gate, acme: wire.Caller, 
     assert await status(acme, caller(gate.second).url, session, id_) == 404
     assert await status(acme, acme.url, mine, id_) == 400  # the caller's own session, another one's event
     flipped = ("A" if id_[0] != "A" else "B") + id_[1:]
-    for wrong in (flipped, id_[:-1], id_ + "A", "0", " " * 22 + "A", "=" * 22, "../" * 7 + "A"):
+    for wrong in (flipped, id_[:-1], id_ + "A", "0", "x y" * 7 + "A", "=" * 22, "../" * 7 + "A"):
         assert await status(acme, acme.url, session, wrong) == 400
     await acme.end(session)
     assert await status(acme, acme.url, session, id_) == 404

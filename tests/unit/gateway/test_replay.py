@@ -132,7 +132,7 @@ class Streams(stateful.RuleBasedStateMachine):
             client = Client(track, made)
             client.follower = tracks.Follower(behind=False)
             track.follow(client.follower)
-            track.drive(made)
+            track.drive(made, None)
             client.got = await read(self.events, track, client.follower, client.got)
             client.number = track.number
             self.clients.append(client)
@@ -224,7 +224,7 @@ class TestStreams(Streams.TestCase):
 async def opened(events: replay.Events) -> tuple[tracks.Track, calls.Call]:
     """A stream with a call, on record, that nobody follows."""
     track, made = events.open(tracks.Asked(b"1", "tools/call")), call()
-    track.drive(made)
+    track.drive(made, None)
     await events.settled()
     return track, made
 

@@ -132,6 +132,7 @@ class StdioInstance(driver.Instance):
         """Killed for what it wrote: nothing more of it is looked at."""
         self._exited = asyncio.Event()
         self._stdin: asyncio.WriteTransport | None = None
+        self._ends: _Pipes | None = None
         self._out: list[bytes] = []
         self._loop = asyncio.get_running_loop()
         self._started = time.monotonic()
@@ -157,6 +158,7 @@ class StdioInstance(driver.Instance):
             for descriptor in theirs:
                 os.close(descriptor)
         self._stdin = ends.stdin
+        self._ends = ends
         self.sockets = self.process.sockets
         if self.hold is not None:
             self.hold.started(self.process)
@@ -185,6 +187,10 @@ class StdioInstance(driver.Instance):
             except TimeoutError:
                 self.kill()
                 await self._exited.wait()
+
+    def brake(self, on: bool) -> None:
+        if self._ends is not None:
+            self._ends.pause(on)
 
     def kill(self) -> None:
         """End it at once, and every process in its sandbox."""
@@ -398,7 +404,7 @@ class _Pipes:
     def _begin_large(self) -> None:
         parts, size = list(self._parts), self._held
         self._drop()
-        self._large, self._held = spool.Line(self._child.spools(), self._pause, self._kept), size
+        self._large, self._held = spool.Line(self._child.spools(), self.pause, self._kept), size
         if not self._large.feed(b"".join(parts)):
             self._flooded()
 
@@ -417,7 +423,8 @@ class _Pipes:
             self._child.kept(line)
         self._finish()
 
-    def _pause(self, full: bool) -> None:
+    def pause(self, full: bool) -> None:
+        """Its output waits for something more; or for one thing less."""
         before, self._full = self._full, self._full + (1 if full else -1)
         stdout = self._readers[0]
         if bool(before) != bool(self._full) and not stdout.is_closing():

@@ -21,7 +21,7 @@ from smcp.kernel import errors
 
 FULL = run.Plan(
     calls.Plan((64, 1, 16), 3, 0.3, 1.5),
-    sessions.Plan((1, 10, 100, 1000), 0.3, 2.0, 51, 5, 1000, 20.0),
+    sessions.Plan((1, 10, 100, 1000), 0.3, 3.0, 51, 5, 1000, 20.0),
     sandbox.Sizes(starts=60, calls=10_000, colds=7, requests=60),
 )
 QUICK = run.Plan(

@@ -138,13 +138,23 @@ def _facts(facts: Facts) -> Table:
 def _sessions(found: sessions.Found) -> Table:
     table = _table(
         "legacy sessions over one shared child, 64 connections",
-        *("live sessions", "calls/s", "of the first", "p99 ms", "platform MiB (Pss_Anon)"),
+        *(
+            "live sessions",
+            "calls/s",
+            "of the yardstick",
+            "of the first",
+            "CPU µs",
+            "p99 ms",
+            "platform MiB (Pss_Anon)",
+        ),
     )
     for step in found.steps:
         table.add_row(
             f"{step.sessions:,}",
             f"{step.per_second:,.0f}",
+            f"{step.of_yardstick:.2f}",
             f"{step.ratio:.2f}",
+            f"{step.cpu_us:.0f}",
             f"{step.p99_ms:.2f}",
             f"{step.anon_kib / 1024:.1f}",
         )

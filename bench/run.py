@@ -142,7 +142,8 @@ class Bench:
         except RuntimeError as error:
             self._notes.append(f"sessions over a shared child were not measured: {error}")
             return None
-        steps, each_kib, opened = sessions.flat(shared, node, plan)
+        with guest.yardstick_on(self._where, wire.modern(guest.endpoint(self._platform, keys.caller))) as yardstick:
+            steps, each_kib, opened = sessions.flat(shared, node, yardstick, plan)
         self._tell(f"{min(plan.streams, len(opened)):,} idle event streams")
         streams = sessions.idle(shared, opened[: plan.streams], node, plan.streams_s)
         sessions.end(shared, opened)

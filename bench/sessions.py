@@ -16,6 +16,8 @@ from support import platform as running
 
 _STREAMS_SETTLE_S: Final = 2.0
 _HEADROOM: Final = 512
+_ROUNDS: Final = 3
+"""In which a step and the yardstick take turns."""
 _CALM_S: Final = 0.5
 _CALM_US: Final = 15_000.0
 
@@ -40,8 +42,12 @@ class Step(NamedTuple):
     sessions: int
     per_second: float
     p99_ms: float
+    of_yardstick: float
+    """Calls a second, as a share of the yardstick's of the same moment: between steps, machines change."""
     ratio: float
-    """Calls a second, as a share of those at the first step."""
+    """`of_yardstick`, as a share of the first step's."""
+    cpu_us: float
+    """CPU of the process that faces the network, for each call."""
     anon_kib: int
     """Pss_Anon of the process that faces the network, with that many sessions, before the load."""
 
@@ -71,7 +77,9 @@ class Found(NamedTuple):
     streams: Streams | None
 
 
-def flat(endpoint: wire.Endpoint, node: int, plan: Plan) -> tuple[list[Step], float | None, list[str]]:
+def flat(
+    endpoint: wire.Endpoint, node: int, yardstick: guest.Yardstick, plan: Plan
+) -> tuple[list[Step], float | None, list[str]]:
     """Throughput at each number of live sessions, KiB for each session, and the sessions, which stay open.
 
     Memory: the load at the smaller steps has made every buffer and arena that 64 connections need, so what grows after
@@ -86,18 +94,32 @@ def flat(endpoint: wire.Endpoint, node: int, plan: Plan) -> tuple[list[Step], fl
                 opened.append(client.open_session())
                 client.echo(len(opened), opened[-1])
             anon = cores.memory_kib({node}, "Pss_Anon")
-            target = wire.legacy(endpoint, opened)
-            sample = uvloop.run(
-                load.measure(target, calls.CONNECTIONS, plan.warm_s, plan.seconds, lambda: cores.cpu_us({node}))
-            )
-            first = steps[0].per_second if steps else sample.per_second
-            steps.append(Step(number, sample.per_second, sample.p99_ms, sample.per_second / first, anon))
+            sample, share = _in_turns(wire.legacy(endpoint, opened), node, yardstick, plan)
+            first = steps[0].of_yardstick if steps else share
+            steps.append(Step(number, sample.per_second, sample.p99_ms, share, share / first, sample.cpu_us, anon))
     finally:
         client.close()
     if len(steps) < 2:
         return steps, None, opened
     before, after = steps[-2:]
     return steps, (after.anon_kib - before.anon_kib) / (after.sessions - before.sessions), opened
+
+
+def _in_turns(target: load.Target, node: int, yardstick: guest.Yardstick, plan: Plan) -> tuple[load.Sample, float]:
+    """The platform and the yardstick, one after the other: the median round, and its share of the yardstick."""
+    rounds: list[tuple[float, load.Sample]] = []
+    for _ in range(_ROUNDS):
+        pair = [
+            uvloop.run(
+                load.measure(
+                    one, calls.CONNECTIONS, plan.warm_s, plan.seconds / _ROUNDS, lambda p=pid: cores.cpu_us({p})
+                )
+            )
+            for one, pid in ((target, node), (yardstick.target, yardstick.pid))
+        ]
+        rounds.append((pair[0].per_second / pair[1].per_second, pair[0]))
+    share, sample = sorted(rounds, key=lambda one: one[0])[_ROUNDS // 2]
+    return sample, share
 
 
 def end(endpoint: wire.Endpoint, sessions: Sequence[str]) -> None:

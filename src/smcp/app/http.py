@@ -51,6 +51,7 @@ class Protocol(asyncio.Protocol):
     def __init__(
         self,
         gateway: front.App,
+        heads: repeats.Room,
         config: uvicorn.Config,
         server_state: uvicorn_server.ServerState,
         app_state: dict[str, Any],
@@ -69,14 +70,12 @@ class Protocol(asyncio.Protocol):
         self._url = b""
         self._fields: list[tuple[bytes, bytes]] = []
         self._length = b""
-        self._same: tuple[bytes, str, headers.Fields] | None = None
-        """Target, method and fields of the request before, which often is the same."""
+        self._heads = repeats.Known(heads)
         self._between = True
-        """Has nothing come of the next message? Then what comes may be the last head once more."""
+        """Does the parser stand before a message, behind one that keeps the connection? Then a known head may come."""
         self._chunk = b""
         """What is being parsed, while nothing before the first head in it has come earlier."""
-        self._repeat: repeats.Head | None = None
-        """The head of the message that the parser has seen last, when another one like it needs no parser."""
+        self._kept = False
         self._common: tuple[list[tuple[bytes, bytes]], bytes] = [], b""
         self._in_head = True
         self._head_bytes = 0
@@ -116,7 +115,8 @@ class Protocol(asyncio.Protocol):
             if turn is not None:
                 turn.lost()
         self._waiting.clear()
-        self._parser = self._turn = self._answering = self._repeat = None
+        self._heads.clear()
+        self._parser = self._turn = self._answering = None
 
     def eof_received(self) -> None:
         """The other side sends no more: nothing can follow, so the transport closes."""
@@ -139,8 +139,7 @@ class Protocol(asyncio.Protocol):
         if self._refused:
             return
         if self._between:
-            repeat = self._repeat
-            if repeat is not None and data.startswith(repeat.before) and self._again(repeat, data):
+            if self._again(data):
                 return
             self._chunk = data
         if self._in_head or self._trailing:
@@ -166,18 +165,18 @@ class Protocol(asyncio.Protocol):
         elif self._trailing and self._head_bytes > HEADER_BYTES:
             self._refuse(_plain(431))
 
-    def _again(self, repeat: repeats.Head, data: bytes) -> bool:
-        """Is `data` one request with the head of the last one? Then it is answered, and the parser has not seen it."""
+    def _again(self, data: bytes) -> bool:
+        """Is `data` one request whose head is known? Then it is answered, and the parser has not seen it."""
         if self._answering is not None or self._waiting or self._last or len(self._open) > CONNECTIONS:
             return False
-        found = repeats.body(repeat, data)
+        found = self._heads.find(data)
         if found is None:
             return False
         self._late = b""
         self._deadline = _NEVER
-        length, body = found
+        head, length, body = found
         turn = self._turn = self._answering = front.Request(
-            self, "POST", repeat.target, repeat.fields, length, newer=True, keep_alive=True, body=body
+            self, "POST", head.target, head.fields, length, newer=True, keep_alive=True, body=body
         )
         self._gateway.begin(turn)
         return True
@@ -253,7 +252,7 @@ class Protocol(asyncio.Protocol):
         self._late = b""
         self._deadline = _NEVER
         self._turn = None
-        chunk, self._chunk, self._repeat = self._chunk, b"", None
+        chunk, self._chunk, self._kept = self._chunk, b"", False
         if not self._url.startswith(b"/") or b"#" in self._url:
             # The parser turns it into its own error, which is answered with 400 and ends the connection.
             raise ValueError("the request's target is not a path")
@@ -263,22 +262,25 @@ class Protocol(asyncio.Protocol):
             # As an error of the parser: nothing behind it is read, and who asked before is answered before.
             self._wrong = _plain(503)
             raise ValueError("too many at once")
-        before = self._same
-        self._turn = turn = self._made(newer=newer, keep_alive=keep_alive)
-        if chunk and keep_alive and before is not None and before is self._same and isinstance(turn, front.Request):
-            # Seen twice already: a head that comes once is not worth remembering.
-            self._repeat = repeats.learn(chunk, self._length, self._url, before[2])
+        self._kept = keep_alive
+        self._turn = turn = self._made(chunk if keep_alive else b"", newer=newer, keep_alive=keep_alive)
         if self._answering is not None or self._waiting:
             self.pause()
         self._waiting.append(turn)
 
-    def _made(self, *, newer: bool, keep_alive: bool) -> "front.Request | _AsgiTurn":
+    def _made(self, chunk: bytes, *, newer: bool, keep_alive: bool) -> "front.Request | _AsgiTurn":
         method: str = self._parser.get_method().decode("ascii")
         if self._url.startswith(_GATEWAY):
-            same = self._same
-            if same is None or same[2].pairs != self._fields or same[0] != self._url or same[1] != method:
-                same = self._same = self._url, method, headers.Fields(self._fields)
-            return front.Request(self, method, self._url, same[2], self._length, newer=newer, keep_alive=keep_alive)
+            head = self._heads.last
+            if head is None or head.fields.pairs != self._fields or head.target != self._url or head.method != method:
+                key = repeats.learn(chunk, self._length)
+                made = repeats.Head(key, method, self._url, headers.Fields(self._fields))
+                # What nobody could be told by is not worth the room, whoever sends it.
+                self._heads.remember(made, good=head is not None and front.known(head.fields))
+                head = made
+            elif chunk and not head.key:
+                head.key = repeats.learn(chunk, self._length)  # it came in pieces before
+            return front.Request(self, method, self._url, head.fields, self._length, newer=newer, keep_alive=keep_alive)
         expects = any(name == b"expect" and value.lower() == b"100-continue" for name, value in self._fields)
         return _AsgiTurn(self, self._scope(method), keep_alive=keep_alive, expects=expects)
 
@@ -308,7 +310,8 @@ class Protocol(asyncio.Protocol):
             self._turn.feed(body)
 
     def on_message_complete(self) -> None:
-        self._in_head = self._between = True
+        self._in_head = True
+        self._between = self._kept
         self._trailing = False
         self._head_bytes = 0
         turn = self._turn

@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 import uvicorn
 
 from smcp.access import policy
-from smcp.app import http, machine, tls, wire
+from smcp.app import http, machine, repeats, tls, wire
 from smcp.audit import events
 from smcp.kernel import certificates, ids, observe, settings
 
@@ -100,7 +100,7 @@ class Platform:
         server = _Server(
             uvicorn.Config(
                 wired.admin,
-                http=cast("Any", functools.partial(http.Protocol, wired.gateway)),
+                http=cast("Any", functools.partial(http.Protocol, wired.gateway, repeats.Room())),
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -97,6 +97,11 @@ class App:
                     await self._idle.wait()
 
 
+def known(fields: headers.Fields) -> bool:
+    """Has a request with these fields shown a credential that is good?"""
+    return isinstance(fields.memo, heads.Head) and fields.memo.recall is not None
+
+
 class Request:
     """`exchange.Incoming` and `exchange.Outgoing` of one request."""
 

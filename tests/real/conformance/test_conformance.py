@@ -6,8 +6,8 @@ What is reached is written down exactly (`support.suite`): a change in either di
 import pytest
 
 from support import conformance, suite
+from support.builds import Builds
 from support.clients import Endpoint
-from support.everything import Build
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
@@ -22,19 +22,17 @@ def _holds(run: suite.Run, endpoint: Endpoint) -> None:
 
 @pytest.mark.requirement("mcp:suite:modern", "mcp:suite:not-scored")
 @pytest.mark.parametrize("run", [one for one in suite.RUNS if one.revision == "2026-07-28"], ids=suite.name)
-def test_a_hosted_server_passes_the_suite_of_the_modern_era(builds: dict[Build, Endpoint], run: suite.Run) -> None:
+def test_a_hosted_server_passes_the_suite_of_the_modern_era(builds: Builds, run: suite.Run) -> None:
     _holds(run, builds[run.build])
 
 
 @pytest.mark.requirement("mcp:suite:legacy", "mcp:suite:not-scored")
 @pytest.mark.parametrize("run", [one for one in suite.RUNS if one.revision == "2025-11-25"], ids=suite.name)
-def test_a_hosted_server_passes_the_suite_of_the_legacy_era(builds: dict[Build, Endpoint], run: suite.Run) -> None:
+def test_a_hosted_server_passes_the_suite_of_the_legacy_era(builds: Builds, run: suite.Run) -> None:
     _holds(run, builds[run.build])
 
 
 @pytest.mark.requirement("mcp:suite:older")
 @pytest.mark.parametrize("run", [one for one in suite.RUNS if one.revision < "2025-11-25"], ids=suite.name)
-def test_a_hosted_server_passes_all_that_the_suite_has_for_older_wires(
-    builds: dict[Build, Endpoint], run: suite.Run
-) -> None:
+def test_a_hosted_server_passes_all_that_the_suite_has_for_older_wires(builds: Builds, run: suite.Run) -> None:
     _holds(run, builds[run.build])

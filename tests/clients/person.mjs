@@ -46,7 +46,8 @@ export async function look(client) {
 export async function use(client, calls, call) {
   seen.tools = (await client.listTools()).tools.map(({ name }) => name);
   for (const [name, args] of calls) {
-    const onprogress = ({ progress, total }) => seen.progress.push([progress, total]);
+    // Between rounds of input_required the SDK of 2.x reports progress of its own, without a total.
+    const onprogress = ({ progress, total }) => total !== undefined && seen.progress.push([progress, total]);
     const called = await call({ name, arguments: args }, { onprogress });
     seen.said[name] = called.content.filter(({ type }) => type === "text").map(({ text }) => text);
     seen.isError = called.isError === true;

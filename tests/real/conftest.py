@@ -6,6 +6,7 @@ from collections.abc import Generator
 import pytest
 
 from support import everything
+from support.builds import Builds
 from support.clients import Endpoint
 from support.platform import Platform
 
@@ -36,3 +37,16 @@ def fixture_endpoint(hosted: dict[str, Endpoint]) -> Endpoint:
 def time_endpoint(hosted: dict[str, Endpoint]) -> Endpoint:
     """PyPI's mcp-server-time, hosted unmodified."""
     return hosted["time"]
+
+
+@pytest.fixture(scope="session")
+def all_builds(platform: Platform) -> Builds:
+    """The three builds of the fixture, hosted."""
+    return Builds(platform)
+
+
+@pytest.fixture
+def builds(all_builds: Builds) -> Generator[Builds]:
+    """The three builds of the fixture, hosted; no session outlives the test."""
+    yield all_builds
+    all_builds.rest()

@@ -70,12 +70,14 @@ class Person:
     """Who sits behind a client: answers what servers ask, and keeps what they tell."""
 
     asked: list[str] = field(default_factory=list[str])
+    kinds: list[str] = field(default_factory=list[str])
     logged: list[str] = field(default_factory=list[str])
     notices: asyncio.Queue[str] = field(default_factory=asyncio.Queue[str])
 
     async def elicit(self, context: ClientRequestContext, params: types.ElicitRequestParams) -> types.ElicitResult:
         """Fill in the form: "Ada" wherever a text is wanted, yes wherever a yes or no is; or go to the address."""
         self.asked.append(params.message)
+        self.kinds.append("form" if isinstance(params, types.ElicitRequestFormParams) else "url")
         if not isinstance(params, types.ElicitRequestFormParams):
             return types.ElicitResult(action="accept")
         properties: dict[str, dict[str, str]] = params.requested_schema["properties"]
@@ -87,6 +89,7 @@ class Person:
     ) -> types.CreateMessageResult | types.CreateMessageResultWithTools:
         """Answer as a model that says Paris, or uses the first tool it is given and then repeats what came of it."""
         self.asked.append("sampling")
+        self.kinds.append("sampling")
         last, model = params.messages[-1].content_as_list[-1], "a model of the tests"
         if isinstance(last, types.ToolResultContent):
             text = last.content[0]
@@ -100,6 +103,7 @@ class Person:
     async def roots(self, context: ClientRequestContext) -> types.ListRootsResult:
         """Show one folder."""
         self.asked.append("roots")
+        self.kinds.append("roots")
         return types.ListRootsResult.model_validate({"roots": [{"uri": "file:///project", "name": "project"}]})
 
     async def log(self, params: types.LoggingMessageNotificationParams) -> None:
@@ -186,11 +190,13 @@ async def tour_python(target: Endpoint, mode: Mode, calls: Sequence[Call]) -> To
         word = {"name": "arg1", "value": "par"}
         tour.completed = (await client.complete(types.PromptReference(name=name), word)).completion.values
         for name, arguments in calls:
-            called = await client.call_tool(name, arguments, progress_callback=on_progress)
+            # In the modern era log messages are asked for by each request.
+            meta: Any = None if mode == "legacy" else {types.LOG_LEVEL_META_KEY: "info"}
+            called = await client.call_tool(name, arguments, progress_callback=on_progress, meta=meta)
             tour.said[name] = list(texts(called))
             tour.isError = called.is_error
             tour.structured = called.structured_content or tour.structured
-    tour.logged, tour.asked = who.logged, who.asked
+    tour.logged, tour.asked = who.logged, who.kinds
     return tour
 
 
@@ -235,8 +241,10 @@ def _python(name: environments.Name, target: Endpoint, mode: str, calls: Sequenc
     return Tour(**json.loads(done.stdout))
 
 
-def inspector(target: Endpoint, era: Literal["legacy", "auto", "modern"], method: str, *arguments: str) -> Any:
-    """One method with MCP Inspector's command line: the result as it prints it."""
+def inspector(
+    target: Endpoint, era: Literal["legacy", "auto", "modern"], method: str, *arguments: str, code: int = 0
+) -> Any:
+    """One method with MCP Inspector's command line, which must end with `code`: what it prints."""
     with tempfile.TemporaryDirectory(prefix="smcp-inspector-") as home:
         # In a file, because the command line of a process is everybody's to read.
         config = pathlib.Path(home) / "mcp.json"
@@ -250,5 +258,5 @@ def inspector(target: Endpoint, era: Literal["legacy", "auto", "modern"], method
             environ={"HOME": home},
             timeout_s=_CLIENT_S,
         )
-    assert done.returncode == 0, f"the inspector ended with {done.returncode}:\n{done.stdout}\n{done.stderr[-4000:]}"
+    assert done.returncode == code, f"the inspector ended with {done.returncode}:\n{done.stdout}\n{done.stderr[-4000:]}"
     return json.loads(done.stdout)

@@ -1,5 +1,6 @@
 """The official MCP conformance suite against a server: which of the required scenarios pass, and why others don't."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -89,20 +90,7 @@ def run(url: str, key: str | None, requirements: Revision = "2025-11-25") -> Out
 
     Fails when the suite itself does not run to its end.
     """
-    node.ensure()
-    environ = {} if key is None else _bearer(url, key)
-    with tempfile.TemporaryDirectory(prefix="smcp-conformance-") as directory:
-        results = pathlib.Path(directory)
-        done = node.run(
-            _PACKAGE / "dist" / "index.js",
-            *("server", "--url", url, *_selection(requirements), "-o", str(results)),
-            environ=environ,
-            timeout_s=_SUITE_S,
-        )
-        found = {name: _scenario(checks) for name, checks in _results(results).items()}
-    # 0: all required pass; 1: some don't. Anything else, or no summary, is the suite's own failure.
-    assert done.returncode in (0, 1), f"the suite ended with {done.returncode}:\n{done.stderr[-4000:]}"
-    assert "=== SUMMARY ===" in done.stdout, f"the suite did not come to its end:\n{done.stdout[-2000:]}{done.stderr}"
+    code, found = _suite(url, key, _selection(requirements))
     needed = _required(requirements) if requirements in _FROZEN else sorted(found)
     outcome = Outcome(
         requirements,
@@ -111,8 +99,41 @@ def run(url: str, key: str | None, requirements: Revision = "2025-11-25") -> Out
             for name in [*needed, *sorted(found.keys() - set(needed))]
         ),
     )
-    _agree(outcome, done.returncode)
+    _agree(outcome, code)
     return outcome
+
+
+def again(outcome: Outcome, name: str, url: str, key: str | None) -> Outcome:
+    """`outcome` with the scenario `name` as it comes out when it is run once more, alone."""
+    _, found = _suite(url, key, ("--scenario", name, "--spec-version", outcome.revision))
+    return dataclasses.replace(
+        outcome,
+        scenarios=tuple(
+            Scenario(name, one.required, *found[name]) if one.name == name else one for one in outcome.scenarios
+        ),
+    )
+
+
+def _suite(
+    url: str, key: str | None, selection: tuple[str, ...]
+) -> tuple[int, dict[str, tuple[int, tuple[str, ...], tuple[str, ...]]]]:
+    node.ensure()
+    environ = {} if key is None else _bearer(url, key)
+    with tempfile.TemporaryDirectory(prefix="smcp-conformance-") as directory:
+        results = pathlib.Path(directory)
+        done = node.run(
+            _PACKAGE / "dist" / "index.js",
+            *("server", "--url", url, *selection, "-o", str(results)),
+            environ=environ,
+            timeout_s=_SUITE_S,
+        )
+        found = {name: _scenario(checks) for name, checks in _results(results).items()}
+    # 0: all required pass; 1: some don't. Anything else, or no result, is the suite's own failure.
+    assert done.returncode in (0, 1), f"the suite ended with {done.returncode}:\n{done.stderr[-4000:]}"
+    assert found, f"the suite did not come to its end:\n{done.stdout[-2000:]}{done.stderr}"
+    ended = "--scenario" in selection or "=== SUMMARY ===" in done.stdout
+    assert ended, f"the suite did not come to its end:\n{done.stdout[-2000:]}{done.stderr}"
+    return done.returncode, found
 
 
 def _bearer(url: str, key: str) -> dict[str, str]:

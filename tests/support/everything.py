@@ -36,11 +36,11 @@ def wheel(directory: pathlib.Path) -> pathlib.Path:
 def manifest(build: Build) -> str:
     """The manifest with which the wheel is deployed as `build`: each has a script of its own.
 
-    Copies for sessions are started ahead, so that no client waits for one for long on a busy machine; of the shared
-    copies there is one, because what the fixture's tools change is kept in its memory.
+    Copies for sessions are started ahead, so that no client waits for one for long on a busy machine. Of the shared
+    copies there is one: what the fixture's tools change is in its memory, and another's subscribers would not hear.
     """
     script = NAME if build == "dual" else f"{NAME}-{build}"
-    return f'command = "{script}"\n[scale]\n{"max = 1" if build == "modern" else "min = 2"}\n'
+    return f'command = "{script}"\n[scale]\n{"min = 2" if build == "legacy" else "max = 1"}\n'
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ RUNS: Final = (
 
 
 class Remark(NamedTuple):
-    """A scenario that does not simply pass: without SMCP (the fixture over HTTP), through it, and why."""
+    """A scenario that needs a word: what it comes to without SMCP (the fixture over HTTP), through it, and why."""
 
     revision: Revision
     scenario: str
@@ -51,11 +51,11 @@ REMARKS: Final = (
         "2025-11-25",
         "server-sse-polling",
         "passes",
-        "checks nothing",
-        "Not scored. It calls a tool that closes its own event stream and sends the answer on the next one. Over stdio"
-        " a hosted server has no such stream to close: its answer is the first thing that comes, and SMCP sends that as"
-        " JSON, as the specification allows (“the server MUST either return `Content-Type: text/event-stream` … or"
-        " `Content-Type: application/json`”). The scenario then has nothing to look at.",
+        "passes",
+        "Not scored. Through SMCP two of its three checks count: the priming event and `retry`. The third wants the"
+        " server to close its own event stream in the middle of a call; a server over stdio has no stream to close, so"
+        " the answer comes on the first one and the suite notes that as information. That a client whose stream breaks"
+        " gets the rest of it is shown by SMCP's own tests.",
     ),
     *(
         Remark("2026-07-28", f"tasks-{name}", "fails", "fails", _TASKS)

@@ -185,6 +185,7 @@ async def test_a_session_shown_by_somebody_else_is_in_the_trail_and_the_caller_l
     assert len(answers) == 2  # with and without the id of a request, whoever asks for whatever
     assert (await umbra.legacy(session, "tools/list")).status_code == 404
     found: dict[str, int] = {}
+    entries: list[dict[str, Any]] = []
     for _ in range(600):
         entries = _trail(gate, "acme", gate.admin)
         found = {why: sum(one.get("why") == why for one in entries) for why in wanted}

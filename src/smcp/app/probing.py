@@ -24,6 +24,8 @@ _KEPT: Final = 200
 _COPIES: Final = 3
 """Copies that are asked one question, when they end instead of answering."""
 
+_TASKS: Final = "io.modelcontextprotocol/tasks"
+
 SpecOf = Callable[[ids.TenantId, ids.ServerName, versions.Deployment], Awaitable[driver.Spec]]
 
 
@@ -114,7 +116,13 @@ def _probed(found: _Answer, spoken: versions.Eras) -> deployer.Probed:
         tools=tuple(_tool(one, found.hide) for one in found.tools),
         server_info=_info(found.server, found.hide),
         instructions=found.hide(found.server.instructions)[:16384],
+        tasks=_has_tasks(found.server.capabilities),
     )
+
+
+def _has_tasks(capabilities: jsonrpc.Json) -> bool:
+    """As an extension (MCP 2026-07-28), or as the experiment that the core had in 2025-11-25."""
+    return _TASKS in (jsonrpc.obj(capabilities.get("extensions")) or {}) or "tasks" in capabilities
 
 
 def _tool(tool: jsonrpc.Json, hide: Callable[[str], str]) -> versions.Tool:

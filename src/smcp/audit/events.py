@@ -355,6 +355,14 @@ class SessionEnded(_Event, frozen=True, kw_only=True, tag="session_ended"):
     why: Word = ""
 
 
+class SessionRefused(_Event, frozen=True, kw_only=True, tag="session_refused"):
+    """A caller showed the id of a session that is not there for it: 404."""
+
+    server: Name
+    why: Word = ""
+    """`foreign`: the session is another principal's of the tenant, or another server's. `unknown`: all others."""
+
+
 Event = (
     PlatformStarted
     | PlatformStopped
@@ -390,6 +398,7 @@ Event = (
     | SessionOpened
     | SessionResumed
     | SessionEnded
+    | SessionRefused
 )
 
 CLASSES: Final[tuple[type[Event], ...]] = typing.get_args(Event)

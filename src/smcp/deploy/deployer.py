@@ -59,6 +59,7 @@ class Probed(msgspec.Struct, frozen=True):
     tools: tuple[versions.Tool, ...]
     server_info: versions.ServerInfo = versions.ServerInfo()
     instructions: str = ""
+    tasks: bool = False
 
 
 Probe = Callable[[ids.TenantId, ids.ServerName, versions.Deployment], Awaitable[Probed]]
@@ -276,6 +277,7 @@ class Deployer:
                     tools=probed.tools,
                     server_info=probed.server_info,
                     instructions=probed.instructions,
+                    tasks=probed.tasks,
                 )
                 tell("probe", f"{len(final.tools)} tools, MCP {', '.join((*final.eras.modern, *final.eras.legacy))}")
                 await self._versions.publish(order.tenant, final)

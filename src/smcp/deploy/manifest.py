@@ -138,8 +138,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     share: Annotated[
         Literal["tenant", "principal", "session"],
         _d(
-            "Who may share one running copy of a modern server: everybody of the tenant, or one principal only"
-            " (`session` too, as modern requests have none). A legacy session always has a copy of its own."
+            "Who may share one running copy of a modern server: everybody of the tenant (of one that offers tasks: one"
+            " principal, always), or one principal only (`session`: one request). A legacy session always has a copy of"
+            " its own."
         ),
     ] = "tenant"
     scale: Annotated[

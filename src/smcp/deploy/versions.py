@@ -75,6 +75,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     tools: tuple[Tool, ...] = ()
     server_info: ServerInfo = ServerInfo()
     instructions: str = ""
+    tasks: bool = False
+    """It hands out tasks: names of work that whoever knows one may ask about."""
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):

@@ -46,7 +46,11 @@ async def _resume(
     server: ids.ServerName,
 ) -> None:
     """A session that is to end, or that this process has not met: it may be on record."""
-    found = await parts.sessions.resume(told, principal, tenant, server)
+    try:
+        found = await parts.sessions.resume(told, principal, tenant, server)
+    except errors.SessionNotFound:
+        _note_refused(parts, x, told, principal, server)
+        raise
     if x.incoming.method == "DELETE":
         removed = parts.sessions.end(found, "deleted")
         if removed is not None:
@@ -59,6 +63,22 @@ async def _resume(
             raise errors.NotFound
         await reviving.bind(parts, found, x.target)
     _enter(x, found)
+
+
+def _note_refused(
+    parts: exchange.Parts, x: exchange.Exchange, told: str, principal: policy.Principal, server: ids.ServerName
+) -> None:
+    """The trail learns what the caller does not: whether there is such a session (CVE-2026-52869)."""
+    parts.trail.note(
+        events.SessionRefused(
+            tenant=principal.tenant,
+            actor=principal.id,
+            request_id=x.request_id,
+            outcome="refused",
+            server=server,
+            why="foreign" if parts.sessions.there_is(told, principal.tenant) else "unknown",
+        )
+    )
 
 
 def opens(x: exchange.Exchange) -> bool:

@@ -119,8 +119,14 @@ _PARAM = re.compile(r"mcp-param-[!#$%&'*+\-.^_`|~0-9a-z]{1,64}", re.ASCII)
 
 
 def route(parts: exchange.Parts, x: exchange.Exchange) -> None:
-    """Path → tenant and server. Never answers: unknown and known addresses must give the same 401."""
+    """Path → tenant and server. Answers for no server: unknown and known addresses must give the same 401.
+
+    Clients look for metadata below whatever address they have (client-quirk 6). There is none below any, and a 401
+    would send them on to look for more.
+    """
     x.tenant, x.server = x.head.tenant, x.head.server
+    if x.tenant is None and b"/.well-known/" in x.incoming.path:
+        raise errors.NotFound
 
 
 def _named(path: bytes) -> tuple[ids.TenantId, ids.ServerName] | tuple[None, None]:

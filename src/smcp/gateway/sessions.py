@@ -227,6 +227,10 @@ class Sessions:
         session.used = self._clock.monotonic()
         return session
 
+    def there_is(self, session_id: str, tenant: ids.TenantId) -> bool:
+        """Has this process met such a session of the tenant, whoever's it is? For the trail: no caller may learn it."""
+        return (tenant, self._records.name(tenant, session_id)) in self._by_name
+
     def lost(self, session: Session) -> None:
         """A session's copy is gone by itself, or was called off."""
         instance = session.instance

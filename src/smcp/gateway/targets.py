@@ -40,6 +40,10 @@ class Target:
         self.legacy = bool(deployment.eras.legacy)
         self.modern = bool(deployment.eras.modern)
         self.share = deployment.manifest.share
+        if deployment.tasks and self.share == "tenant":
+            # Only the server knows whose a task is, and it is not told who asks: in a copy for everybody any caller
+            # could poll, read and cancel another's (CVE-2026-52870).
+            self.share = "principal"
         self.poll_s = deployment.manifest.poll_s
         self.drain_s = float(deployment.manifest.drain_s)
         self.resumes = deployment.manifest.resumes

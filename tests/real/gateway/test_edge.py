@@ -64,7 +64,7 @@ async def test_a_foreign_host_or_origin_is_refused_on_every_route_with_every_ver
 
 
 @pytest.mark.requirement("gateway:edge:websocket")
-@pytest.mark.parametrize("route", ["/t/acme/tool/mcp", "/", "/api/v1/whoami"])
+@pytest.mark.parametrize("route", _ROUTES)
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "own"])
 async def test_a_websocket_is_never_opened(gate: Gate, route: str, origin: str) -> None:
     host = f"127.0.0.1:{_port(gate)}"

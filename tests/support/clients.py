@@ -15,6 +15,7 @@ import httpx2
 import mcp_types as types
 from mcp import Client, StdioServerParameters
 from mcp.client.context import ClientRequestContext
+from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 
 from support import environments, node
@@ -141,6 +142,15 @@ async def connected(
         )
 
 
+async def python_old(target: Endpoint, tool: str, arguments: dict[str, Any]) -> Seen:
+    """The same over the transport of MCP 2024-11-05."""
+    transport: Any = sse_client(target.url, headers={"Authorization": f"Bearer {target.key}"}, timeout=30.0)
+    async with Client(transport, mode="legacy") as client:
+        tools = await client.list_tools()
+        called = await client.call_tool(tool, arguments)
+        return Seen(client.protocol_version, tuple(tool.name for tool in tools.tools), texts(called), called.is_error)
+
+
 async def python(target: Endpoint, mode: Mode, tool: str, arguments: dict[str, Any]) -> Seen:
     """List the tools and call one with the official Python client."""
     async with connected(target, mode) as client:
@@ -162,6 +172,17 @@ def typescript(target: Endpoint, mode: Mode, tool: str, arguments: dict[str, Any
 def typescript_classic(target: Endpoint, tool: str, arguments: dict[str, Any]) -> Seen:
     """The same with the TypeScript SDK of 1.x (@modelcontextprotocol/sdk), which most clients still embed."""
     return _seen(_node("classic.mjs", target, "legacy", [(tool, arguments)]), tool)
+
+
+def typescript_old(target: Endpoint, tool: str, arguments: dict[str, Any]) -> Seen:
+    """The same over whichever of the two HTTP transports the URL has; `version` is `sse` or `http`."""
+    call = (target.url, tool, json.dumps(arguments))
+    key = {"SMCP_TEST_BEARER": target.key}
+    done = node.run(node.CLIENTS / "oldsse.mjs", *call, environ=key, timeout_s=_CLIENT_S)
+    assert done.returncode == 0, f"oldsse.mjs ended with {done.returncode}:\n{done.stderr[-4000:]}"
+    said = json.loads(done.stdout)
+    blocks = tuple(block["text"] for block in said["content"] if block["type"] == "text")
+    return Seen(said["version"], tuple(said["tools"]), blocks, said["isError"])
 
 
 def _seen(tour: Tour, tool: str) -> Seen:

@@ -41,6 +41,8 @@ class Gate:
     """Acme's server, for the operator's key."""
     umbra: Endpoint
     """Another tenant's server, for a key of that tenant."""
+    old: Endpoint
+    """A server of acme whose manifest turns the transport of MCP 2024-11-05 on, for the first key."""
     admin: str = field(repr=False)
     """The key of acme's administrator."""
 
@@ -54,6 +56,7 @@ def opened(platform: Platform) -> Gate:
     first, second = (
         platform.deploy("acme", source, name, admin, f'[env]\nCANARY = "acme-{name}"\n') for name in ("tool", "second")
     )
+    old = platform.deploy("acme", source, "old", admin, 'sse = true\n[env]\nCANARY = "acme-old"\n')
     platform.create_tenant("umbra")
     owner = platform.create_key("umbra", "admin")
     theirs = platform.deploy("umbra", source, "tool", owner, '[env]\nCANARY = "umbra-tool"\n')
@@ -65,5 +68,6 @@ def opened(platform: Platform) -> Gate:
         Endpoint(first, reader),
         Endpoint(first, platform.operator_key),
         Endpoint(theirs, platform.create_key("umbra", "mcp_user")),
+        Endpoint(old, user),
         admin,
     )

@@ -16,7 +16,7 @@ from smcp.app import allowances, foundation, gauges, hosting, machine, sessions
 from smcp.audit import trail
 from smcp.control import app as control
 from smcp.control import services
-from smcp.gateway import alarms, exchange, front, invoke, meters, replay, targets
+from smcp.gateway import alarms, channel, exchange, front, invoke, meters, replay, targets
 from smcp.identity import authenticator
 from smcp.identity.authn import api_key
 from smcp.kernel import hosts, ids, settings
@@ -173,6 +173,7 @@ async def _gateway(base: foundation.Foundation, common: foundation.Common, hoste
         targets=found,
         sessions=live,
         replays=replays,
+        channels=channel.Channels(lambda tenant: common.limiter.plan(tenant).principal_sessions),
         pool=hosted.pool,
         trail=common.trail,
         metrics=base.metrics,

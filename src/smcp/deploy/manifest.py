@@ -173,6 +173,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         ),
     ] = 3600
 
+    sse: Annotated[
+        bool,
+        _d("Whether clients of MCP 2024-11-05 may use its HTTP+SSE transport, at `…/sse` instead of `…/mcp`."),
+    ] = False
+
     def __post_init__(self) -> None:
         if self.volume is not None and max(self.scale.min, self.scale.max) > 1:
             # Each would act on what it has read before the other wrote.

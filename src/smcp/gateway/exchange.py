@@ -12,10 +12,10 @@ from typing import Final, Protocol
 
 from smcp.access import policy
 from smcp.audit import trail
-from smcp.gateway import alarms, meters, replay, sessions, targets
+from smcp.gateway import alarms, channel, meters, replay, sessions, targets
 from smcp.gateway import head as heads
 from smcp.identity import authenticator
-from smcp.kernel import hosts, ids, jsonrpc, observe, settings
+from smcp.kernel import errors, hosts, ids, jsonrpc, observe, settings
 from smcp.protocol import compress, eras, headers
 from smcp.runtime import calls, driver, pool
 from smcp.tenancy import limits, meter
@@ -111,6 +111,7 @@ class Parts:
     targets: targets.Targets
     sessions: sessions.Sessions
     replays: replay.Replays
+    channels: channel.Channels
     pool: pool.Pool
     trail: trail.Trail
     metrics: observe.Metrics
@@ -134,9 +135,11 @@ class Exchange:
         "gone",
         "head",
         "incoming",
+        "inner",
         "instance",
         "lease",
         "lines",
+        "members",
         "message",
         "number",
         "out",
@@ -181,6 +184,10 @@ class Exchange:
         self.era = eras.Era.LEGACY
         self.version = ""
         self.message: jsonrpc.Message | None = None
+        self.members: list[jsonrpc.Message | errors.SmcpError] | None = None
+        """The messages of a batch, instead of `message`, or what is wrong with one."""
+        self.inner = False
+        """It is one message of another exchange's body, and no HTTP request: see `channel`."""
         self.forwarded: jsonrpc.Message | None = None
         """What the hosted server gets instead of `message`, where eras differ."""
         self.action = policy.Action.MCP_CONNECT

@@ -87,6 +87,7 @@ class App:
     async def drain(self, seconds: float) -> None:
         """End what never ends by itself (streams that listen), then give calls up to `seconds` to be answered."""
         self._parts.sessions.end_streams()
+        self._parts.channels.end_all()
         for x in self._live:
             if x.call is not None and x.call.listens:
                 x.call.fail(errors.Unavailable("The platform is stopping."))

@@ -18,7 +18,7 @@ class Head:
 
     __slots__ = (
         "address", "allowed", "credential", "era", "good", "lines", "media", "plain", "recall", "server", "session",
-        "standard", "tenant", "version",
+        "standard", "tenant", "version", "way",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -37,6 +37,8 @@ class Head:
         """Who was last allowed what at this address. `policy.decide` is a function of these three and nothing else."""
         self.session: str | None = None
         """The session id that it names, empty without one; None until it was looked for."""
+        self.way = ""
+        """`sse` and `messages` at the two addresses of the old transport, empty at the endpoint of today's."""
         self.era = eras.Era.LEGACY
         self.version = ""
         self.standard: eras.Standard | None = None

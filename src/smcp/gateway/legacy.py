@@ -30,6 +30,7 @@ def session(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | No
 
 
 def _enter(x: exchange.Exchange, found: living.Session) -> None:
+    check_version(x, found)
     x.session = found
     x.version = found.version
     if found.target is not None:
@@ -81,10 +82,25 @@ def _note_refused(
     )
 
 
+def check_version(x: exchange.Exchange, found: living.Session) -> None:
+    """Raise `errors.BadRequest` for a header that names another version than was agreed on.
+
+    MCP 2025-06-18 and 2025-11-25, "Protocol Version Header": what is not valid for the session is 400. Clients of the
+    two versions before send none.
+    """
+    told = x.head.version
+    if told and found.version and told != found.version:
+        raise errors.BadRequest(f"MCP-Protocol-Version is {told}, but this session agreed on {found.version}.")
+
+
 def opens(x: exchange.Exchange) -> bool:
     """Is this the request that opens a session?"""
-    message = x.message
-    return message is not None and message.method == "initialize" and message.kind is jsonrpc.Kind.REQUEST
+    return x.message is not None and greets(x.message)
+
+
+def greets(message: jsonrpc.Message) -> bool:
+    """Is it the request `initialize`?"""
+    return message.method == "initialize" and message.kind is jsonrpc.Kind.REQUEST
 
 
 def acquire(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | None:
@@ -146,9 +162,15 @@ async def _bridge(
     opened.stamp = translate.meta(message.params.get("clientInfo"))
     if len(opened.stamp) > living.HELLO_BYTES:
         opened.stamp = translate.meta(None)
-    await parts.sessions.keep(opened)
+    await _keep(parts, x, opened)
     x.session = opened
     x.answer(200, answer, ((SESSION, opened.id.encode("ascii")),))
+
+
+async def _keep(parts: exchange.Parts, x: exchange.Exchange, opened: living.Session) -> None:
+    # One on the old transport ends with its stream, and that with this process.
+    if not x.inner:
+        await parts.sessions.keep(opened)
 
 
 def _record(parts: exchange.Parts, x: exchange.Exchange, principal: policy.Principal, target: targets.Target) -> None:
@@ -190,7 +212,7 @@ async def _open(
     opened.replays = target.resumes and bool(opened.hello)
     instance.owner = opened
     instance.principal = principal.id
-    await parts.sessions.keep(opened)
+    await _keep(parts, x, opened)
     x.session = opened
     for frame in before:
         opened.stray(frame, "")

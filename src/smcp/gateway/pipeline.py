@@ -14,7 +14,7 @@ from typing import Final
 
 from smcp.access import policy
 from smcp.audit import events
-from smcp.gateway import exchange, forward, legacy, modern, read, route, streams, targets, tracing
+from smcp.gateway import batch, exchange, forward, legacy, modern, oldsse, read, route, streams, targets, tracing
 from smcp.kernel import errors, ids, jsonrpc, observe
 from smcp.protocol import eras
 from smcp.runtime import calls
@@ -78,8 +78,11 @@ def _note_unknown(parts: exchange.Parts, x: exchange.Exchange, error: errors.Una
     )
 
 
-def tenant_rate(parts: exchange.Parts, x: exchange.Exchange) -> None:
-    """Counts against the tenant's, the principal's and the session's rate; all that is not recorded ends here."""
+def tenant_rate(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | None:
+    """Counts against the tenant's, the principal's and the session's rate; all that is not recorded ends here.
+
+    Here the old transport's two addresses turn off: `oldsse` walks the rest of the way with each message.
+    """
     principal = _known(x)
     try:
         if x.head.session is None:
@@ -90,6 +93,9 @@ def tenant_rate(parts: exchange.Parts, x: exchange.Exchange) -> None:
         raise
     x.lines += standing.lines()
     parts.trail.check(principal.tenant)
+    if not x.head.way:
+        return None
+    return oldsse.serve(parts, x, oldsse.Stages(functools.partial(decide, parts), functools.partial(_inner, parts)))
 
 
 def decide(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | None:
@@ -140,8 +146,20 @@ def _check_mirrored(x: exchange.Exchange, target: targets.Target) -> None:
 
 
 def session(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | None:
-    """Legacy only: find the session, or end it; `initialize` makes a new one later, in `acquire`."""
-    return legacy.session(parts, x) if x.era is eras.Era.LEGACY else None
+    """Legacy only: find the session, or end it; `initialize` makes a new one later, in `acquire`.
+
+    What a batch's messages need beyond that is done for each of them.
+    """
+    if x.era is not eras.Era.LEGACY:
+        return None
+    waiting = legacy.session(parts, x)
+    return waiting if x.members is None else _batch(parts, x, waiting)
+
+
+async def _batch(parts: exchange.Parts, x: exchange.Exchange, waiting: Awaitable[None] | None) -> None:
+    if waiting is not None:
+        await waiting
+    await batch.run(parts, x, _inner)
 
 
 def lease(parts: exchange.Parts, x: exchange.Exchange) -> None:
@@ -163,14 +181,18 @@ Stage = Callable[[exchange.Parts, exchange.Exchange], Awaitable[None] | None]
 """What needs not wait returns nothing: a coroutine that never waits costs more than most stages."""
 
 
-def begin(parts: exchange.Parts, x: exchange.Exchange) -> Coroutine[None, None, None] | None:
+def begin(
+    parts: exchange.Parts, x: exchange.Exchange, stages: tuple[Stage, ...] | None = None
+) -> Coroutine[None, None, None] | None:
     """Walk one request through the stages, as far as nothing has to be waited for but the hosted server's answer.
 
+    `stages` are given for what is no request of its own.
     Returns the rest of the walk, for a task; None when the request is over, or parked until its call is. Never raises
     for what a client or a hosted server did.
     """
-    parts.meters.active += 1
-    stages = _TRACED if parts.traces.on else STAGES
+    if stages is None:
+        parts.meters.active += 1
+        stages = _TRACED if parts.traces.on else STAGES
     try:
         for number, stage in enumerate(stages, 1):
             waiting = stage(parts, x)
@@ -189,6 +211,14 @@ def begin(parts: exchange.Parts, x: exchange.Exchange) -> Coroutine[None, None, 
     if not x.parked:
         _finish(parts, x)
     return None
+
+
+def _inner(parts: exchange.Parts, x: exchange.Exchange, counted: bool) -> None:
+    """Walk one message of a body that has several; its rate was `counted` with the body, or is counted now."""
+    stages = _INNER_TRACED if parts.traces.on else _INNER
+    rest = begin(parts, x, stages if counted else (tenant_rate, *stages))
+    if rest is not None:
+        x.task = asyncio.get_running_loop().create_task(rest)
 
 
 async def _walk(parts: exchange.Parts, x: exchange.Exchange, waiting: Awaitable[None], rest: tuple[Stage, ...]) -> None:
@@ -301,6 +331,10 @@ _TRACED: Final[tuple[Stage, ...]] = (
 )
 """The same stages with spans between them; a request's begins when its caller is known and its message read."""
 
+_INNER: Final[tuple[Stage, ...]] = STAGES[STAGES.index(decide) :]
+"""What a message of a body that has several still has to walk."""
+_INNER_TRACED: Final[tuple[Stage, ...]] = _TRACED[_TRACED.index(tracing.begin) :]
+
 
 async def _end(x: exchange.Exchange, error: errors.SmcpError) -> None:
     with contextlib.suppress(exchange.ClientGone):
@@ -330,7 +364,8 @@ def _finish(parts: exchange.Parts, x: exchange.Exchange) -> None:
     x.over(x)
     forward.give_back(parts, x)
     seconds = time.monotonic() - x.started
-    parts.meters.count(x.incoming.method, x.status, seconds, x.received, x.sent)
+    if not x.inner:
+        parts.meters.count(x.incoming.method, x.status, seconds, x.received, x.sent)
     if x.message is not None and x.principal is not None and x.tenant == x.principal.tenant:
         failed = bool(x.refused) or (x.call is not None and x.call.code is not None)
         parts.metrics.operation(x.message.method, x.version, seconds, failed=failed)

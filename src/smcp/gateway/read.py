@@ -5,7 +5,7 @@ from typing import Final
 
 from smcp.gateway import exchange, route
 from smcp.kernel import errors, jsonrpc
-from smcp.protocol import eras
+from smcp.protocol import batches, eras
 
 _JSON: Final = "application/json"
 
@@ -19,7 +19,7 @@ def read(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | None:
         _refuse_verb(x)
         return None
     if not head.media:
-        _check_media(x)
+        check_media(x)
         head.media = True
     body = x.incoming.arrived(parts.settings.gateway.max_body_bytes)
     if body is None:
@@ -28,7 +28,8 @@ def read(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | None:
     return None
 
 
-def _check_media(x: exchange.Exchange) -> None:
+def check_media(x: exchange.Exchange) -> None:
+    """The body is declared as JSON, and an answer that we have is taken."""
     media = x.incoming.fields.only(b"content-type") or ""
     if media.partition(";")[0].strip().lower() != _JSON:
         raise errors.UnsupportedMedia
@@ -43,6 +44,9 @@ async def _wait(parts: exchange.Parts, x: exchange.Exchange) -> None:
 
 def _take(parts: exchange.Parts, x: exchange.Exchange, body: bytes) -> None:
     x.received = len(body)
+    if body[:1] != b"{" and x.era is eras.Era.LEGACY and batches.is_one(body):
+        x.members = batches.read(body, x.version, parts.settings.gateway.max_depth)
+        return
     message = jsonrpc.parse(body, max_depth=parts.settings.gateway.max_depth)
     x.message = message
     x.action = route.action(message.method)

@@ -1,7 +1,8 @@
 """The edge and the route: what can be refused before anybody is asked who they are.
 
 One form of each address exists. `//`, a trailing slash, `%2e`, upper case or a suffix is not normalised into it but is
-simply another path, so that no later stage can read it differently (ToolHive GHSA-9v4w-3mqh-6vmm).
+simply another path, so that no later stage can read it differently (ToolHive GHSA-9v4w-3mqh-6vmm). The two addresses of
+the old transport (`oldsse`) are as strict, the query of one of them included.
 """
 
 import re
@@ -13,7 +14,7 @@ from smcp.gateway import head as heads
 from smcp.kernel import errors, ids
 from smcp.protocol import eras
 
-_PATH = re.compile(rb"/t/([a-z0-9-]{1,64})/([a-z0-9-]{1,64})/mcp")
+_PATH = re.compile(rb"/t/([a-z0-9-]{1,64})/([a-z0-9-]{1,64})/(?:mcp|(sse)|(messages)\?session_id=([A-Za-z0-9_-]{43}))")
 _MAX_FIELDS_BYTES: Final = 32_768
 _VERBS: Final = frozenset({"POST", "GET", "DELETE", "OPTIONS"})
 
@@ -96,7 +97,7 @@ def _examine(parts: exchange.Parts, x: exchange.Exchange, head: heads.Head) -> N
         raise errors.MethodNotAllowed(headers=(("Allow", "GET, POST, DELETE, OPTIONS"),))
     version = fields.get(b"mcp-protocol-version")
     head.era, head.version = eras.of_header(version), version or ""
-    head.tenant, head.server = _named(x.incoming.path)
+    _name(head, x.incoming.path)
 
 
 def _preflight(x: exchange.Exchange) -> None:
@@ -129,11 +130,16 @@ def route(parts: exchange.Parts, x: exchange.Exchange) -> None:
         raise errors.NotFound
 
 
-def _named(path: bytes) -> tuple[ids.TenantId, ids.ServerName] | tuple[None, None]:
+def _name(head: heads.Head, path: bytes) -> None:
     match = _PATH.fullmatch(path)
     if match is None:
-        return None, None
+        return
     try:
-        return ids.tenant(match[1].decode("ascii")), ids.server(match[2].decode("ascii"))
+        tenant, server = ids.tenant(match[1].decode("ascii")), ids.server(match[2].decode("ascii"))
     except errors.BadName:
-        return None, None
+        return
+    head.tenant, head.server = tenant, server
+    if match[3] or match[4]:
+        head.way = (match[3] or match[4]).decode("ascii")
+        # The old transport names its session in the address; a header says nothing there.
+        head.session = (match[5] or b"").decode("ascii")

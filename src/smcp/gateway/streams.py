@@ -83,7 +83,7 @@ def hung_up(x: exchange.Exchange, call: calls.Call) -> None:
 
 async def _stream(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call) -> None:
     takes_stream = read.accepts(x, "text/event-stream")
-    if takes_stream and x.session is not None and await _resumable(parts, x, call, x.session):
+    if takes_stream and x.session is not None and not x.inner and await _resumable(parts, x, call, x.session):
         return
     heartbeat = parts.settings.gateway.heartbeat_s
     deadline = None if call.listens else x.started + parts.settings.gateway.call_timeout_s

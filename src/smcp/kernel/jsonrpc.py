@@ -26,6 +26,7 @@ MAX_ID_BYTES: Final = 256
 
 _TEXTS: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+_BLANKS: Final = re.compile(r"[ \t\n\r]*")
 _STEPS: Final = tuple(1 if byte in b"[{" else -1 for byte in range(256))
 
 
@@ -106,6 +107,45 @@ def parse(data: bytes, *, max_depth: int) -> Message:
     except (msgspec.DecodeError, RecursionError) as error:
         raise errors.BadRequest("The JSON-RPC envelope has a member of a wrong type.") from error
     return _message(tree, frame, data)
+
+
+def split(data: bytes, *, max_depth: int, most: int) -> list[bytes]:
+    """The members of the JSON array in `data`, each as it came, to be read by `parse` one by one.
+
+    Raises `errors.ParseError` and `errors.TooDeep` for the array as a whole, `errors.BadRequest` when it is empty
+    (JSON-RPC 2.0, 6) and `errors.TooLarge` when it has more than `most` members: not one more is read.
+    """
+    _refuse_deep(data, max_depth + 1)
+    members: list[bytes] = []
+    try:
+        text = data.decode("utf-8")
+        place = _after_blanks(text, 0)
+        if text[place : place + 1] != "[":
+            raise errors.ParseError("The body is not valid JSON: an array was expected.")
+        place = _after_blanks(text, place + 1)
+        if text[place : place + 1] == "]":
+            raise errors.BadRequest("A batch has at least one message.")
+        while True:
+            if len(members) == most:
+                raise errors.TooLarge(f"A batch has at most {most} messages: send more of them.")
+            _, end = _strict.raw_decode(text, place)
+            members.append(text[place:end].encode())
+            place = _after_blanks(text, end)
+            if text[place : place + 1] != ",":
+                break
+            place = _after_blanks(text, place + 1)
+    except errors.SmcpError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise errors.ParseError(f"The body is not valid JSON: {_reason(error)}.") from error
+    if text[place : place + 1] != "]" or _after_blanks(text, place + 1) != len(text):
+        raise errors.ParseError(f"The body is not valid JSON: character {place} does not go on or end the array.")
+    return members
+
+
+def _after_blanks(text: str, place: int) -> int:
+    found = _BLANKS.match(text, place)
+    return place if found is None else found.end()
 
 
 def frame(line: bytes) -> Frame:

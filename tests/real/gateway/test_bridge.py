@@ -36,10 +36,10 @@ async def test_initialize_is_answered_from_what_the_server_said_of_itself(
         assert result["serverInfo"]["name"] == "scripted"
         assert result["capabilities"] == {"tools": {}, "logging": {}}
         session = answer.headers["mcp-session-id"]
-        assert (await client.legacy(session, "ping")).json()["result"] == {}
-        assert [tool["name"] for tool in (await client.legacy(session, "tools/list")).json()["result"]["tools"]] == [
-            "do"
-        ]
+        told = {"mcp_protocol_version": got}
+        assert (await client.legacy(session, "ping", **told)).json()["result"] == {}
+        listed = await client.legacy(session, "tools/list", **told)
+        assert [tool["name"] for tool in listed.json()["result"]["tools"]] == ["do"]
         assert await client.end(session) == 204
         assert (await client.legacy(session, "ping")).status_code == 404
 

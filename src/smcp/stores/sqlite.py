@@ -29,8 +29,8 @@ _JOBS_PER_COMMIT: Final = 512
 _READS_PER_TURN: Final = 16
 _READERS: Final = 2
 _CACHED_KIB: Final = 2048
-"""Of pages, for each connection. They fill as the file grows, and are kept: with six connections of a platform this is
-what its memory rises by in days. Behind them is the operating system's cache, which is shared."""
+"""Of pages, for each connection. They fill as the file grows, and are kept: a platform has six connections. Behind them
+is the operating system's cache, which all of them share."""
 
 
 class _Job(Generic[T]):

@@ -8,8 +8,8 @@ import time
 from typing import NamedTuple, cast
 
 import pytest
+from hypothesis import HealthCheck, stateful
 from hypothesis import settings as hypothesis_settings
-from hypothesis import stateful
 from hypothesis import strategies as st
 
 from smcp.gateway import living, replay, tracks
@@ -213,7 +213,10 @@ class Streams(stateful.RuleBasedStateMachine):
         self.run(work())
 
 
-Streams.TestCase.settings = hypothesis_settings(max_examples=25, stateful_step_count=25, deadline=None)
+_SLOW = [HealthCheck.too_slow]  # each step waits for a disk
+Streams.TestCase.settings = hypothesis_settings(
+    max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=_SLOW
+)
 
 
 @pytest.mark.requirement("gateway:resume:once")

@@ -36,9 +36,8 @@ async def test_initialize_is_answered_from_what_the_server_said_of_itself(
         assert result["serverInfo"]["name"] == "scripted"
         assert result["capabilities"] == {"tools": {}, "logging": {}}
         session = answer.headers["mcp-session-id"]
-        told = {"mcp_protocol_version": got}
-        assert (await client.legacy(session, "ping", **told)).json()["result"] == {}
-        listed = await client.legacy(session, "tools/list", **told)
+        assert (await client.legacy(session, "ping", mcp_protocol_version=got)).json()["result"] == {}
+        listed = await client.legacy(session, "tools/list", mcp_protocol_version=got)
         assert [tool["name"] for tool in listed.json()["result"]["tools"]] == ["do"]
         assert await client.end(session) == 204
         assert (await client.legacy(session, "ping")).status_code == 404

@@ -110,7 +110,8 @@ async def test_modern_errors_have_the_status_of_their_code(acme: wire.Caller) ->
     answer = await acme.send({**fields, "mcp-protocol-version": "2031-01-01"}, other)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, -32022)
     assert answer.json()["error"]["data"] == {"supported": [wire.MODERN], "requested": "2031-01-01"}
-    for params in ({}, {"_meta": {}}, {"_meta": {"io.modelcontextprotocol/protocolVersion": wire.MODERN}}):
+    lacking: list[wire.Json] = [{}, {"_meta": {}}, {"_meta": {"io.modelcontextprotocol/protocolVersion": wire.MODERN}}]
+    for params in lacking:
         answer = await acme.send(fields, _body("tools/list", params))
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, -32602)
 

@@ -2,9 +2,9 @@
 
 | wrong | answer |
 |---|---|
-| params of a request | -32602 that names the place: 400 on the modern wire, 200 on the legacy one, where clients read the body |
+| params of a request | -32602 that names the place: 400 (modern), 200 (legacy, where clients read only then) |
 | a notification | 400, -32602 |
-| arguments of a tool, from 2025-11-25 on | 200, a result with `isError`: so that the model can correct itself (SEP-1303) |
+| arguments of a tool, from 2025-11-25 on | 200, a result with `isError`: the model can correct itself (SEP-1303) |
 | arguments of a tool, before | 200, -32602: an invalid argument was a protocol error ("Tools: Error handling") |
 
 Behind `session`, since only a session knows the version of a legacy request, and perhaps an older deployment's tools.

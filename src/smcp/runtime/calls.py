@@ -28,6 +28,8 @@ from smcp.protocol import eras
 from smcp.runtime import budgets, checks, spool
 from smcp.runtime.call import Call
 
+__all__ = ("Call", "Calls")
+
 _HELD_BYTES: Final = 16 * 1024 * 1024
 _KEPT: Final = 256
 """Calls without a reader that are remembered, and requests of a hosted server that may wait for an answer."""

@@ -15,7 +15,6 @@ All of this takes 5 to 20 µs a message, so `quick` comes first; what it does no
 """
 
 import functools
-import types
 from typing import Any, Final, NamedTuple, cast, get_args
 
 import pydantic
@@ -79,7 +78,7 @@ def server_result(version: str, method: str, result: bytes) -> str:
     kind = _COMPLETE if table is None else table.get("resultType", _COMPLETE)
     if not isinstance(kind, str):
         return "/resultType: Input should be a valid string"
-    arms: tuple[Any, ...] = get_args(shape) if isinstance(shape, types.UnionType) else (shape,)
+    arms: list[Any] = list(get_args(shape)) or [shape]
     if kind == _INPUT and len(arms) > 1:
         # By hand: any of the two would take the other's members for extensions.
         if table is not None and not ("inputRequests" in table or "requestState" in table):

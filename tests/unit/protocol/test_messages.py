@@ -13,6 +13,8 @@ from smcp.protocol.validate import messages, quick
 _MODERN = "2026-07-28"
 _META = {"io.modelcontextprotocol/protocolVersion": _MODERN, "io.modelcontextprotocol/clientCapabilities": {}}
 _TEXT = {"type": "text", "text": "x"}
+_ASKS = {"resultType": "input_required", "inputRequests": {"a": {"method": "x"}}}
+_COMPLETES = {"_meta": _META, "ref": {"type": "ref/prompt"}, "argument": {"name": "a", "value": "b"}}
 
 
 def _request(version: str, method: str, params: Any) -> str:
@@ -38,7 +40,7 @@ def _raw(value: Any) -> bytes:
         (_MODERN, "tools/call", {"resultType": "complete"}, "/content: "),
         (_MODERN, "tools/call", {"resultType": 1, "content": []}, "/resultType: "),
         (_MODERN, "tools/call", {"resultType": "input_required"}, ": has neither"),
-        (_MODERN, "tools/call", {"resultType": "input_required", "inputRequests": {"a": {"method": "x"}}}, "/inputRequests/a/method: "),
+        (_MODERN, "tools/call", _ASKS, "/inputRequests/a/method: "),
         (_MODERN, "tools/list", {"tools": [], "ttlMs": 0, "resultType": "complete"}, "/cacheScope: "),
         (_MODERN, "prompts/get", {"messages": [{"role": "x", "content": _TEXT}]}, "/messages/0/role: "),
     ],
@@ -56,7 +58,7 @@ def test_a_wrong_result_is_named(version: str, method: str, result: Any, wrong: 
         ("2025-11-25", "initialize", {"protocolVersion": "x", "capabilities": {}, "clientInfo": {}}, "/clientInfo/"),
         ("2025-11-25", "prompts/get", {"name": "x", "arguments": {"a": 3}}, "/arguments/a: "),
         (_MODERN, "tools/call", {"name": "x"}, "/_meta: "),
-        (_MODERN, "completion/complete", {"_meta": _META, "ref": {"type": "ref/prompt"}, "argument": {"name": "a", "value": "b"}}, "/ref/name: "),
+        (_MODERN, "completion/complete", _COMPLETES, "/ref/name: "),
     ],
 )  # fmt: skip
 def test_a_wrong_request_is_named(version: str, method: str, params: Any, wrong: str) -> None:
@@ -91,7 +93,11 @@ def test_a_hundred_thousand_wrong_entries_are_one_error(version: str) -> None:
 
 
 _JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=4),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=5,
 )  # fmt: skip

@@ -17,7 +17,7 @@ def _shape(result: Any = None, **arguments: Any) -> wire.Json:
 
 
 def _log(gate: Gate) -> str:
-    return gate.platform.smcp("server", "logs", "tool", "--tenant", "acme", key=gate.admin, text=True)
+    return gate.platform.smcp("server", "logs", "acme/tool", key=gate.admin, text=True)
 
 
 async def _opened(acme: wire.Caller, version: str) -> str:

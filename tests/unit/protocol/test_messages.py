@@ -138,8 +138,14 @@ _META_OF = _some(
 )
 _WHOLE_META = st.just(_META) | _META_OF.map(lambda found: {**_META, **found}) | _META_OF
 _PARAMS = _some(
-    name=st.text(), arguments=_some(a=_JSON), uri=st.text(), cursor=st.text(), task=_JSON, requestState=st.text(), m=_WHOLE_META
-).map(lambda found: _renamed(found, m="_meta"))  # fmt: skip
+    name=st.text(),
+    arguments=_some(a=_JSON),
+    uri=st.text(),
+    cursor=st.text(),
+    task=_JSON,
+    requestState=st.text(),
+    m=_WHOLE_META,
+).map(lambda found: _renamed(found, m="_meta"))
 _USUAL = ["tools/call", "resources/read", "tools/list", "prompts/list", "resources/list", "resources/templates/list"]
 
 

@@ -26,7 +26,7 @@ async def _opened(acme: wire.Caller, version: str) -> str:
     return str(answer.headers["mcp-session-id"])
 
 
-@pytest.mark.requirement("validation:params")
+@pytest.mark.requirement("validation:client:params")
 async def test_params_that_are_not_valid_are_named(acme: wire.Caller) -> None:
     answer = await acme.modern("tools/call", {"name": "do", "arguments": []})
     assert answer.status_code == 400
@@ -45,7 +45,7 @@ async def test_params_that_are_not_valid_are_named(acme: wire.Caller) -> None:
     assert (await acme.act("echo", session, text="on"))["text"] == "on"
 
 
-@pytest.mark.requirement("validation:arguments")
+@pytest.mark.requirement("validation:client:arguments")
 async def test_arguments_that_do_not_fit_are_told_to_the_model(acme: wire.Caller) -> None:
     answer = await acme.modern("tools/call", _shape(n="hunter2"))
     result = answer.json()["result"]
@@ -63,7 +63,7 @@ async def test_arguments_that_do_not_fit_are_told_to_the_model(acme: wire.Caller
     await acme.end(session)
 
 
-@pytest.mark.requirement("validation:results")
+@pytest.mark.requirement("validation:server:results")
 async def test_a_wrong_result_is_a_clear_error_and_a_line_and_the_copy_lives_on(gate: Gate, acme: wire.Caller) -> None:
     born = (await acme.act("echo"))["born"]
     session = await acme.open()
@@ -78,7 +78,7 @@ async def test_a_wrong_result_is_a_clear_error_and_a_line_and_the_copy_lives_on(
     assert "its answer to tools/call of 'do' is not valid for MCP 2025-11-25: /content/0/text: " in _log(gate)
 
 
-@pytest.mark.requirement("validation:output")
+@pytest.mark.requirement("validation:server:output")
 async def test_a_structured_result_has_to_fit(acme: wire.Caller) -> None:
     right = await acme.modern("tools/call", _shape({"content": [], "structuredContent": {"n": 1}}, n=1))
     assert right.json()["result"]["structuredContent"] == {"n": 1}
@@ -88,11 +88,11 @@ async def test_a_structured_result_has_to_fit(acme: wire.Caller) -> None:
     assert "/structuredContent: is missing" in missing.json()["error"]["message"]
 
 
-@pytest.mark.requirement("validation:notices")
-@pytest.mark.requirement("validation:requests")
+@pytest.mark.requirement("validation:server:notices")
+@pytest.mark.requirement("validation:server:requests")
 async def test_wrong_notices_and_questions_do_not_reach_the_client(gate: Gate, acme: wire.Caller) -> None:
     session = await acme.open()
-    before = [
+    before: list[wire.Json] = [
         {"method": "notifications/message", "params": {"level": "loud", "data": 1}},
         {"id": "q", "method": "sampling/createMessage", "params": {}},
         {"method": "notifications/message", "params": {"level": "info", "data": "right"}},
@@ -105,7 +105,7 @@ async def test_wrong_notices_and_questions_do_not_reach_the_client(gate: Gate, a
     assert "refused its sampling/createMessage, which is not valid for MCP 2025-11-25: /" in log
 
 
-@pytest.mark.requirement("validation:answers")
+@pytest.mark.requirement("validation:client:answers")
 async def test_a_clients_wrong_answer_is_refused_and_the_server_hears_of_it(acme: wire.Caller) -> None:
     session = await acme.open()
     async with acme.streaming(*wire.legacy(session, "tools/call", wire.call("ask"))) as stream:
@@ -119,7 +119,7 @@ async def test_a_clients_wrong_answer_is_refused_and_the_server_hears_of_it(acme
         assert wire.said(await stream.message())["answer"]["code"] == -32602
 
 
-@pytest.mark.requirement("validation:unreadable")
+@pytest.mark.requirement("validation:server:unreadable")
 async def test_an_answer_with_nan_does_not_leave_its_caller_waiting(acme: wire.Caller) -> None:
     answer = await acme.modern("tools/call", wire.call("nan"))
     assert "not a JSON-RPC message" in answer.json()["error"]["message"]

@@ -5,16 +5,51 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from smcp.protocol.validate import messages, quick
 
 _MODERN = "2026-07-28"
-_META = {"io.modelcontextprotocol/protocolVersion": _MODERN, "io.modelcontextprotocol/clientCapabilities": {}}
+_META: dict[str, Any] = {
+    "io.modelcontextprotocol/protocolVersion": _MODERN,
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
 _TEXT = {"type": "text", "text": "x"}
 _ASKS = {"resultType": "input_required", "inputRequests": {"a": {"method": "x"}}}
-_COMPLETES = {"_meta": _META, "ref": {"type": "ref/prompt"}, "argument": {"name": "a", "value": "b"}}
+_COMPLETES: dict[str, Any] = {"_meta": _META, "ref": {"type": "ref/prompt"}, "argument": {"name": "a", "value": "b"}}
+
+_WRONG_RESULTS: list[tuple[str, str, Any, str]] = [
+    ("2025-11-25", "tools/call", {"content": [{"type": "text", "text": 3}]}, "/content/0/text: "),
+    ("2025-11-25", "tools/call", {"content": [_TEXT, {"type": "image", "data": "x"}]}, "/content/1/mimeType: "),
+    ("2025-06-18", "tools/call", {"content": [{"type": "foo"}]}, "/content/0/type: is none"),
+    ("2025-11-25", "tools/list", {"tools": [{"name": 3, "inputSchema": {"type": "object"}}]}, "/tools/0/name: "),
+    ("2025-11-25", "initialize", {"protocolVersion": "x", "capabilities": {}, "serverInfo": {}}, "/serverInfo/"),
+    ("2025-06-18", "resources/read", {"contents": [{"uri": "a:b"}]}, "/contents/0/"),
+    (_MODERN, "tools/call", {"resultType": "complete"}, "/content: "),
+    (_MODERN, "tools/call", {"resultType": 1, "content": []}, "/resultType: "),
+    (_MODERN, "tools/call", {"resultType": "input_required"}, ": has neither"),
+    (_MODERN, "tools/call", _ASKS, "/inputRequests/a/method: "),
+    (_MODERN, "tools/list", {"tools": [], "ttlMs": 0, "resultType": "complete"}, "/cacheScope: "),
+    (_MODERN, "prompts/get", {"messages": [{"role": "x", "content": _TEXT}]}, "/messages/0/role: "),
+]
+_WRONG_REQUESTS: list[tuple[str, str, Any, str]] = [
+    ("2025-11-25", "tools/call", {"name": 3}, "/name: "),
+    ("2024-11-05", "tools/call", {"name": "x", "arguments": []}, "/arguments: "),
+    ("2025-11-25", "initialize", {"protocolVersion": "x", "capabilities": {}, "clientInfo": {}}, "/clientInfo/"),
+    ("2025-11-25", "prompts/get", {"name": "x", "arguments": {"a": 3}}, "/arguments/a: "),
+    (_MODERN, "tools/call", {"name": "x"}, "/_meta: "),
+    (_MODERN, "completion/complete", _COMPLETES, "/ref/name: "),
+]
+_LENIENT: list[tuple[str, str, Any]] = [
+    ("2025-11-25", "tools/call", {"structuredContent": {}}),
+    ("2024-11-05", "tools/call", {"content": [_TEXT], "structuredContent": {}, "resultType": "complete", "x": 1}),
+    ("2025-06-18", "tools/list", {"tools": [{"name": "x", "inputSchema": {}}]}),
+    ("2025-06-18", "vendor/method", {"anything": 1}),
+    ("2025-11-25", "tasks/get", 3),
+    (_MODERN, "tools/call", {"resultType": "task", "taskId": "x"}),
+    (_MODERN, "tools/call", {"content": [_TEXT]}),
+]
 
 
 def _request(version: str, method: str, params: Any) -> str:
@@ -27,62 +62,34 @@ def _raw(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-@pytest.mark.requirement("validation:path")
+@pytest.mark.requirement("validation:messages:path")
 @pytest.mark.parametrize(
     ("version", "method", "result", "wrong"),
-    [
-        ("2025-11-25", "tools/call", {"content": [{"type": "text", "text": 3}]}, "/content/0/text: "),
-        ("2025-11-25", "tools/call", {"content": [_TEXT, {"type": "image", "data": "x"}]}, "/content/1/mimeType: "),
-        ("2025-06-18", "tools/call", {"content": [{"type": "foo"}]}, "/content/0/type: is none"),
-        ("2025-11-25", "tools/list", {"tools": [{"name": 3, "inputSchema": {"type": "object"}}]}, "/tools/0/name: "),
-        ("2025-11-25", "initialize", {"protocolVersion": "x", "capabilities": {}, "serverInfo": {}}, "/serverInfo/"),
-        ("2025-06-18", "resources/read", {"contents": [{"uri": "a:b"}]}, "/contents/0/"),
-        (_MODERN, "tools/call", {"resultType": "complete"}, "/content: "),
-        (_MODERN, "tools/call", {"resultType": 1, "content": []}, "/resultType: "),
-        (_MODERN, "tools/call", {"resultType": "input_required"}, ": has neither"),
-        (_MODERN, "tools/call", _ASKS, "/inputRequests/a/method: "),
-        (_MODERN, "tools/list", {"tools": [], "ttlMs": 0, "resultType": "complete"}, "/cacheScope: "),
-        (_MODERN, "prompts/get", {"messages": [{"role": "x", "content": _TEXT}]}, "/messages/0/role: "),
-    ],
-)  # fmt: skip
+    _WRONG_RESULTS,
+)
 def test_a_wrong_result_is_named(version: str, method: str, result: Any, wrong: str) -> None:
     assert messages.server_result(version, method, _raw(result)).startswith(wrong)
 
 
-@pytest.mark.requirement("validation:path")
+@pytest.mark.requirement("validation:messages:path")
 @pytest.mark.parametrize(
     ("version", "method", "params", "wrong"),
-    [
-        ("2025-11-25", "tools/call", {"name": 3}, "/name: "),
-        ("2024-11-05", "tools/call", {"name": "x", "arguments": []}, "/arguments: "),
-        ("2025-11-25", "initialize", {"protocolVersion": "x", "capabilities": {}, "clientInfo": {}}, "/clientInfo/"),
-        ("2025-11-25", "prompts/get", {"name": "x", "arguments": {"a": 3}}, "/arguments/a: "),
-        (_MODERN, "tools/call", {"name": "x"}, "/_meta: "),
-        (_MODERN, "completion/complete", _COMPLETES, "/ref/name: "),
-    ],
-)  # fmt: skip
+    _WRONG_REQUESTS,
+)
 def test_a_wrong_request_is_named(version: str, method: str, params: Any, wrong: str) -> None:
     assert _request(version, method, params).startswith(wrong)
 
 
-@pytest.mark.requirement("validation:lenient")
+@pytest.mark.requirement("validation:messages:lenient")
 @pytest.mark.parametrize(
     ("version", "method", "result"),
-    [
-        ("2025-11-25", "tools/call", {"structuredContent": {}}),
-        ("2024-11-05", "tools/call", {"content": [_TEXT], "structuredContent": {}, "resultType": "complete", "x": 1}),
-        ("2025-06-18", "tools/list", {"tools": [{"name": "x", "inputSchema": {}}]}),
-        ("2025-06-18", "vendor/method", {"anything": 1}),
-        ("2025-11-25", "tasks/get", 3),
-        (_MODERN, "tools/call", {"resultType": "task", "taskId": "x"}),
-        (_MODERN, "tools/call", {"content": [_TEXT]}),
-    ],
+    _LENIENT,
 )
 def test_what_real_servers_send_passes(version: str, method: str, result: Any) -> None:
     assert messages.server_result(version, method, _raw(result)) == ""
 
 
-@pytest.mark.requirement("validation:bounded")
+@pytest.mark.requirement("validation:messages:bounded")
 @pytest.mark.parametrize("version", ["2025-11-25", _MODERN])
 def test_a_hundred_thousand_wrong_entries_are_one_error(version: str) -> None:
     body = b'{"resultType":"complete","content":[' + b",".join([b"1"] * 100_000) + b"]}"
@@ -99,7 +106,7 @@ _JSON = st.recursive(
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(max_size=4),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
-    max_leaves=5,
+    max_leaves=3,
 )  # fmt: skip
 
 
@@ -111,6 +118,9 @@ def _some(**members: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]
 def _renamed(found: dict[str, Any], **names: str) -> dict[str, Any]:
     return {names.get(name, name): value for name, value in found.items()}
 
+
+# Making a message of many members takes its time on a busy machine.
+_PATIENT = settings(suppress_health_check=[HealthCheck.too_slow])
 
 _LEVEL = st.sampled_from(["info", "error", "loud"])
 _CAPABILITIES = _some(
@@ -149,7 +159,8 @@ _PARAMS = _some(
 _USUAL = ["tools/call", "resources/read", "tools/list", "prompts/list", "resources/list", "resources/templates/list"]
 
 
-@pytest.mark.requirement("validation:quick")
+@pytest.mark.requirement("validation:messages:quick")
+@_PATIENT
 @given(st.sampled_from(_USUAL), _PARAMS, st.booleans())
 def test_what_is_quickly_a_right_request_is_one(method: str, params: Any, modern: bool) -> None:
     if quick.request(method, _raw(params), modern=modern):
@@ -168,7 +179,8 @@ _RESULT = _some(
 ).map(lambda found: _renamed({"content": [], **found}, m="_meta"))
 
 
-@pytest.mark.requirement("validation:quick")
+@pytest.mark.requirement("validation:messages:quick")
+@_PATIENT
 @given(_RESULT, st.booleans())
 def test_what_is_quickly_a_right_result_is_one(result: Any, modern: bool) -> None:
     found = quick.result(_raw(result), modern=modern)
@@ -185,7 +197,8 @@ _NOTICE = _some(
 _LOG = _some(level=_LEVEL, data=_JSON, logger=st.text())
 
 
-@pytest.mark.requirement("validation:quick")
+@pytest.mark.requirement("validation:messages:quick")
+@_PATIENT
 @given(st.sampled_from(["notifications/progress", "notifications/message"]), _NOTICE | _LOG)
 def test_what_is_quickly_a_right_notification_is_one(method: str, params: Any) -> None:
     if quick.notice(method, _raw(params)):
@@ -194,7 +207,7 @@ def test_what_is_quickly_a_right_notification_is_one(method: str, params: Any) -
             assert messages.server_notification(version, method, line) == ""
 
 
-@pytest.mark.requirement("validation:quick")
+@pytest.mark.requirement("validation:messages:quick")
 def test_the_usual_shapes_are_found_quickly() -> None:
     assert quick.request("tools/call", _raw({"name": "x", "arguments": {"a": [1]}, "_meta": _META}), modern=True)
     assert quick.request("tools/call", _raw({"name": "x", "_meta": {"progressToken": 1}}), modern=False)

@@ -35,7 +35,7 @@ def _nested(levels: int) -> jsonrpc.Json:
     return tree
 
 
-@pytest.mark.requirement("validation:path")
+@pytest.mark.requirement("validation:messages:path")
 def test_an_error_names_the_place_and_not_the_value() -> None:
     schema = {"type": "object", "required": ["a"], "properties": {"a": {"properties": {"b/c": {"enum": [1, 2]}}}}}
     assert _wrong(schema, {}) == ': "a" is a required property'

@@ -60,7 +60,7 @@ def _told(call: calls.Call) -> str:
     return call.failure.public
 
 
-@pytest.mark.requirement("validation:results")
+@pytest.mark.requirement("validation:server:results")
 async def test_a_wrong_result_ends_its_call_and_nothing_else() -> None:
     copy = _Copy().shake("2025-11-25")
     number, other = copy.begin("tools/list", {})
@@ -73,13 +73,13 @@ async def test_a_wrong_result_ends_its_call_and_nothing_else() -> None:
     assert other.failure is None
 
 
-@pytest.mark.requirement("validation:results")
+@pytest.mark.requirement("validation:server:results")
 async def test_a_wrong_answer_to_initialize_opens_nothing() -> None:
     copy = _Copy()
     assert "/serverInfo: " in _told(copy.ask("initialize", {}, {"protocolVersion": "2025-11-25", "capabilities": {}}))
 
 
-@pytest.mark.requirement("validation:results")
+@pytest.mark.requirement("validation:server:results")
 async def test_names_that_a_server_chose_begin_no_line_in_its_log() -> None:
     copy = _Copy(modern=True)
     copy.ask("tools/call", {"name": "t\n[smcp] started"}, {})
@@ -87,7 +87,7 @@ async def test_names_that_a_server_chose_begin_no_line_in_its_log() -> None:
     assert "\n" not in copy.log[0]
 
 
-@pytest.mark.requirement("validation:output")
+@pytest.mark.requirement("validation:server:output")
 @pytest.mark.parametrize("version", ["2025-06-18", "2025-11-25", "2026-07-28"])
 async def test_a_structured_result_fits_its_schema(version: str) -> None:
     copy = _Copy(modern=True) if version == "2026-07-28" else _Copy().shake(version)
@@ -106,13 +106,13 @@ async def test_a_structured_result_fits_its_schema(version: str) -> None:
     assert "/n: " in _told(copy.ask("tools/call", asked, {"content": image, "structuredContent": {"n": "x"}}))
 
 
-@pytest.mark.requirement("validation:output")
+@pytest.mark.requirement("validation:server:output")
 async def test_older_versions_know_no_structured_results() -> None:
     copy = _Copy().shake("2025-03-26")
     assert copy.ask("tools/call", {"name": "out"}, {"content": _TEXT}).failure is None
 
 
-@pytest.mark.requirement("validation:lenient")
+@pytest.mark.requirement("validation:messages:lenient")
 async def test_tasks_extensions_and_the_platforms_own_questions_are_not_looked_at() -> None:
     copy = _Copy().shake("2025-11-25")
     assert copy.ask("tools/call", {"name": "out", "task": {}}, {"task": {"taskId": "x"}}).failure is None
@@ -125,7 +125,7 @@ async def test_tasks_extensions_and_the_platforms_own_questions_are_not_looked_a
     assert "/structuredContent: is missing" in _told(call)
 
 
-@pytest.mark.requirement("validation:notices")
+@pytest.mark.requirement("validation:server:notices")
 async def test_a_wrong_notification_is_dropped_and_told_a_few_times_a_second() -> None:
     copy = _Copy().shake("2025-11-25")
     _, call = copy.begin("tools/call", {"name": "t"})
@@ -139,7 +139,7 @@ async def test_a_wrong_notification_is_dropped_and_told_a_few_times_a_second() -
     assert "/level: " in copy.log[0]
 
 
-@pytest.mark.requirement("validation:requests")
+@pytest.mark.requirement("validation:server:requests")
 async def test_a_wrong_question_is_answered_for_the_client() -> None:
     copy = _Copy().shake("2025-11-25")
     _, call = copy.begin("tools/call", {"name": "t"})
@@ -151,7 +151,7 @@ async def test_a_wrong_question_is_answered_for_the_client() -> None:
     assert "/messages: " in answer["error"]["message"]
 
 
-@pytest.mark.requirement("validation:answers")
+@pytest.mark.requirement("validation:client:answers")
 async def test_a_wrong_answer_of_a_client_is_refused_and_the_server_is_told() -> None:
     copy = _Copy().shake("2025-11-25")
     body = b'{"jsonrpc":"2.0","id":"q","result":{"roots":["mine"]}}'
@@ -165,7 +165,7 @@ async def test_a_wrong_answer_of_a_client_is_refused_and_the_server_is_told() ->
     assert copy.calls.answer(answer)  # a task's answer is not looked at
 
 
-@pytest.mark.requirement("validation:unreadable")
+@pytest.mark.requirement("validation:server:unreadable")
 @pytest.mark.parametrize("value", [b"NaN", b'"\\ud83d"', b"-Infinity"])
 async def test_an_answer_that_is_no_json_ends_its_call(value: bytes) -> None:
     copy = _Copy(modern=True)

@@ -25,8 +25,8 @@ from smcp.deploy import (
     versions,
     workbench,
 )
-from smcp.kernel import errors, ids, settings
-from smcp.runtime import driver, hiding, journal, ledger, pool, sampler, spool
+from smcp.kernel import errors, ids, observe, settings
+from smcp.runtime import checks, driver, hiding, journal, ledger, pool, sampler, spool
 from smcp.runtime.drivers import stdio
 from smcp.sandbox import cells, egress, gvisor, interpreter, launch, node, walls
 from smcp.sandbox.egress import rules
@@ -52,6 +52,7 @@ class Hosting:
     journal: journal.Journal
     pool: pool.Pool
     recorder: "Recorder"
+    books: checks.Books
 
 
 class Recorder:
@@ -87,9 +88,11 @@ async def open(
     base.undo.push_async_callback(started.close)
     reach = egress.Egress(config.egress, base.metrics, budgets=common.egress.budget)
     volumes = keeper.Volumes(common.store, started, base.clock, config, base.metrics, base.log)
+    books = checks.Books()
+    checked = _checked(books, base.metrics)
     kept_secrets = secrets.Secrets(common.store, base.clock)
     sampled = sampler.Sampler(
-        _driver(config, found, started, volumes, reach), started, functools.partial(_used, common.meter)
+        _driver(config, found, started, volumes, reach, checked), started, functools.partial(_used, common.meter)
     )
     children = hiding.Hiding(sampled, giving.Giver(kept_secrets))
     lines = journal.Journal(common.store, base.log, days=config.stores.log_days, most_bytes=config.stores.log_bytes)
@@ -127,7 +130,7 @@ async def open(
     )
     base.undo.push_async_callback(maker.close)
     await maker.start()
-    return Hosting(started, made, sent, kept_secrets, volumes, specs, maker, lines, copies, record)
+    return Hosting(started, made, sent, kept_secrets, volumes, specs, maker, lines, copies, record, books)
 
 
 def _pool(
@@ -179,6 +182,7 @@ def _driver(
     started: launch.Launcher,
     volumes: keeper.Volumes,
     reach: egress.Egress,
+    checked: stdio.Checked,
 ) -> driver.Driver:
     patience = driver.Limits(
         stop_grace_s=config.runtime.stop_grace_s,
@@ -188,7 +192,17 @@ def _driver(
     )
     # Beside what is built, in a directory that only the platform's own uid can enter.
     spools = spool.Spools(str(config.platform.directory() / machine.WORK))
-    return stdio.StdioDriver(functools.partial(_cell, config.sandbox, found), started, patience, spools, volumes, reach)
+    cell = functools.partial(_cell, config.sandbox, found)
+    return stdio.StdioDriver(cell, started, patience, spools, volumes, reach, checked)
+
+
+def _checked(books: checks.Books, metrics: observe.Metrics) -> stdio.Checked:
+    wrong = metrics.counter(observe.Metric.INVALID, sender="server")
+
+    def checked(spec: driver.Spec, note: Callable[[str], None], /, *, modern: bool) -> checks.Checks:
+        return checks.Checks(books.of(spec.tenant, spec.deployment), note, wrong.inc, modern=modern)
+
+    return checked
 
 
 def _builders(config: settings.Settings, found: machine.Machine, bench: workbench.Workbench) -> builders.Builders:

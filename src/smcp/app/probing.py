@@ -132,6 +132,7 @@ def _tool(tool: jsonrpc.Json, hide: Callable[[str], str]) -> versions.Tool:
         description=hide(str(tool.get("description", "")))[:8192],
         input_schema=jsonrpc.encode(tool.get("inputSchema", {})),
         repeatable=hints.get("readOnlyHint") is True or hints.get("idempotentHint") is True,
+        output_schema=jsonrpc.encode(tool["outputSchema"]) if "outputSchema" in tool else b"",
     )
 
 

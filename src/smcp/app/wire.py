@@ -149,7 +149,7 @@ async def _compose(
 
 async def _gateway(base: foundation.Foundation, common: foundation.Common, hosted: hosting.Hosting) -> exchange.Parts:
     config = base.settings
-    found = targets.Targets(hosted.versions, hosted.specs)
+    found = targets.Targets(hosted.versions, hosted.specs, hosted.books)
     kept_s = config.gateway.call_timeout_s + _REPLAY_S
     replays = replay.Replays(
         common.store,
@@ -181,6 +181,7 @@ async def _gateway(base: foundation.Foundation, common: foundation.Common, hoste
         traces=base.traces,
         alarms=waking,
         meter=common.meter,
+        journal=hosted.journal,
         log=base.log,
     )
 

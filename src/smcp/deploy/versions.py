@@ -42,6 +42,8 @@ class Tool(msgspec.Struct, frozen=True):
     """JSON. Bytes and not `msgspec.Raw`, which would end up as it is in the record's MessagePack."""
     repeatable: bool = False
     """It said that it only reads, or that calling it again changes nothing more (`readOnlyHint`, `idempotentHint`)."""
+    output_schema: bytes = b""
+    """JSON; empty where it has none, and in deployments that are older than this member."""
 
 
 class ServerInfo(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ from smcp.gateway import head as heads
 from smcp.identity import authenticator
 from smcp.kernel import errors, hosts, ids, jsonrpc, observe, settings
 from smcp.protocol import compress, eras, headers
-from smcp.runtime import calls, driver, pool
+from smcp.runtime import calls, driver, journal, pool
 from smcp.tenancy import limits, meter
 
 Header = tuple[bytes, bytes]
@@ -119,6 +119,7 @@ class Parts:
     traces: observe.Traces
     alarms: alarms.Alarms
     meter: meter.Meter
+    journal: journal.Journal
     log: observe.Logger
 
 

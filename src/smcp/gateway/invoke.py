@@ -11,7 +11,7 @@ import msgspec
 
 from smcp.access import policy
 from smcp.audit import events
-from smcp.gateway import exchange, targets
+from smcp.gateway import check, exchange, targets
 from smcp.kernel import errors, ids, jsonrpc, observe
 from smcp.runtime import peer
 
@@ -28,7 +28,8 @@ async def invoke(
 
     `tools/list` gives the tools of all pages: a cursor means nothing to another copy of a server.
 
-    Raises `errors.NotFound`, `errors.ServerStopped`, `errors.RateLimited`, or what `peer.Peer.request` raises.
+    Raises `errors.InvalidParams` for arguments that do not fit,
+    `errors.NotFound`, `errors.ServerStopped`, `errors.RateLimited`, or what `peer.Peer.request` raises.
     """
     target = await parts.targets.find(tenant, server)
     began = time.monotonic()
@@ -63,6 +64,8 @@ async def invoke(
 async def _ask(
     parts: exchange.Parts, principal: policy.Principal, target: targets.Target, method: str, params: dict[str, Any]
 ) -> jsonrpc.Json:
+    if method == "tools/call":
+        check.call(parts, target, params)
     timeout_s = parts.settings.gateway.call_timeout_s
     if target.modern and target.share != "session":
         instance = await parts.pool.shared(target.spec, target.share_key(principal))

@@ -22,6 +22,7 @@ class Meters:
             decision: metrics.counter(observe.Metric.ACCESS_REFUSED, surface="gateway", decision=decision)
             for decision in ("deny", "conceal")
         }
+        self.invalid = metrics.counter(observe.Metric.INVALID, sender="client")
         self.limited = {
             limit: metrics.counter(observe.Metric.RATE_LIMITED, limit=limit)
             for limit in ("platform", "rate", "concurrency", "unauthenticated")

@@ -14,7 +14,7 @@ from typing import Final
 
 from smcp.access import policy
 from smcp.audit import events
-from smcp.gateway import batch, exchange, forward, legacy, modern, oldsse, read, route, streams, targets, tracing
+from smcp.gateway import batch, check, exchange, forward, legacy, modern, oldsse, read, route, streams, targets, tracing
 from smcp.kernel import errors, ids, jsonrpc, observe
 from smcp.protocol import eras
 from smcp.runtime import calls
@@ -302,6 +302,7 @@ STAGES: Final[tuple[Stage, ...]] = (
     read.read,
     decide,
     session,
+    check.check,
     lease,
     acquire,
     forward.forward,
@@ -342,7 +343,9 @@ async def _end(x: exchange.Exchange, error: errors.SmcpError) -> None:
 
 
 def _error(x: exchange.Exchange, error: errors.SmcpError) -> bytes:
-    return jsonrpc.error(b"" if x.message is None else x.message.id, error.rpc_code, error.public, error.data)
+    # A client's own answer has an id of the hosted server's, which may be one of the client's requests', too.
+    id_raw = b"" if x.message is None or x.message.kind is jsonrpc.Kind.RESPONSE else x.message.id
+    return jsonrpc.error(id_raw, error.rpc_code, error.public, error.data)
 
 
 def _refuse(parts: exchange.Parts, x: exchange.Exchange, error: errors.SmcpError) -> None:

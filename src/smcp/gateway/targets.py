@@ -8,7 +8,8 @@ from smcp.access import policy
 from smcp.deploy import versions
 from smcp.kernel import errors, ids, jsonrpc
 from smcp.protocol import headers
-from smcp.runtime import driver, peer
+from smcp.protocol.validate import tools
+from smcp.runtime import checks, driver, peer
 from smcp.stores import records
 
 _KEPT: Final = 4096
@@ -30,11 +31,11 @@ class Target:
     """A live deployment as the gateway uses it. Immutable, made once per deployment."""
 
     __slots__ = (
-        "_mirrored", "_repeatable", "deployment", "described", "drain_s", "legacy", "modern",
+        "_mirrored", "_repeatable", "book", "deployment", "described", "drain_s", "legacy", "modern",
         "poll_s", "resumes", "share", "spec",
     )  # fmt: skip
 
-    def __init__(self, deployment: versions.Deployment, spec: driver.Spec) -> None:
+    def __init__(self, deployment: versions.Deployment, spec: driver.Spec, book: tools.Book) -> None:
         self.deployment = deployment
         self.spec = spec
         self.legacy = bool(deployment.eras.legacy)
@@ -50,6 +51,9 @@ class Target:
         """A legacy session of it may go on in another copy."""
         self.described: peer.Server | None = None
         """What it said in `server/discover`, once a legacy client has needed it."""
+        self.book = book
+        """Its tools, as clients were shown them."""
+        book.seed((tool.name, tool.input_schema, tool.output_schema) for tool in deployment.tools)
         # Few tools mirror parameters into headers: only those are looked at per call.
         self._mirrored = {
             tool.name: jsonrpc.decode(tool.input_schema)
@@ -84,8 +88,10 @@ class Targets:
         self,
         found: versions.Versions,
         spec: Callable[[ids.TenantId, ids.ServerName, versions.Deployment], Awaitable[driver.Spec]],
+        books: checks.Books,
     ) -> None:
-        """`spec` says how a deployment is run; it comes from `app/wire.py`."""
+        """`spec` says how a deployment is run; it comes from `app/wire.py`. `books`: each deployment's tools."""
+        self._books = books
         self._versions = found
         self._spec = spec
         self._known: collections.OrderedDict[tuple[str, str], Target] = collections.OrderedDict()
@@ -134,7 +140,8 @@ class Targets:
         return await self._make(tenant, server, await self._versions.deployment(tenant, server, deployment))
 
     async def _make(self, tenant: ids.TenantId, server: ids.ServerName, deployment: versions.Deployment) -> Target:
-        target = Target(deployment, await self._spec(tenant, server, deployment))
+        spec = await self._spec(tenant, server, deployment)
+        target = Target(deployment, spec, self._books.of(tenant, deployment.id))
         self._known[tenant, deployment.id] = target
         if len(self._known) > _KEPT:
             self._known.popitem(last=False)

@@ -284,6 +284,15 @@ class ServerFailed(SmcpError):
     text = "The hosted MCP server failed. 'smcp server logs' shows why."
 
 
+class ServerInvalid(SmcpError):
+    """The hosted server answered with something that its version of MCP, or its own outputSchema, does not allow."""
+
+    code = "server_invalid"
+    http_status = 502
+    rpc_code = -32000
+    text = "The hosted MCP server's answer is not valid. 'smcp server logs' says what is wrong with it."
+
+
 class RpcError(SmcpError):
     """The hosted server answered the platform's own question with a JSON-RPC error, whose message is the tenant's own.
 

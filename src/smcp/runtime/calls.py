@@ -15,6 +15,7 @@ decoded: only a progress token (in params) and the few notifications that name a
 import asyncio
 import collections
 import contextlib
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -24,14 +25,17 @@ import msgspec
 
 from smcp.kernel import errors, jsonrpc
 from smcp.protocol import eras
-from smcp.runtime import budgets, spool
+from smcp.runtime import budgets, checks, spool
+from smcp.runtime.call import Call
+
+__all__ = ("Call", "Calls")
 
 _HELD_BYTES: Final = 16 * 1024 * 1024
 _KEPT: Final = 256
 """Calls without a reader that are remembered, and requests of a hosted server that may wait for an answer."""
 _DIGITS: Final = 18
-
-_TOO_MUCH: Final = "The tenant's hosted servers have more waiting in memory than they may. Read what is waiting."
+_LENIENT: Final = 20
+"""Answers a second that are no JSON and whose caller is looked for."""
 
 _Members = dict[str, msgspec.Raw]
 _members = msgspec.json.Decoder(_Members)
@@ -47,160 +51,6 @@ _STREAM_FIRST: Final = frozenset(
 """Legacy notices about the server as a whole: they belong on the session's stream, not on some call's."""
 
 
-class Call:
-    """One request in flight: interim frames, then the response. One consumer."""
-
-    __slots__ = (
-        "_budget",
-        "_held",
-        "_limit",
-        "_limit_bytes",
-        "_loop",
-        "_waiter",
-        "_watcher",
-        "code",
-        "done",
-        "failure",
-        "frames",
-        "id",
-        "listens",
-        "log_level",
-        "method",
-        "response",
-        "spooled",
-        "token",
-        "token_key",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        id_raw: bytes,
-        method: str,
-        limit: int,
-        limit_bytes: int,
-        budget: budgets.Budget,
-    ) -> None:
-        self.id = id_raw
-        self.method = method
-        self.frames: collections.deque[bytes] = collections.deque()
-        self.response = b""
-        self.spooled: spool.Result | None = None
-        """The result, instead of `response`, when it is too large for memory."""
-        self.code: int | None = None
-        """The JSON-RPC error code of the response, None for a result."""
-        self.failure: errors.SmcpError | None = None
-        """Set instead of `response` when the hosted server or the reader failed."""
-        self.done = False
-        self.token = b""
-        """The client's progress token, JSON-encoded; empty without one."""
-        self.token_key = b""
-        """The token as the hosted server knows it."""
-        self.listens = False
-        self.log_level = False
-        self._loop = loop
-        self._limit = limit
-        self._limit_bytes = limit_bytes
-        self._budget = budget
-        self._held = 0
-        self._waiter: asyncio.Future[None] | None = None
-        self._watcher: Callable[[], None] | None = None
-
-    async def wait(self) -> None:
-        """Return when there is an interim frame or the call is done."""
-        if self.done or self.frames:
-            return
-        self._waiter = self._loop.create_future()
-        await self._waiter
-
-    async def completed(self) -> list[bytes]:
-        """Return when the call is done, with the first interim frames that came before: as many as a reader may owe."""
-        passed: list[bytes] = []
-        size = 0
-        while not self.done:
-            await self.wait()
-            while self.frames:
-                frame = self.take()
-                if len(passed) < self._limit and size + len(frame) <= self._limit_bytes:
-                    size += len(frame)
-                    passed.append(frame)
-        return passed
-
-    def push(self, data: bytes) -> None:
-        """Hand over an interim frame; the call fails when its reader is too slow. One frame of any size is held."""
-        if self.done:
-            return
-        if len(self.frames) >= self._limit or (self.frames and self._held + len(data) > self._limit_bytes):
-            self.fail(errors.Unavailable("The stream was read too slowly and has been closed."))
-            return
-        if not self._budget.take(len(data)):
-            self.fail(errors.Unavailable(_TOO_MUCH))
-            return
-        self._held += len(data)
-        self.frames.append(data)
-        self.wake()
-
-    def take(self) -> bytes:
-        """The oldest interim frame. To be called when there is one."""
-        frame = self.frames.popleft()
-        self._held -= len(frame)
-        self._budget.give(len(frame))
-        return frame
-
-    def release(self) -> None:
-        """Whatever is still held here is not needed any more. Idempotent."""
-        self._budget.give(self._held)
-        self._held = 0
-        self.frames.clear()
-        if self.spooled is not None:
-            self.spooled.close()
-
-    def finish(self, response: bytes, code: int | None) -> None:
-        """The response has come."""
-        if self.done:
-            return
-        if not self._budget.take(len(response)):
-            self.fail(errors.Unavailable(_TOO_MUCH))
-            return
-        self._held += len(response)
-        self.response, self.code, self.done = response, code, True
-        self.wake()
-
-    def finish_spooled(self, result: spool.Result) -> None:
-        """The response has come, with a result that is too large for memory."""
-        if self.done:
-            result.close()
-            return
-        self.spooled, self.done = result, True
-        self.wake()
-
-    def fail(self, failure: errors.SmcpError) -> None:
-        """There will be no response."""
-        if not self.done:
-            self.failure, self.done = failure, True
-            self.wake()
-
-    def abandon(self) -> None:
-        """Nobody reads any more, and the hosted server is not told: drop what comes."""
-        self.release()
-        self.done = True
-
-    def watch(self, tell: Callable[[], None]) -> None:
-        """Call `tell` once, at the next `wake`: for who does not `wait`. It must not raise."""
-        self._watcher = tell
-
-    def wake(self) -> None:
-        """Let `wait` return, or tell who watches, whether or not there is something."""
-        tell = self._watcher
-        if tell is not None:
-            self._watcher = None
-            tell()
-            return
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
-
 class Calls:
     """The calls in flight on one hosted server."""
 
@@ -213,11 +63,12 @@ class Calls:
         limit: int,
         limit_bytes: int = _HELD_BYTES,
         budget: budgets.Budget | None = None,
+        checked: checks.Checks | None = None,
     ) -> None:
         """`write` sends one message; `stray` gets what belongs to no call (message, method).
 
         `limit` frames of together `limit_bytes` bytes may wait for the reader of one call, and what `budget` leaves for
-        all calls of the tenant.
+        all calls of the tenant. `checked` says what is valid; without it everything is.
         """
         self._modern = modern
         self._write = write
@@ -225,15 +76,20 @@ class Calls:
         self._limit = limit
         self._limit_bytes = limit_bytes
         self._budget = budget or budgets.Budget(sys.maxsize)
+        self._checks = checked
         self.heard = time.monotonic()
         """When the hosted server last said anything that could be read."""
         self._loop = asyncio.get_running_loop()
         self._next = 0
         self._pending: dict[int, Call] = {}
         self._tokens: dict[bytes, int] = {}
-        self._asked: dict[str | int, None] = {}
+        self._asked: dict[str | int, str] = {}
+        """What the hosted server asked and nobody has answered: its ids and methods."""
         self._abandoned: collections.deque[int] = collections.deque()
         self._closed: errors.SmcpError | None = None
+        self._second = 0
+        self._lenient = 0
+        """Answers in this second that were no JSON."""
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -257,6 +113,9 @@ class Calls:
             if "progressToken" in meta:
                 params = self._remember_token(params, number, call)
         call.listens = message.method == "subscriptions/listen"
+        if message.method == "tools/call":
+            call.tool = str(message.params.get("name"))
+            call.task = "task" in message.params
         # Written first: what the hosted server does not get is not waited for.
         self._write(jsonrpc.request(b"%d" % number, message.method, params))
         self._pending[number] = call
@@ -266,8 +125,11 @@ class Calls:
 
     def ask(self, method: str, params: bytes) -> tuple[int, Call]:
         """A request of the platform's own (probe, list)."""
-        kind = jsonrpc.Kind.REQUEST
-        return self.send(jsonrpc.Message(kind, method, {}, b"0", params, b""))
+        # No progress is asked for: the params need be known only where the answer depends on them.
+        told = (jsonrpc.obj(jsonrpc.decode(params)) or {}) if method == "tools/call" else {}
+        number, call = self.send(jsonrpc.Message(jsonrpc.Kind.REQUEST, method, told, b"0", params, b""))
+        call.own = True
+        return number, call
 
     def tell(self, method: str) -> None:
         """A notification of the platform's own, without params."""
@@ -317,11 +179,19 @@ class Calls:
                 return
 
     def answer(self, message: jsonrpc.Message) -> bool:
-        """Forward a legacy client's response, if the hosted server asked for it; False when it didn't."""
+        """Forward a legacy client's response, if the hosted server asked for it; False when it didn't.
+
+        Raises `errors.InvalidParams` for one that is not valid; the hosted server gets an error in its place.
+        """
         key = _id(message.id)
         if key is None or key not in self._asked or self._closed is not None:
             return False
-        del self._asked[key]
+        method = self._asked.pop(key)
+        wrong = self._checks.answer(method, message.body) if self._checks is not None and method else ""
+        if wrong:
+            text = f"The client's answer to {method} is not valid: {wrong}"
+            self._write(jsonrpc.error(message.id, errors.InvalidParams.rpc_code, text))
+            raise errors.InvalidParams(text)
         self._write(message.body)
         return True
 
@@ -341,7 +211,11 @@ class Calls:
 
     def received(self, line: bytes) -> None:
         """One message of the hosted server. Raises `errors.ParseError` when it is not JSON-RPC."""
-        frame = jsonrpc.frame(line)
+        try:
+            frame = jsonrpc.frame(line)
+        except errors.ParseError as error:
+            self._unreadable(line, error)
+            raise
         self.heard = time.monotonic()
         if not frame.method:
             self._response(frame)
@@ -356,7 +230,10 @@ class Calls:
         call = self._pop(number)
         if call is None:
             result.close()
-        elif call.listens or call.method == "initialize":
+            return
+        if self._checks is not None:
+            self._checks.unread(call.method)
+        if call.listens or call.method == "initialize":
             result.close()
             call.fail(errors.ServerFailed(f"The hosted server's answer to {call.method} is too large."))
         else:
@@ -369,8 +246,17 @@ class Calls:
         try:
             # `"error": null` beside a result is JSON-RPC 1.0, which some servers still write.
             if frame.error and bytes(frame.error) != b"null":
-                call.finish(jsonrpc.failure(call.id, frame.error), _code(frame.error))
+                code = _code(frame.error)
+                wrong = self._checks.failure(call, frame.error) if self._checks is not None else ""
+                if wrong:
+                    call.fail(checks.failed(call.method, call.tool, wrong))
+                else:
+                    call.finish(jsonrpc.failure(call.id, frame.error), code)
             elif frame.result:
+                wrong = self._checks.result(call, frame.result) if self._checks is not None else ""
+                if wrong:
+                    call.fail(checks.failed(call.method, call.tool, wrong))
+                    return
                 result = self._closing(call, frame.result) if call.listens else frame.result
                 call.finish(jsonrpc.result(call.id, result), None)
             else:
@@ -379,6 +265,24 @@ class Calls:
             # The call is no longer pending: whoever waits must hear of it.
             call.fail(errors.ServerFailed("The hosted server's answer is not a JSON-RPC response."))
             raise
+
+    def _unreadable(self, line: bytes, error: errors.ParseError) -> None:
+        """Tell the caller, if what cannot be passed on is an answer: NaN and half characters are the usual reasons."""
+        if not self._pending or len(line) > spool.LARGE:
+            return
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._lenient = second, 0
+        self._lenient += 1
+        if self._lenient > _LENIENT:
+            return
+        # Anything that Python reads, which is more than JSON; only the id is taken from it.
+        with contextlib.suppress(ValueError, RecursionError):
+            told = jsonrpc.obj(json.loads(line)) or {}
+            number = told.get("id")
+            call = self._pop(number) if type(number) is int and "method" not in told else None
+            if call is not None:
+                call.fail(errors.ServerInvalid(f"The hosted server's answer to {call.method[:128]}: {error.public}"))
 
     def _pop(self, number: int) -> Call | None:
         call = self._pending.pop(number, None)
@@ -392,12 +296,22 @@ class Calls:
         key = _id(bytes(frame.id))
         if key is None:
             raise errors.ParseError("A request whose id is neither a string nor an integer was dropped.")
-        self._asked[key] = None
+        wrong = self._checks.request(frame, line) if self._checks is not None else ""
+        if wrong:
+            # Whoever asked must not wait for an answer that nobody will give.
+            text = f"This {frame.method[:128]} is not valid: {wrong}"
+            with contextlib.suppress(errors.SmcpError):
+                self._write(jsonrpc.error(bytes(frame.id), errors.InvalidParams.rpc_code, text))
+            return
+        # What answers a request with a task comes by another way.
+        self._asked[key] = "" if b'"task"' in bytes(frame.params) else frame.method
         if len(self._asked) > _KEPT:
             del self._asked[next(iter(self._asked))]
         self._newest_or_stray(line, frame.method)
 
     def _notification(self, frame: jsonrpc.Frame, line: bytes) -> None:
+        if self._checks is not None and not self._checks.notice(frame, line):
+            return
         if frame.method == "notifications/progress":
             self._progress(frame, line)
         elif self._modern:

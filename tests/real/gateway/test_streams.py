@@ -73,10 +73,10 @@ async def test_a_legacy_servers_question_reaches_the_client_and_its_answer_the_s
         question = await stream.message()
         assert question["method"] == "roots/list"
         for id_ in ("unasked", question["id"], question["id"]):  # twice: the second changes nothing
-            body = b'{"jsonrpc":"2.0","id":"%b","result":{"roots":["mine"]}}' % id_.encode()
+            body = b'{"jsonrpc":"2.0","id":"%b","result":{"roots":[{"uri":"file:///mine"}]}}' % id_.encode()
             fields, _ = wire.legacy(session, "ping")
             assert (await acme.send(fields, body)).status_code == 202
-        assert wire.said(await stream.message()) == {"answer": {"roots": ["mine"]}}
+        assert wire.said(await stream.message()) == {"answer": {"roots": [{"uri": "file:///mine"}]}}
 
 
 @pytest.mark.requirement("gateway:streams:cancel")

@@ -62,6 +62,12 @@ DEFINITIONS: Final[Mapping[Metric, Definition]] = {
         "Requests that ended with an error, by its code; `rpc_error`: the hosted server's own answer was one.",
         (("surface", names.SURFACE), ("error_type", names.ERRORS)),
     ),
+    Metric.INVALID: Definition(
+        Kind.COUNTER,
+        "messages",
+        "Messages that were not valid for their version of MCP or for a tool's schema, by who sent them.",
+        (("sender", ("client", "server")),),
+    ),
     Metric.RATE_LIMITED: Definition(
         Kind.COUNTER,
         "requests",

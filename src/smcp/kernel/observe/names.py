@@ -90,6 +90,7 @@ class Metric(enum.Enum):
     AUTH_FAILURES = "smcp_auth_failures_total"
     ACCESS_REFUSED = "smcp_access_refused_total"
     ERRORS = "smcp_errors_total"
+    INVALID = "smcp_invalid_messages_total"
     RATE_LIMITED = "smcp_rate_limited_total"
     LIMIT_CROSSINGS = "smcp_limit_crossings_total"
     SESSIONS = "smcp_sessions_live"

@@ -12,12 +12,12 @@ import socket
 import time
 import weakref
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
 from smcp.kernel import errors, ids
-from smcp.runtime import budgets, calls, driver, spool
+from smcp.runtime import budgets, calls, checks, driver, spool
 from smcp.sandbox import egress, launch, pipes, walls
 from smcp.sandbox.launcher import messages
 from smcp.sandbox.volumes import keeper
@@ -36,6 +36,14 @@ _ON_DISK: Final = 8
 """How many times as much of a tenant may wait on disk as in memory."""
 
 
+class Checked(Protocol):
+    """Makes the checks of a copy's messages."""
+
+    def __call__(self, spec: driver.Spec, note: Callable[[str], None], /, *, modern: bool) -> checks.Checks:
+        """`note` writes a line into the server's log."""
+        ...
+
+
 class StdioDriver(driver.Driver):
     """Starts children in the sandbox."""
 
@@ -47,11 +55,14 @@ class StdioDriver(driver.Driver):
         spools: spool.Spools,
         volumes: keeper.Volumes | None = None,
         reach: egress.Egress | None = None,
+        checked: Checked | None = None,
     ) -> None:
         """`cell` says what a child may see and take; it comes from `app/hosting.py`, which knows the settings.
 
-        `spools` takes lines that are too large for memory; it is closed with the driver.
+        `spools` takes lines that are too large for memory; it is closed with the driver. `checked` says what of a
+        copy's messages is valid; without it all of them are.
         """
+        self._checked = checked
         self._volumes = volumes
         self._egress = reach
         self._cell = cell
@@ -70,7 +81,13 @@ class StdioDriver(driver.Driver):
         if budget is None:
             budget = self._budgets[spec.tenant] = budgets.Budget(self._limits.tenant_buffer_bytes)
         child = StdioInstance(
-            self._limits, lines, self._children.discard, modern=modern, budget=budget, spools=self._spool(spec.tenant)
+            self._limits,
+            lines,
+            self._children.discard,
+            modern=modern,
+            budget=budget,
+            spools=self._spool(spec.tenant),
+            checked=None if self._checked is None else functools.partial(self._checked, spec, modern=modern),
         )
         if spec.volume is not None and self._volumes is not None:
             child.hold = await self._volumes.acquire(spec.tenant, spec.server, spec.volume, lines)
@@ -114,6 +131,7 @@ class StdioInstance(driver.Instance):
         modern: bool,
         budget: budgets.Budget,
         spools: Callable[[], spool.Spool],
+        checked: Callable[[Callable[[str], None]], checks.Checks] | None = None,
     ) -> None:
         self._limits = limits
         self.budget = budget
@@ -143,6 +161,7 @@ class StdioInstance(driver.Instance):
             limit=limits.stream_buffer,
             limit_bytes=min(limits.max_message_bytes, spool.IN_MEMORY),
             budget=budget,
+            checked=None if checked is None else checked(self.note),
         )
 
     async def begin(self, launcher: launch.Launcher, cell: walls.Cell) -> None:

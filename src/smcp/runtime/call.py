@@ -1,0 +1,174 @@
+"""One request in flight on a hosted server, and who waits for it."""
+
+import asyncio
+import collections
+from collections.abc import Callable
+from typing import Final
+
+from smcp.kernel import errors
+from smcp.runtime import budgets, spool
+
+_TOO_MUCH: Final = "The tenant's hosted servers have more waiting in memory than they may. Read what is waiting."
+
+
+class Call:
+    """One request in flight: interim frames, then the response. One consumer."""
+
+    __slots__ = (
+        "_budget",
+        "_held",
+        "_limit",
+        "_limit_bytes",
+        "_loop",
+        "_waiter",
+        "_watcher",
+        "code",
+        "done",
+        "failure",
+        "frames",
+        "id",
+        "listens",
+        "log_level",
+        "method",
+        "own",
+        "response",
+        "spooled",
+        "task",
+        "token",
+        "token_key",
+        "tool",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        id_raw: bytes,
+        method: str,
+        limit: int,
+        limit_bytes: int,
+        budget: budgets.Budget,
+    ) -> None:
+        self.id = id_raw
+        self.method = method
+        self.frames: collections.deque[bytes] = collections.deque()
+        self.response = b""
+        self.spooled: spool.Result | None = None
+        """The result, instead of `response`, when it is too large for memory."""
+        self.code: int | None = None
+        """The JSON-RPC error code of the response, None for a result."""
+        self.failure: errors.SmcpError | None = None
+        """Set instead of `response` when the hosted server or the reader failed."""
+        self.done = False
+        self.token = b""
+        """The client's progress token, JSON-encoded; empty without one."""
+        self.token_key = b""
+        """The token as the hosted server knows it."""
+        self.listens = False
+        self.own = False
+        """The platform's own question."""
+        self.tool = ""
+        """The tool that is called, if it is one."""
+        self.task = False
+        """The answer will be a task, whose result comes by another way."""
+        self.log_level = False
+        self._loop = loop
+        self._limit = limit
+        self._limit_bytes = limit_bytes
+        self._budget = budget
+        self._held = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._watcher: Callable[[], None] | None = None
+
+    async def wait(self) -> None:
+        """Return when there is an interim frame or the call is done."""
+        if self.done or self.frames:
+            return
+        self._waiter = self._loop.create_future()
+        await self._waiter
+
+    async def completed(self) -> list[bytes]:
+        """Return when the call is done, with the first interim frames that came before: as many as a reader may owe."""
+        passed: list[bytes] = []
+        size = 0
+        while not self.done:
+            await self.wait()
+            while self.frames:
+                frame = self.take()
+                if len(passed) < self._limit and size + len(frame) <= self._limit_bytes:
+                    size += len(frame)
+                    passed.append(frame)
+        return passed
+
+    def push(self, data: bytes) -> None:
+        """Hand over an interim frame; the call fails when its reader is too slow. One frame of any size is held."""
+        if self.done:
+            return
+        if len(self.frames) >= self._limit or (self.frames and self._held + len(data) > self._limit_bytes):
+            self.fail(errors.Unavailable("The stream was read too slowly and has been closed."))
+            return
+        if not self._budget.take(len(data)):
+            self.fail(errors.Unavailable(_TOO_MUCH))
+            return
+        self._held += len(data)
+        self.frames.append(data)
+        self.wake()
+
+    def take(self) -> bytes:
+        """The oldest interim frame. To be called when there is one."""
+        frame = self.frames.popleft()
+        self._held -= len(frame)
+        self._budget.give(len(frame))
+        return frame
+
+    def release(self) -> None:
+        """Whatever is still held here is not needed any more. Idempotent."""
+        self._budget.give(self._held)
+        self._held = 0
+        self.frames.clear()
+        if self.spooled is not None:
+            self.spooled.close()
+
+    def finish(self, response: bytes, code: int | None) -> None:
+        """The response has come."""
+        if self.done:
+            return
+        if not self._budget.take(len(response)):
+            self.fail(errors.Unavailable(_TOO_MUCH))
+            return
+        self._held += len(response)
+        self.response, self.code, self.done = response, code, True
+        self.wake()
+
+    def finish_spooled(self, result: spool.Result) -> None:
+        """The response has come, with a result that is too large for memory."""
+        if self.done:
+            result.close()
+            return
+        self.spooled, self.done = result, True
+        self.wake()
+
+    def fail(self, failure: errors.SmcpError) -> None:
+        """There will be no response."""
+        if not self.done:
+            self.failure, self.done = failure, True
+            self.wake()
+
+    def abandon(self) -> None:
+        """Nobody reads any more, and the hosted server is not told: drop what comes."""
+        self.release()
+        self.done = True
+
+    def watch(self, tell: Callable[[], None]) -> None:
+        """Call `tell` once, at the next `wake`: for who does not `wait`. It must not raise."""
+        self._watcher = tell
+
+    def wake(self) -> None:
+        """Let `wait` return, or tell who watches, whether or not there is something."""
+        tell = self._watcher
+        if tell is not None:
+            self._watcher = None
+            tell()
+            return
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)

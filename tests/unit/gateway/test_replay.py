@@ -112,7 +112,7 @@ class Streams(stateful.RuleBasedStateMachine):
 
     async def start(self) -> None:
         self.store = await store_in(self.directory)
-        self.replays = replay.Replays(self.store, LOG, session_bytes=1 << 20, kept_s=600.0)
+        self.replays = replay.Replays(self.store, LOG, session_bytes=1 << 26, kept_s=600.0)
         self.events = await self.replays.of(self.session)
 
     async def stop(self) -> None:

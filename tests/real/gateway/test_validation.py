@@ -58,7 +58,7 @@ async def test_arguments_that_do_not_fit_are_told_to_the_model(acme: wire.Caller
     assert (await acme.legacy(session, "tools/call", _shape(n="x"))).json()["result"]["isError"]
     await acme.end(session)
     session = await _opened(acme, "2025-06-18")
-    answer = await acme.legacy(session, "tools/call", _shape(n="x"))
+    answer = await acme.legacy(session, "tools/call", _shape(n="x"), mcp_protocol_version="2025-06-18")
     assert (answer.status_code, answer.json()["error"]["code"]) == (200, -32602)
     await acme.end(session)
 

@@ -107,6 +107,19 @@ async def test_a_structured_result_fits_its_schema(version: str) -> None:
 
 
 @pytest.mark.requirement("validation:server:output")
+async def test_a_schema_that_is_null_is_none() -> None:
+    copy = _Copy().shake("2025-11-25")
+    copy.ask("tools/list", {}, {"tools": [{"name": "n", "inputSchema": {"type": "object"}, "outputSchema": None}]})
+    copy.book.seed([])
+    assert copy.ask("tools/call", {"name": "n"}, {"content": _TEXT}).failure is None
+    seeded = tools.Book()
+    seeded.seed([("n", b"null", b"null")])
+    assert not seeded.promises("n")
+    assert seeded.arguments("n", {}, b"{}", copy.log.append) == ""
+    assert copy.log == []
+
+
+@pytest.mark.requirement("validation:server:output")
 async def test_older_versions_know_no_structured_results() -> None:
     copy = _Copy().shake("2025-03-26")
     assert copy.ask("tools/call", {"name": "out"}, {"content": _TEXT}).failure is None

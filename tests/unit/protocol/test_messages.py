@@ -18,6 +18,8 @@ _META: dict[str, Any] = {
 _TEXT = {"type": "text", "text": "x"}
 _ASKS = {"resultType": "input_required", "inputRequests": {"a": {"method": "x"}}}
 _COMPLETES: dict[str, Any] = {"_meta": _META, "ref": {"type": "ref/prompt"}, "argument": {"name": "a", "value": "b"}}
+_SELF = {"$ref": "#/$defs/Node", "$defs": {"Node": {"type": "object"}}}
+"""As pydantic writes the schema of a model that refers to itself."""
 
 _WRONG_RESULTS: list[tuple[str, str, Any, str]] = [
     ("2025-11-25", "tools/call", {"content": [{"type": "text", "text": 3}]}, "/content/0/text: "),
@@ -45,6 +47,9 @@ _LENIENT: list[tuple[str, str, Any]] = [
     ("2025-11-25", "tools/call", {"structuredContent": {}}),
     ("2024-11-05", "tools/call", {"content": [_TEXT], "structuredContent": {}, "resultType": "complete", "x": 1}),
     ("2025-06-18", "tools/list", {"tools": [{"name": "x", "inputSchema": {}}]}),
+    ("2025-11-25", "tools/list", {"tools": [{"name": "x", "inputSchema": {"type": "object"}, "outputSchema": _SELF}]}),
+    ("2025-11-25", "tools/list", {"tools": [], "nextCursor": None, "_meta": None}),
+    ("2025-11-25", "tools/call", {"content": [_TEXT], "structuredContent": None, "isError": None, "_meta": None}),
     ("2025-06-18", "vendor/method", {"anything": 1}),
     ("2025-11-25", "tasks/get", 3),
     (_MODERN, "tools/call", {"resultType": "task", "taskId": "x"}),
@@ -78,6 +83,12 @@ def test_a_wrong_result_is_named(version: str, method: str, result: Any, wrong: 
 )
 def test_a_wrong_request_is_named(version: str, method: str, params: Any, wrong: str) -> None:
     assert _request(version, method, params).startswith(wrong)
+
+
+@pytest.mark.requirement("validation:messages:path")
+def test_a_place_is_one_of_the_message_and_not_of_its_shape() -> None:
+    wrong = messages.client_result("2025-11-25", "elicitation/create", _raw({"action": "accept", "content": {"a": {}}}))
+    assert wrong.startswith("/content/a: ")
 
 
 @pytest.mark.requirement("validation:messages:lenient")

@@ -7,7 +7,7 @@ so do methods that it does not know: tasks, apps and other extensions are betwee
 | | forgiven, because |
 |---|---|
 | legacy `tools/call` without `content` | the TypeScript SDK takes it for an empty list |
-| legacy `tools/list`, an `inputSchema` without `type` | the Python SDK reads it |
+| legacy `tools/list`, a schema without `type` | the Python SDK reads it, and writes a model that refers to itself so |
 | modern results whose `resultType` is an extension's | the extension says what they hold |
 | a result without `resultType` | 2026-07-28 tells clients to take it as complete; it is checked as that |
 
@@ -29,6 +29,7 @@ _FORGIVEN: Final = frozenset(
     {
         ("tools/call", "missing", ("content",)),
         ("tools/list", "missing", ("tools", "inputSchema", "type")),
+        ("tools/list", "missing", ("tools", "outputSchema", "type")),
     }
 )
 """Method, kind of error, names on the way to it: for the legacy versions."""
@@ -189,7 +190,7 @@ def _place(location: tuple[int | str, ...], value: Any) -> _Place:
             value = entries[part]
         elif isinstance(part, str) and table is not None and part in table:
             value = table[part]
-        elif not (isinstance(part, str) and table is not None and number == len(location) - 1):
+        elif not (isinstance(part, str) and table is not None and number == len(location) - 1) or part[:1] == "|":
             place.branches.append(location[: number + 1])
             continue
         place.path.append(part)

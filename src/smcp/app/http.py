@@ -222,7 +222,14 @@ class Protocol(asyncio.Protocol):
             if self._transport.can_write_eof():
                 self._transport.write_eof()
         else:
-            self._answering.close_after()
+            answering = self._answering
+            answering.close_after()
+            if isinstance(answering, front.Request):
+                if answering is self._turn and not self._in_head:
+                    answering.broken()
+                # It takes as long as it takes: what came behind it is no reason to cut it. Then `over` lingers.
+                self._deadline = _NEVER
+                return
         self._expect_by(LINGER_S)
 
     # --- the parser ---

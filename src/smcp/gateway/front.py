@@ -109,6 +109,7 @@ class Request:
     __slots__ = (
         "_arrived",
         "_asked",
+        "_broken",
         "_chunked",
         "_chunks",
         "_connection",
@@ -159,6 +160,7 @@ class Request:
         self._chunks = [] if body is None else [body]
         self._held = 0 if body is None else len(body)
         self._asked = False
+        self._broken = False
         self._waiter: asyncio.Future[None] | None = None
         self._started = False
         self._chunked = False
@@ -189,6 +191,11 @@ class Request:
     def complete(self) -> None:
         """The body is whole."""
         self._arrived = True
+        self._wake()
+
+    def broken(self) -> None:
+        """The body is no HTTP: the rest of it can't be read."""
+        self._broken = True
         self._wake()
 
     def lost(self) -> None:
@@ -237,6 +244,8 @@ class Request:
                 while not self._arrived:
                     if self._gone:
                         raise exchange.ClientGone
+                    if self._broken:
+                        raise errors.BadRequest("The body is not HTTP: its chunks or its trailer fields can't be read.")
                     if self._held > limit:
                         return
                     self._connection.resume()

@@ -250,3 +250,30 @@ async def test_bytes_that_are_no_http_are_answered_and_forgotten(gate: Gate) -> 
     for data in (b"\x16\x03\x01\x02\x00", b"\x00" * 5000, b"GET\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n",
                  b"GET / HTTP/9.9\r\n\r\n", b"GET / HTTP/1.1\nhost : x\r\n\r\n", b"FOO / HTTP/1.1\r\n"):  # fmt: skip
         assert (await wire.raw(gate.platform.base_url, data, eof=True)).status in (0, 400, 403, 405)
+
+
+@pytest.mark.requirement("gateway:malformed:connections")
+async def test_chunks_that_are_none_are_refused_when_they_come(gate: Gate) -> None:
+    head = wire.request("POST", "/t/acme/tool/mcp", _fields(gate, ("transfer-encoding", "chunked")))
+    # All at once, behind a chunk that was good, and behind the head alone. Not 408: nothing more can come.
+    for pieces in ((head + b"zz\r\n",), (head + b"2\r\n{}\r\n", b"zz\r\n"), (head, b"zz\r\n")):
+        answer = await wire.raw(gate.platform.base_url, *pieces, pause_s=0.2)
+        assert (answer.status, json.loads(answer.body)["error"]["code"]) == (400, -32600)
+
+
+@pytest.mark.requirement("gateway:malformed:connections")
+async def test_what_comes_behind_a_request_does_not_cut_its_answer(gate: Gate, acme: wire.Caller) -> None:
+    session = await acme.open()
+    fields = [*_fields(gate)[:2], ("accept", "text/event-stream"), ("mcp-session-id", session)]
+    reader, writer = await asyncio.open_connection(*wire.address(gate.platform.base_url))
+    try:
+        writer.write(_kept(wire.request("GET", "/t/acme/tool/mcp", fields)) + b"\x00 no HTTP\r\n\r\n")
+        async with asyncio.timeout(60):
+            # As many as are more than five seconds, the time that a refused connection has left.
+            for _ in range(25):
+                await reader.readuntil(b": keep-alive\n\n")
+            await acme.end(session)
+            # And nothing behind the answer.
+            assert (await reader.read()).endswith(b"\r\n0\r\n\r\n")
+    finally:
+        writer.close()

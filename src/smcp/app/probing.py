@@ -15,6 +15,7 @@ import msgspec
 from smcp.deploy import deployer, versions
 from smcp.kernel import errors, ids, jsonrpc
 from smcp.protocol import eras
+from smcp.protocol.validate import tools as schemas
 from smcp.runtime import driver, peer
 
 _STDERR: Final = 12
@@ -23,6 +24,9 @@ _KEPT: Final = 200
 """Lines that its log keeps of a copy that did not answer."""
 _COPIES: Final = 3
 """Copies that are asked one question, when they end instead of answering."""
+
+_REMARKS: Final = 5
+"""Schemas of a new deployment that its owner is told of, when they will not be applied."""
 
 _TASKS: Final = "io.modelcontextprotocol/tasks"
 
@@ -111,9 +115,12 @@ class _Answer(msgspec.Struct, frozen=True):
 
 
 def _probed(found: _Answer, spoken: versions.Eras) -> deployer.Probed:
+    described = tuple(_tool(one, found.hide) for one in found.tools)
+    seen = ((one.name, one.input_schema, one.output_schema) for one in described)
     return deployer.Probed(
         eras=spoken,
-        tools=tuple(_tool(one, found.hide) for one in found.tools),
+        tools=described,
+        remarks=tuple(map(found.hide, schemas.remarks(seen, _REMARKS))),
         server_info=_info(found.server, found.hide),
         instructions=found.hide(found.server.instructions)[:16384],
         tasks=_has_tasks(found.server.capabilities),

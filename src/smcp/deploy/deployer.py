@@ -60,6 +60,8 @@ class Probed(msgspec.Struct, frozen=True):
     server_info: versions.ServerInfo = versions.ServerInfo()
     instructions: str = ""
     tasks: bool = False
+    remarks: tuple[str, ...] = ()
+    """What its owner should know, and what keeps nothing from being live."""
 
 
 Probe = Callable[[ids.TenantId, ids.ServerName, versions.Deployment], Awaitable[Probed]]
@@ -280,6 +282,8 @@ class Deployer:
                     tasks=probed.tasks,
                 )
                 tell("probe", f"{len(final.tools)} tools, MCP {', '.join((*final.eras.modern, *final.eras.legacy))}")
+                for remark in probed.remarks:
+                    tell("probe", remark)
                 await self._versions.publish(order.tenant, final)
             except BaseException:
                 await self._versions.forget(order.tenant, digest)

@@ -7,13 +7,19 @@ from typing import Any
 import pytest
 
 from smcp.app import probing
-from smcp.deploy import manifest, versions
+from smcp.deploy import deployer, manifest, versions
 from smcp.kernel import errors, ids, jsonrpc
 from smcp.runtime import calls, driver
 from support import inside
 
 _ANSWERS: dict[str, dict[str, Any]] = {
-    "server/discover": {"supportedVersions": ["2026-07-28"], "capabilities": {}},
+    "server/discover": {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}},
+    "tools/list": {
+        "tools": [
+            {"name": "far", "inputSchema": {"type": "object", "$ref": "http://127.0.0.1/"}, "outputSchema": None},
+            {"name": "near", "inputSchema": {"type": "object"}, "outputSchema": {"type": "object"}},
+        ]
+    },
     "initialize": {"protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": {"name": "both"}},
 }
 
@@ -62,6 +68,10 @@ class _Copy(driver.Instance):
 
 
 async def _eras(home: _Both) -> versions.Eras:
+    return (await _probed(home)).eras
+
+
+async def _probed(home: _Both) -> deployer.Probed:
     async def spec(tenant: ids.TenantId, server: ids.ServerName, draft: versions.Deployment) -> driver.Spec:
         return inside.spec()
 
@@ -79,7 +89,7 @@ async def _eras(home: _Both) -> versions.Eras:
         interpreter="3.11",
     )
     prober = probing.Prober(home, spec, lambda spec: lambda line: None, timeout_s=30.0)
-    return (await prober(ids.TenantId("acme"), ids.ServerName("time"), draft)).eras
+    return await prober(ids.TenantId("acme"), ids.ServerName("time"), draft)
 
 
 @pytest.mark.requirement("deploy:probe:killed")
@@ -98,3 +108,10 @@ async def test_a_server_whose_every_copy_ends_at_a_question_does_not_speak_that_
     spoken = await _eras(home)
     assert (spoken.modern, spoken.legacy) == (("2026-07-28",), ())
     assert home.started == 4
+
+
+@pytest.mark.requirement("validation:schema:size")
+async def test_a_schema_that_will_not_be_applied_is_told_when_its_server_is_deployed() -> None:
+    probed = await _probed(_Both(0))
+    assert [one.name for one in probed.tools] == ["far", "near"]
+    assert probed.remarks == ("the inputSchema of tool 'far' is not applied: it refers to something outside of it",)

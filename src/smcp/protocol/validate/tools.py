@@ -136,7 +136,7 @@ class Book:
                 schema = one.input() if which == "inputSchema" else one.output()
             except weight.UnfitError as error:
                 self._unfit.add(text)
-                self._note(note, f"the {which} of tool {name[:128]!r} is not applied: {error}")
+                self._note(note, _unfit(which, name, error))
                 return ""
             if schema is None:
                 return ""
@@ -180,6 +180,25 @@ class Book:
             known.clear()
             return
         known.append(_Known(inputs, outputs))
+
+
+def remarks(tools: Iterable[tuple[str, bytes, bytes]], most: int) -> list[str]:
+    """Which schemas will not be applied, and why: up to `most` lines. Takes as long as compiling all of them."""
+    found: list[str] = []
+    for name, inputs, outputs in tools:
+        known = _Known(*(b"" if one == b"null" else one for one in (inputs, outputs)))
+        for which, compiled in (("inputSchema", known.input), ("outputSchema", known.output)):
+            try:
+                compiled()
+            except weight.UnfitError as error:
+                if len(found) == most:
+                    return found
+                found.append(_unfit(which, name, error))
+    return found
+
+
+def _unfit(which: str, name: str, error: weight.UnfitError) -> str:
+    return f"the {which} of tool {name[:128]!r} is not applied: {error}"
 
 
 def _plain(raw: msgspec.Raw) -> bytes:

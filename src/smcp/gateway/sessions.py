@@ -265,6 +265,9 @@ class Sessions:
         session.close_stream()
         if session.instance is not None:
             self._release(session.instance, f"its session ended: {reason}")
+        for instance, number in list(session.running):
+            # Its copies go on, for others.
+            instance.calls.cancel(number, "its session ended", errors.SessionNotFound())
         return removed
 
     # --- many of them ---

@@ -96,6 +96,9 @@ async def _stream(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call)
                     x.open_stream()
                 await x.stream(sse.event(frame))
                 told = time.monotonic()
+            elif x.session is not None:
+                # What its client can't get here may be a question, which the call waits for (client-quirk 15).
+                x.session.stray(frame, "")
             # Also between frames: a server that never pauses must not keep a revoked key's stream alive.
             checked = await recheck.check(parts, x, checked)
         if call.done:

@@ -272,15 +272,19 @@ class Sessions:
 
     # --- many of them ---
 
-    async def end_all(self, tenant: ids.TenantId, reason: str, *, server: str = "", principal: str = "") -> None:
+    async def end_all(
+        self, tenant: ids.TenantId, reason: str, *, server: str = "", principal: str = "", bridged: bool = True
+    ) -> None:
         """End every session of a tenant, of one server or of one principal of it; returns when no record is left.
 
-        Raises `errors.Unavailable`; then those that this process knows have ended.
+        Those that have no copy of their own stay without `bridged`. Raises `errors.Unavailable`; then those that this process knows have ended.
         """
 
         def end_known() -> None:
             for session in list(self._by_name.values()):
-                if session.tenant == tenant and server in ("", session.server) and principal in ("", session.key[1]):
+                if session.tenant != tenant or (session.bridged and not bridged):
+                    continue
+                if server in ("", session.server) and principal in ("", session.key[1]):
                     self.end(session, reason)
 
         end_known()

@@ -200,6 +200,7 @@ async def opened(
             invoke=runtime.invoke,
             read_logs=runtime.read_logs,
             stop_server=runtime.stop_server,
+            roll_back=runtime.stop_server,
             renew_server=runtime.renew_server,
             stop_tenant=runtime.stop_tenant,
             drop_logs=runtime.drop_logs,

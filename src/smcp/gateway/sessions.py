@@ -63,6 +63,8 @@ class Sessions:
         self._by_principal: dict[living.Key, dict[str, Session]] = {}
         """A principal that is here has been read; its sessions by name."""
         self._loading: dict[living.Key, asyncio.Task[None]] = {}
+        self._left: set[tuple[ids.TenantId, kept.Place]] = set()
+        """Records of sessions that have ended, which could not be removed yet."""
         self._sweeper: asyncio.Task[None] | None = None
         self._closed = False
         self._duration = metrics.histogram(observe.Metric.SESSION_DURATION)
@@ -257,7 +259,7 @@ class Sessions:
         del self._by_name[session.tenant, session.name]
         self._by_id.pop(session.id, None)
         del self._by_principal[session.key][session.name]
-        removed = self._records.drop(session.tenant, session.place) if session.recorded else None
+        removed = self._drop(session.tenant, session.place) if session.recorded else None
         session.recorded = False
         for told in self._listeners:
             told(session, reason)
@@ -277,21 +279,26 @@ class Sessions:
     ) -> None:
         """End every session of a tenant, of one server or of one principal of it; returns when no record is left.
 
-        Those that have no copy of their own stay without `bridged`. Raises `errors.Unavailable`; then those that this process knows have ended.
+        Those that have no copy of their own stay without `bridged`. Raises `errors.Unavailable`; then those that this
+        process knows have ended, and records that are left are removed once that is possible.
         """
+        removed = self._drop_left(tenant)
 
         def end_known() -> None:
             for session in list(self._by_name.values()):
                 if session.tenant != tenant or (session.bridged and not bridged):
                     continue
                 if server in ("", session.server) and principal in ("", session.key[1]):
-                    self.end(session, reason)
+                    gone = self.end(session, reason)
+                    if gone is not None:
+                        removed.append(gone)
 
         end_known()
         for place in await self._records.of(tenant, principal):
             await self.load((tenant, place.principal))
         end_known()
         await self._records.flush()
+        await asyncio.gather(*removed)
 
     async def revoked(self, tenant: ids.TenantId, principal: str) -> None:
         """A principal's credential is worth nothing any more: its sessions end. Raises as `end_all`."""
@@ -328,6 +335,22 @@ class Sessions:
         self._by_name[session.tenant, session.name] = session
         self._by_principal.setdefault(session.key, {})[session.name] = session
 
+    def _drop(self, tenant: ids.TenantId, place: kept.Place) -> "asyncio.Future[None]":
+        removed = self._records.drop(tenant, place)
+
+        def heard(done: "asyncio.Future[None]") -> None:
+            # With its record, a session would come back with the next start of the platform: the sweeper tries again.
+            if not done.cancelled() and done.exception() is not None:
+                self._left.add((tenant, place))
+
+        removed.add_done_callback(heard)
+        return removed
+
+    def _drop_left(self, tenant: ids.TenantId | None = None) -> "list[asyncio.Future[None]]":
+        left = {one for one in self._left if tenant in (None, one[0])}
+        self._left -= left
+        return [self._drop(*one) for one in left]
+
     def _put(self, session: Session) -> "asyncio.Future[None]":
         now, since = self._clock.monotonic(), self._records.now()
         session.wrote = session.used
@@ -362,6 +385,7 @@ class Sessions:
 
     def sweep(self) -> None:
         """End what has expired, and bring the records of those at work up to date."""
+        self._drop_left()
         now = self._clock.monotonic()
         for session in list(self._by_name.values()):
             if self._expired(session):

@@ -95,6 +95,28 @@ async def test_an_end_is_not_undone_by_what_was_still_to_be_written(world: World
 
 
 @pytest.mark.requirement("gateway:kept:ends")
+async def test_an_end_that_the_store_missed_is_told_and_made_up_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise errors.Unavailable
+
+    first, second = await world.open(ANN, FILES), await world.open(BOB, FILES)
+    with monkeypatch.context() as patch:
+        patch.setattr(world.store.tenant(ACME).kv, "apply", away)
+        removed = world.table.end(first, "deleted")
+        assert removed is not None
+        with pytest.raises(errors.Unavailable):
+            await removed
+        with pytest.raises(errors.Unavailable):
+            await world.table.end_all(ACME, "stopped", server=FILES)
+    assert second.over
+    assert await world.rows() == 2  # a restart would bring both back
+    world.table.sweep()
+    assert await world.rows() == 0
+
+
+@pytest.mark.requirement("gateway:kept:ends")
 async def test_sessions_that_nobody_ends_leave_no_row(
     world: World, now: clock.FrozenClock, tmp_path: pathlib.Path
 ) -> None:

@@ -63,6 +63,8 @@ class Sessions:
         self._by_principal: dict[living.Key, dict[str, Session]] = {}
         """A principal that is here has been read; its sessions by name."""
         self._loading: dict[living.Key, asyncio.Task[None]] = {}
+        self._live: dict[tuple[ids.TenantId, str], tuple[str, float]] = {}
+        """Deployments that went live since this process began, and how long sessions of earlier ones may go on."""
         self._left: set[tuple[ids.TenantId, kept.Place]] = set()
         """Records of sessions that have ended, which could not be removed yet."""
         self._sweeper: asyncio.Task[None] | None = None
@@ -158,16 +160,27 @@ class Sessions:
         deployment: str,
         instance: driver.Instance | None,
         version: str,
+        *,
+        bridged: bool = False,
     ) -> Session:
-        """A new session around a copy that has answered `initialize`, or without one; `keep` follows. Behind `load`."""
+        """A new session around a copy that has answered `initialize`, or without one; `keep` follows. Behind `load`.
+
+        Raises `errors.Unavailable` when another deployment has gone live meanwhile, which leaves no time to this one.
+        """
         key = (principal.tenant, principal.id)
+        live, drain_s = self._live.get((principal.tenant, server), (deployment, 0.0))
+        if live != deployment and drain_s <= 0 and not bridged:
+            raise errors.Unavailable("Another version of this server was deployed just now. Send initialize again.")
         session_id = ids.token(256)
         name = self._records.name(principal.tenant, session_id)
         session = Session(self, key, server, name, deployment, version, self._records.now())
         session.id = session_id
         session.instance = instance
+        session.bridged = bridged
         self._by_id[session_id] = session
         self._add(session)
+        # Its copy was started before: `retire` has not seen it.
+        self.drain(session, live, drain_s)
         return session
 
     async def keep(self, session: Session) -> None:
@@ -283,6 +296,9 @@ class Sessions:
         process knows have ended, and records that are left are removed once that is possible.
         """
         removed = self._drop_left(tenant)
+        if not principal:
+            for at in [at for at in self._live if at[0] == tenant and server in ("", at[1])]:
+                del self._live[at]  # it may be an earlier one that answers next
 
         def end_known() -> None:
             for session in list(self._by_name.values()):
@@ -306,6 +322,7 @@ class Sessions:
 
     def retire(self, tenant: ids.TenantId, server: ids.ServerName, live: str, drain_s: float) -> None:
         """Deployment `live` has taken over: sessions of others end when their time is over."""
+        self._live[tenant, server] = live, drain_s
         for session in list(self._by_name.values()):
             if session.tenant == tenant and session.server == server:
                 self.drain(session, live, drain_s)

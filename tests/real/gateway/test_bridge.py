@@ -39,7 +39,7 @@ async def test_initialize_is_answered_from_what_the_server_said_of_itself(
         session = answer.headers["mcp-session-id"]
         assert (await client.legacy(session, "ping", mcp_protocol_version=got)).json()["result"] == {}
         listed = await client.legacy(session, "tools/list", mcp_protocol_version=got)
-        assert [tool["name"] for tool in listed.json()["result"]["tools"]] == ["do"]
+        assert [tool["name"] for tool in listed.json()["result"]["tools"]] == ["do", "shape"]
         assert await client.end(session) == 204
         assert (await client.legacy(session, "ping")).status_code == 404
 

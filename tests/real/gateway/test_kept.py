@@ -357,7 +357,7 @@ async def test_the_official_client_does_not_notice_that_the_platform_was_killed(
             after = clients.texts(await client.call_tool("do", {"act": "echo", "text": "after"}))
             assert '"text": "before"' in before[0]
             assert '"text": "after"' in after[0]
-            assert [tool.name for tool in (await client.list_tools()).tools] == ["do"]
+            assert [tool.name for tool in (await client.list_tools()).tools] == ["do", "shape"]
 
 
 @pytest.mark.requirement("gateway:kept:expiry")

@@ -384,7 +384,7 @@ async def test_who_does_not_read_is_told_to_and_costs_bounded_memory(
 async def test_the_python_client_lists_and_calls_tools(gate: Gate) -> None:
     at = gate.old._replace(url=gate.old.url.removesuffix("mcp") + "sse")
     seen = await clients.python_old(at, "do", {"act": "echo", "text": "hi"})
-    assert (seen.tools, json.loads(seen.texts[0])["canary"]) == (("do",), "acme-old")
+    assert (seen.tools, json.loads(seen.texts[0])["canary"]) == (("do", "shape"), "acme-old")
 
 
 @pytest.mark.requirement("gateway:old-sse:clients")
@@ -393,5 +393,5 @@ async def test_the_typescript_client_falls_back_to_it_and_only_where_it_is(gate:
     at = gate.old._replace(url=gate.old.url.removesuffix("mcp") + "sse")
     for place, transport in ((at, "sse"), (gate.old, "http")):
         seen = await asyncio.to_thread(clients.typescript_old, place, "do", {"act": "echo", "text": "hi"})
-        assert (seen.version, seen.tools) == (transport, ("do",))
+        assert (seen.version, seen.tools) == (transport, ("do", "shape"))
         assert json.loads(seen.texts[0])["canary"] == "acme-old"

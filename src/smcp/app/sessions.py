@@ -53,6 +53,15 @@ async def stop_server(
     await live.end_all(tenant, "stopped", server=server)
 
 
+async def roll_back(
+    hosted: hosting.Hosting, live: sessions.Sessions, tenant: ids.TenantId, server: ids.ServerName
+) -> None:
+    """End a server's copies, with the sessions that have one; the others go on with the next."""
+    await live.end_all(tenant, "replaced", server=server, bridged=False)
+    await hosted.pool.stop_server(tenant, server, "its owner went back to another deployment")
+    await live.end_all(tenant, "replaced", server=server, bridged=False)
+
+
 async def stop_tenant(hosted: hosting.Hosting, live: sessions.Sessions, tenant: ids.TenantId) -> None:
     """End everything of a tenant that is at work."""
     hosted.uploads.stop_tenant(tenant)

@@ -222,6 +222,7 @@ def _services(
         invoke=functools.partial(invoke.invoke, parts),
         read_logs=read_logs,
         stop_server=functools.partial(sessions.stop_server, hosted, parts.sessions),
+        roll_back=functools.partial(sessions.roll_back, hosted, parts.sessions),
         renew_server=hosted.pool.renew,
         stop_tenant=functools.partial(sessions.stop_tenant, hosted, parts.sessions),
         drop_logs=hosted.journal.drop,

@@ -129,7 +129,7 @@ async def rollback(call: Call[RollbackTo, Nothing]) -> views.Server:
     before = await call.services.versions.server(call.tenant, call.server)
     server = await call.services.versions.rollback(call.tenant, call.server, call.body.to)
     call.changed(events.ServerRolledBack, server=call.server, deployment=server.live or "", before=before.live or "")
-    await call.services.stop_server(call.tenant, call.server)
+    await call.services.roll_back(call.tenant, call.server)
     return _view(call, server)
 
 

@@ -120,6 +120,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     invoke: Invoke
     read_logs: ReadLogs
     stop_server: StopServer
+    roll_back: StopServer
+    """End what serves on for a server that goes back to another deployment."""
     renew_server: RenewServer
     stop_tenant: StopTenant
     drop_logs: DropLogs

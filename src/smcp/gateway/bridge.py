@@ -107,7 +107,7 @@ def _told(x: exchange.Exchange, session: sessions.Session, message: jsonrpc.Mess
     if message.method == "notifications/cancelled":
         wanted = message.params.get("requestId")
         if type(wanted) in (str, int):
-            for id_raw, (instance, number) in list(session.running.items()):
+            for (instance, number), id_raw in list(session.running.items()):
                 if msgspec.json.decode(id_raw) == wanted:
                     # Its answer would never come: the request must not keep its place among those in flight.
                     instance.calls.cancel(number, "the client cancelled it", errors.BadRequest(_CANCELLED))

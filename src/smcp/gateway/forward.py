@@ -37,8 +37,7 @@ def give_back(parts: exchange.Parts, x: exchange.Exchange) -> None:
         return
     if x.session is not None:
         x.session.busy -= 1
-        if x.message is not None and x.session.running.get(x.message.id) == (x.instance, x.number):
-            del x.session.running[x.message.id]
+        x.session.running.pop((x.instance, x.number), None)
         if x.call.method in living.NOTED and x.message is not None and _granted(x.call):
             x.session.noted(x.message)
     if x.refused == "server_timeout" and x.instance.calls.heard < x.started:

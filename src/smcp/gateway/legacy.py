@@ -157,8 +157,7 @@ async def _bridge(
     _record(parts, x, principal, target)
     parts.sessions.make_room(principal)
     spec = target.spec
-    opened = parts.sessions.open(principal, spec.server, spec.deployment, None, x.version)
-    opened.bridged = True
+    opened = parts.sessions.open(principal, spec.server, spec.deployment, None, x.version, bridged=True)
     opened.stamp = translate.meta(message.params.get("clientInfo"))
     if len(opened.stamp) > living.HELLO_BYTES:
         opened.stamp = translate.meta(None)

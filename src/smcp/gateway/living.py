@@ -89,8 +89,8 @@ class Session(driver.Owner):
         """Its requests go to copies that many share (`bridge`)."""
         self.stamp = b""
         """What a modern server is told with each request, JSON-encoded."""
-        self.running: dict[bytes, tuple[driver.Instance, int]] = {}
-        """Calls in flight on shared copies: what the client calls them, and where they are."""
+        self.running: dict[tuple[driver.Instance, int], bytes] = {}
+        """Calls in flight on shared copies: where they are, and what the client calls them, perhaps all the same."""
         self.version = version
         self.born = born
         """When it began, seconds since the epoch."""

@@ -270,6 +270,9 @@ class Events:
     # --- bounds ---
 
     def _account(self, batch: _Batch) -> None:
+        if self.closed:
+            self._handle.give_back(batch.stored)  # the session ended while this was written or read
+            return
         self._batches.append(batch)
         self._stored += batch.stored
         self._counted += batch.counted
@@ -295,12 +298,14 @@ class Events:
             self._pop()
 
     async def _bound(self) -> None:
-        if self._counted <= self._replays.session_bytes:
+        if self.closed or self._counted <= self._replays.session_bytes:
             return
         while self._counted > self._replays.session_bytes * 3 // 4 and len(self._batches) > 1:
             self._pop()
         with contextlib.suppress(errors.SmcpError):
             await self._handle.log.shrink(self._stream, most=self._stored)
+        if not self._batches:
+            return  # the session ended meanwhile
         oldest = self._batches[0].position
         for track in self.tracks.values():
             # A stream that goes on needs to be known after a restart, however much it said.
@@ -319,7 +324,9 @@ class Events:
         if not follower.behind:
             item = follower.take()
             return [] if item is None else [item]
-        records = await self._handle.log.read(self._stream, after=follower.after, limit=_PAGE)
+        found_now = await self._handle.log.read(self._stream, after=follower.after, limit=_PAGE)
+        # What is on disk, and not yet known to be: it is still to arrive, and must not come twice.
+        records = [record for record in found_now if record.position <= self.last]
         if follower.after < track.gap:
             raise errors.StreamNotKept
         if not records or records[-1].position >= self.last:
@@ -344,6 +351,7 @@ class Events:
             raise errors.SessionNotFound
 
     async def _load(self) -> None:
+        self._free()  # an attempt before this one may have stopped half way
         last = await self._handle.log.last(self._stream)
         position, first = 0, 0
         now, store_now = time.monotonic(), self._replays.store_now()
@@ -387,9 +395,13 @@ class Events:
         for track in {one[0] for one in self._queue}:
             track.wake()
         self._queue.clear()
-        for batch in self._batches:
-            self._handle.give_back(batch.stored)
+        self._free()
+
+    def _free(self) -> None:
+        """Nothing of this session counts against the tenant."""
+        self._handle.give_back(self._stored)
         self._batches.clear()
+        self._stored = self._counted = 0
 
     async def drop(self) -> None:
         """Remove what was kept."""

@@ -72,6 +72,11 @@ async def _own(
         own = session is not None and instance is not None and instance is session.instance
         track.drive(call, instance.brake if own and instance is not None else None)
         await _serve(parts, x, events, track, follower, owns=True)
+    except errors.SmcpError as error:
+        # Nobody waits for the call any more: who comes back to its stream must hear of an end.
+        if x.instance is not None:
+            x.instance.calls.cancel(x.number, "its stream has ended", error)
+        raise
     finally:
         parts.alarms.clear(limit)
         track.owner = None
@@ -117,6 +122,7 @@ async def _listen(
         await _prime(x, events, events.listening, after)
         await _serve(parts, x, events, events.listening, follower, owns=False)
     finally:
+        events.listening.leave(follower)
         session.detach(follower)
 
 

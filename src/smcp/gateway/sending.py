@@ -11,4 +11,4 @@ def send(x: exchange.Exchange, message: jsonrpc.Message, instance: driver.Instan
     if x.session is not None:
         x.session.busy += 1
         if x.session.bridged:
-            x.session.running[message.id] = (instance, x.number)
+            x.session.running[instance, x.number] = message.id

@@ -63,6 +63,10 @@ class Sessions:
         self._by_principal: dict[living.Key, dict[str, Session]] = {}
         """A principal that is here has been read; its sessions by name."""
         self._loading: dict[living.Key, asyncio.Task[None]] = {}
+        self._live: dict[tuple[ids.TenantId, str], tuple[str, float]] = {}
+        """Deployments that went live since this process began, and how long sessions of earlier ones may go on."""
+        self._left: set[tuple[ids.TenantId, kept.Place]] = set()
+        """Records of sessions that have ended, which could not be removed yet."""
         self._sweeper: asyncio.Task[None] | None = None
         self._closed = False
         self._duration = metrics.histogram(observe.Metric.SESSION_DURATION)
@@ -156,16 +160,27 @@ class Sessions:
         deployment: str,
         instance: driver.Instance | None,
         version: str,
+        *,
+        bridged: bool = False,
     ) -> Session:
-        """A new session around a copy that has answered `initialize`, or without one; `keep` follows. Behind `load`."""
+        """A new session around a copy that has answered `initialize`, or without one; `keep` follows. Behind `load`.
+
+        Raises `errors.Unavailable` when another deployment has gone live meanwhile, which leaves no time to this one.
+        """
         key = (principal.tenant, principal.id)
+        live, drain_s = self._live.get((principal.tenant, server), (deployment, 0.0))
+        if live != deployment and drain_s <= 0 and not bridged:
+            raise errors.Unavailable("Another version of this server was deployed just now. Send initialize again.")
         session_id = ids.token(256)
         name = self._records.name(principal.tenant, session_id)
         session = Session(self, key, server, name, deployment, version, self._records.now())
         session.id = session_id
         session.instance = instance
+        session.bridged = bridged
         self._by_id[session_id] = session
         self._add(session)
+        # Its copy was started before: `retire` has not seen it.
+        self.drain(session, live, drain_s)
         return session
 
     async def keep(self, session: Session) -> None:
@@ -257,7 +272,7 @@ class Sessions:
         del self._by_name[session.tenant, session.name]
         self._by_id.pop(session.id, None)
         del self._by_principal[session.key][session.name]
-        removed = self._records.drop(session.tenant, session.place) if session.recorded else None
+        removed = self._drop(session.tenant, session.place) if session.recorded else None
         session.recorded = False
         for told in self._listeners:
             told(session, reason)
@@ -265,26 +280,41 @@ class Sessions:
         session.close_stream()
         if session.instance is not None:
             self._release(session.instance, f"its session ended: {reason}")
+        for instance, number in list(session.running):
+            # Its copies go on, for others.
+            instance.calls.cancel(number, "its session ended", errors.SessionNotFound())
         return removed
 
     # --- many of them ---
 
-    async def end_all(self, tenant: ids.TenantId, reason: str, *, server: str = "", principal: str = "") -> None:
+    async def end_all(
+        self, tenant: ids.TenantId, reason: str, *, server: str = "", principal: str = "", bridged: bool = True
+    ) -> None:
         """End every session of a tenant, of one server or of one principal of it; returns when no record is left.
 
-        Raises `errors.Unavailable`; then those that this process knows have ended.
+        Those that have no copy of their own stay without `bridged`. Raises `errors.Unavailable`; then those that this
+        process knows have ended, and records that are left are removed once that is possible.
         """
+        removed = self._drop_left(tenant)
+        if not principal:
+            for at in [at for at in self._live if at[0] == tenant and server in ("", at[1])]:
+                del self._live[at]  # it may be an earlier one that answers next
 
         def end_known() -> None:
             for session in list(self._by_name.values()):
-                if session.tenant == tenant and server in ("", session.server) and principal in ("", session.key[1]):
-                    self.end(session, reason)
+                if session.tenant != tenant or (session.bridged and not bridged):
+                    continue
+                if server in ("", session.server) and principal in ("", session.key[1]):
+                    gone = self.end(session, reason)
+                    if gone is not None:
+                        removed.append(gone)
 
         end_known()
         for place in await self._records.of(tenant, principal):
             await self.load((tenant, place.principal))
         end_known()
         await self._records.flush()
+        await asyncio.gather(*removed)
 
     async def revoked(self, tenant: ids.TenantId, principal: str) -> None:
         """A principal's credential is worth nothing any more: its sessions end. Raises as `end_all`."""
@@ -292,6 +322,7 @@ class Sessions:
 
     def retire(self, tenant: ids.TenantId, server: ids.ServerName, live: str, drain_s: float) -> None:
         """Deployment `live` has taken over: sessions of others end when their time is over."""
+        self._live[tenant, server] = live, drain_s
         for session in list(self._by_name.values()):
             if session.tenant == tenant and session.server == server:
                 self.drain(session, live, drain_s)
@@ -320,6 +351,22 @@ class Sessions:
     def _add(self, session: Session) -> None:
         self._by_name[session.tenant, session.name] = session
         self._by_principal.setdefault(session.key, {})[session.name] = session
+
+    def _drop(self, tenant: ids.TenantId, place: kept.Place) -> "asyncio.Future[None]":
+        removed = self._records.drop(tenant, place)
+
+        def heard(done: "asyncio.Future[None]") -> None:
+            # With its record, a session would come back with the next start of the platform: the sweeper tries again.
+            if not done.cancelled() and done.exception() is not None:
+                self._left.add((tenant, place))
+
+        removed.add_done_callback(heard)
+        return removed
+
+    def _drop_left(self, tenant: ids.TenantId | None = None) -> "list[asyncio.Future[None]]":
+        left = {one for one in self._left if tenant in (None, one[0])}
+        self._left -= left
+        return [self._drop(*one) for one in left]
 
     def _put(self, session: Session) -> "asyncio.Future[None]":
         now, since = self._clock.monotonic(), self._records.now()
@@ -355,6 +402,7 @@ class Sessions:
 
     def sweep(self) -> None:
         """End what has expired, and bring the records of those at work up to date."""
+        self._drop_left()
         now = self._clock.monotonic()
         for session in list(self._by_name.values()):
             if self._expired(session):

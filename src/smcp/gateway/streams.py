@@ -92,10 +92,11 @@ async def _stream(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call)
         while call.frames:
             frame = call.take()
             if takes_stream:
-                if not x.streaming:
-                    x.open_stream()
-                await x.stream(sse.event(frame))
+                await _send(x, sse.event(frame))
                 told = time.monotonic()
+            elif x.session is not None:
+                # What its client can't get here may be a question, which the call waits for (client-quirk 15).
+                x.session.stray(frame, "")
             # Also between frames: a server that never pauses must not keep a revoked key's stream alive.
             checked = await recheck.check(parts, x, checked)
         if call.done:
@@ -110,12 +111,16 @@ async def _stream(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call)
         if now - told >= heartbeat - recheck.EARLY:
             told = now
             if takes_stream:
-                if not x.streaming:
-                    x.open_stream()
-                await x.stream(sse.HEARTBEAT)
+                await _send(x, sse.HEARTBEAT)
             continue
         parts.alarms.set(call, told + heartbeat if deadline is None else min(told + heartbeat, deadline))
         await call.wait()
+
+
+async def _send(x: exchange.Exchange, data: bytes) -> None:
+    if not x.streaming:
+        x.open_stream()
+    await x.stream(data)
 
 
 async def _resumable(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call, session: sessions.Session) -> bool:

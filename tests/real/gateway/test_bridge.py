@@ -1,6 +1,7 @@
 """Legacy clients at a server that speaks only the modern wire: the gateway shakes hands, and sessions share a copy."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable
 
@@ -132,3 +133,32 @@ async def test_what_cannot_be_carried_is_refused_by_name_and_the_session_lives_o
     question = json.dumps({"jsonrpc": "2.0", "id": 5, "result": {}}).encode()
     assert (await client.send(wire.legacy(session, "x")[0], question)).status_code == 202
     assert (await client.act("echo", session, text="still here"))["text"] == "still here"
+
+
+@pytest.mark.requirement("gateway:bridge:cancel")
+@pytest.mark.parametrize("by", ["cancelled", "deleted"])
+async def test_a_session_that_ends_or_says_so_ends_all_its_calls_of_one_id(
+    modern_only: Endpoint, caller: Callable[[Endpoint], wire.Caller], by: str
+) -> None:
+    client, other = caller(modern_only), caller(modern_only)
+    session, neighbour = await client.open(), await other.open()
+
+    async def heard() -> set[int]:
+        told = await other.act("heard", neighbour)
+        return {one["params"]["requestId"] for one in told if one["method"] == "notifications/cancelled"}
+
+    before = await heard()
+    params = wire.call("never", token="t")
+    async with contextlib.AsyncExitStack() as stack:
+        fields, body = wire.legacy(session, "tools/call", params, 9)
+        streams = [await stack.enter_async_context(client.streaming(fields, body)) for _ in range(2)]
+        for stream in streams:
+            assert (await stream.message())["method"] == "notifications/progress"
+        if by == "deleted":
+            assert await client.end(session) == 204
+        else:
+            told = await client.legacy(session, "notifications/cancelled", {"requestId": 9}, id_=None)
+            assert told.status_code == 202
+        for stream in streams:
+            assert "error" in await stream.message()
+    assert len(await heard() - before) == 2

@@ -300,6 +300,8 @@ async def test_a_session_without_a_copy_moves_to_the_new_deployment(house: House
     assert (await one.act("echo", session))["canary"] == "first"
     house.deploy(name, 'drain_s = 0\n[env]\nERAS = "modern"\nCANARY = "second"\n')
     assert (await one.act("echo", session))["canary"] == "second"
+    house.platform.api("POST", f"/tenants/acme/servers/{name}/rollback", {}, key=house.admin)
+    assert (await one.act("echo", session))["canary"] == "first"
 
 
 @pytest.mark.requirement("gateway:kept:outside")

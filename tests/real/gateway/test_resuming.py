@@ -1,6 +1,7 @@
 """Streams of the legacy wire that outlive their connections (MCP 2025-11-25, "Resumability and Redelivery")."""
 
 import asyncio
+import re
 from collections.abc import Callable
 
 import pytest
@@ -137,7 +138,9 @@ async def test_the_listening_stream_is_resumed_where_it_broke(acme: wire.Caller)
 async def test_an_event_of_somebody_else_is_none(gate: Gate, acme: wire.Caller, caller: Make) -> None:
     session = await acme.open()
     answer = await acme.legacy(session, "tools/call", wire.call("steps", token="t", count=2))
-    id_ = answer.text.split("\n")[0][4:]
+    found = re.findall(r"^id: ([\w-]{22})$", answer.text, re.MULTILINE)
+    assert found, answer.text
+    id_ = found[0]
     mine = await acme.open()
 
     async def status(who: wire.Caller, at: str, session: str, after: str) -> int:

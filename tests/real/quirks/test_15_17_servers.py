@@ -1,5 +1,6 @@
 """Quirk 15: what a server asks outside of a call. And what clients do to lists: long names, and lists kept for long."""
 
+import asyncio
 import json
 from collections.abc import Callable
 
@@ -49,6 +50,23 @@ async def test_a_question_outside_of_a_call_waits_for_the_stream_and_its_answer_
         assert await _answer(other, theirs, asked["id"], "forged") == 202
         assert await _answer(one, session, asked["id"], "mine") == 202
         assert (await stream.message())["params"]["answer"]["roots"] == [{"uri": "file:///mine"}]
+
+
+@pytest.mark.requirement("quirk:15:plain")
+async def test_a_question_during_a_call_whose_client_takes_no_stream_comes_on_the_sessions(
+    gate: Gate, caller: Make
+) -> None:
+    one = caller(gate.acme)
+    session = await one.open()
+    fields, body = wire.legacy(session, "tools/call", wire.call("ask"))
+    call = asyncio.create_task(one.send(fields, body, accept="application/json"))
+    async with one.listening(session) as stream:
+        asked = await stream.message()
+        assert asked["method"] == "roots/list"
+        assert await _answer(one, session, asked["id"], "plain") == 202
+        answer = await call
+    assert answer.headers["content-type"] == "application/json"
+    assert wire.said(answer.json())["answer"]["roots"] == [{"uri": "file:///plain"}]
 
 
 @pytest.mark.requirement("quirk:15:queued")

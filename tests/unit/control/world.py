@@ -160,10 +160,7 @@ def _allowances(
 async def opened(
     directory: pathlib.Path, groups: Mapping[str, Any] | None = None, **limit: Any
 ) -> AsyncGenerator[World]:
-    """A world with the tenants `acme` and `globex`, a key for each role, and a live server `time` in both.
-
-    `groups` are groups of settings, `limit` are settings of the group `limits`.
-    """
+    """The tenants `acme` and `globex`, a key for each role, a live server in both; `groups`, `limit` are settings."""
     configured = _configured(directory, groups or {}, limit)
     now = clock.SystemClock()
     log = io.StringIO()
@@ -200,6 +197,7 @@ async def opened(
             invoke=runtime.invoke,
             read_logs=runtime.read_logs,
             stop_server=runtime.stop_server,
+            roll_back=runtime.stop_server,
             renew_server=runtime.renew_server,
             stop_tenant=runtime.stop_tenant,
             drop_logs=runtime.drop_logs,

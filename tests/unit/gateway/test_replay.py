@@ -5,7 +5,7 @@ import pathlib
 import shutil
 import tempfile
 import time
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import pytest
 from hypothesis import HealthCheck, stateful
@@ -230,6 +230,72 @@ async def opened(events: replay.Events) -> tuple[tracks.Track, calls.Call]:
     track.drive(made, None)
     await events.settled()
     return track, made
+
+
+class Disk:
+    """Holds back the word that a write to the log is done, which it is."""
+
+    def __init__(self, store: stores.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.wrote, self.may_say = asyncio.Event(), asyncio.Event()
+        log = store.tenant(ACME).log
+        append = log.append
+
+        async def slow(*args: Any, **more: Any) -> int:
+            last = await append(*args, **more)
+            self.wrote.set()
+            await self.may_say.wait()
+            return last
+
+        monkeypatch.setattr(log, "append", slow)
+
+
+@pytest.mark.requirement("gateway:resume:once")
+async def test_what_is_read_from_the_log_before_it_is_known_to_be_there_does_not_come_again(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await store_in(tmp_path)
+    try:
+        replays = replay.Replays(store, LOG, session_bytes=1 << 20, kept_s=600.0)
+        events = await replays.of(session())
+        track, talking = await opened(events)
+        talking.push(b"1")
+        await events.settled()
+        follower = tracks.Follower(track.number, behind=True)
+        track.follow(follower)
+        disk = Disk(store, monkeypatch)
+        talking.push(b"2")
+        await disk.wrote.wait()
+        items = await events.more(track, follower)
+        follower.after = items[-1].position
+        disk.may_say.set()
+        await events.settled()
+        while follower.waits():
+            items += await events.more(track, follower)
+        assert [item.data for item in items if item.kind == tracks.MESSAGE] == [b"1", b"2"]
+        await replays.close()
+    finally:
+        await store.close()
+
+
+@pytest.mark.requirement("gateway:resume:bounds")
+async def test_a_session_that_ends_while_its_events_are_written_costs_its_tenant_nothing(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await store_in(tmp_path, quota=1_000_000)
+    try:
+        replays = replay.Replays(store, LOG, session_bytes=1 << 20, kept_s=600.0)
+        made = session()
+        events = await replays.of(made)
+        _, talking = await opened(events)
+        disk = Disk(store, monkeypatch)
+        talking.push(b"x" * 500_000)
+        await disk.wrote.wait()
+        replays.forget(made, "deleted")
+        disk.may_say.set()
+        await replays.settled()
+        assert await store.tenant(ACME).reserve(900_000)
+    finally:
+        await store.close()
 
 
 @pytest.mark.requirement("gateway:resume:bounds")

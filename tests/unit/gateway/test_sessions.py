@@ -5,6 +5,7 @@ import base64
 import collections
 import gc
 import itertools
+import math
 import pathlib
 import tracemalloc
 from collections.abc import AsyncGenerator
@@ -92,6 +93,45 @@ async def test_an_end_is_not_undone_by_what_was_still_to_be_written(world: World
     made.noted(_message("logging/setLevel", level="debug"))
     assert await world.rows() == 0
     assert world.told == [(made.name, "deleted")]
+
+
+@pytest.mark.requirement("gateway:kept:drain")
+async def test_a_session_whose_copy_started_while_another_deployment_went_live_has_no_more_time_than_the_others(
+    world: World, now: clock.FrozenClock
+) -> None:
+    world.table.retire(ACME, FILES, "dep-2", 50.0)
+    late = await world.open(ANN, FILES)  # of dep-1
+    now.advance(51.0)
+    assert world.table.find(late.id, ANN, ACME, FILES) is None
+    world.table.retire(ACME, FILES, "dep-3", 0.0)
+    with pytest.raises(errors.Unavailable, match="initialize again"):
+        await world.open(ANN, FILES)
+    world.table.sweep()
+    assert await world.rows() == 0
+    await world.table.end_all(ACME, "replaced", server=FILES)  # a rollback: what answers now is an earlier one
+    assert (await world.open(ANN, FILES)).until == math.inf
+
+
+@pytest.mark.requirement("gateway:kept:ends")
+async def test_an_end_that_the_store_missed_is_told_and_made_up_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise errors.Unavailable
+
+    first, second = await world.open(ANN, FILES), await world.open(BOB, FILES)
+    with monkeypatch.context() as patch:
+        patch.setattr(world.store.tenant(ACME).kv, "apply", away)
+        removed = world.table.end(first, "deleted")
+        assert removed is not None
+        with pytest.raises(errors.Unavailable):
+            await removed
+        with pytest.raises(errors.Unavailable):
+            await world.table.end_all(ACME, "stopped", server=FILES)
+    assert second.over
+    assert await world.rows() == 2  # a restart would bring both back
+    world.table.sweep()
+    assert await world.rows() == 0
 
 
 @pytest.mark.requirement("gateway:kept:ends")

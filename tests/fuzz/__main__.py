@@ -16,9 +16,8 @@ from collections.abc import Callable
 
 from rich import console, progress
 
-from fuzz import edge, engine, hosted, wires
+from fuzz import edge, engine, targets
 
-_READERS = (*wires.TARGETS, *hosted.TARGETS)
 _DONE = re.compile(r"Done ([0-9]+) runs in")
 _AT = re.compile(r"#([0-9]+)\t")
 
@@ -28,12 +27,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
     parser.add_argument("--cases", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 31))
-    parser.add_argument("--target", choices=[*(one.name for one in _READERS), edge.NAME], action="append")
+    parser.add_argument("--target", choices=[*(one.name for one in targets.ALL), edge.NAME], action="append")
     parser.add_argument("--replay", type=pathlib.Path, metavar="FILE", help="a file below .fuzz/findings, alone")
     given = parser.parse_args()
     if given.replay is not None:
         return _replay(given.replay.parent.name, given.replay.read_bytes())
-    wanted: list[str] = given.target or [*(one.name for one in _READERS), edge.NAME]
+    wanted: list[str] = given.target or [*(one.name for one in targets.ALL), edge.NAME]
     print(f"seed {given.seed}; coverage-guided: {'yes' if engine.guided() else 'no, atheris is not there'}", flush=True)
     shares = _shares(wanted, given.cases)
     found, done = 0, 0
@@ -69,7 +68,7 @@ def _one(name: str, cases: int, seed: int) -> tuple[int, str]:
             if name == edge.NAME:
                 return asyncio.run(_edge(cases, seed, tell)), ""
             half = cases // 2 if engine.guided() else 0
-            target = next(one for one in _READERS if one.name == name)
+            target = next(one for one in targets.ALL if one.name == name)
             count = engine.run(target, seed=seed, cases=cases - half, tell=tell)
             if half:
                 base = cases - half
@@ -110,7 +109,7 @@ def _replay(name: str, data: bytes) -> int:
         if name == edge.NAME:
             asyncio.run(_again(data))
         else:
-            engine.one(next(one for one in _READERS if one.name == name), data)
+            engine.one(next(one for one in targets.ALL if one.name == name), data)
     except AssertionError as error:
         print(error)
         return 1

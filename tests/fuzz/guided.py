@@ -11,7 +11,7 @@ import pytest
 _guide: Any = importlib.import_module("atheris")  # not there for every Python: nothing else may need its types
 
 with _guide.instrument_imports(include=["smcp"]):
-    from fuzz import engine, grammar, hosted, wires
+    from fuzz import engine, grammar, targets
 
 _WORD_BYTES = 64
 """Longest word of a dictionary."""
@@ -19,7 +19,7 @@ _WORD_BYTES = 64
 
 def main() -> None:
     """Run until atheris has enough. Ends with another code than 0 at a finding."""
-    target = next(one for one in (*wires.TARGETS, *hosted.TARGETS) if one.name == sys.argv[1])
+    target = next(one for one in targets.ALL if one.name == sys.argv[1])
     corpus = engine.KEPT / "corpus" / target.name
     corpus.mkdir(parents=True, exist_ok=True)
     for number in range(200):

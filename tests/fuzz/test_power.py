@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from fuzz import __main__ as command
-from fuzz import engine, hosted, wires
+from fuzz import engine, targets
 from smcp.kernel import jsonrpc
 from smcp.protocol import headers, sse
+from smcp.protocol.validate import quick, schemas
 from smcp.runtime import calls
 
 pytestmark = pytest.mark.real
@@ -34,6 +35,14 @@ def _undecoded(value: str) -> str | None:
     return value
 
 
+def _cut(data: bytes, *, max_depth: int, most: int) -> list[bytes]:
+    return data.strip()[1:-1].split(b",")
+
+
+def _right(method: str, params: bytes, *, modern: bool) -> bool:
+    return method == "tools/call"
+
+
 def _any(raw: bytes | None) -> int:
     return int(bytes(raw or b"0"))
 
@@ -46,6 +55,9 @@ def _any(raw: bytes | None) -> int:
         pytest.param("envelope", jsonrpc, "strict_json", _loose, id="errors of the json module get out"),
         pytest.param("sse", sse, "Parser", _Careless, id="a line end of two bytes counts twice"),
         pytest.param("header-codec", headers, "decode", _undecoded, id="a coded value is taken as it is"),
+        pytest.param("batches", jsonrpc, "split", _cut, id="an array is cut at its commas"),
+        pytest.param("validate", quick, "request", _right, id="a quick shape takes too much"),
+        pytest.param("schemas", schemas, "_MASK", None, id="a value stands in an error"),
         pytest.param("calls", calls, "_number", _any, id="a server's id is taken for a number"),
         pytest.param("lines", calls, "_number", _any, id="a server's id is taken for a number, in a line"),
     ],
@@ -53,7 +65,7 @@ def _any(raw: bytes | None) -> int:
 def test_a_planted_mistake_is_found(
     monkeypatch: pytest.MonkeyPatch, name: str, module: object, member: str, mistake: object
 ) -> None:
-    target = next(one for one in (*wires.TARGETS, *hosted.TARGETS) if one.name == name)
+    target = next(one for one in targets.ALL if one.name == name)
     monkeypatch.setattr(module, member, mistake)
     with pytest.raises(engine.Finding):
         engine.run(target, seed=engine.SEED, cases=20_000)

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from fuzz import engine, grammar, hosted, wires
+from fuzz import engine, grammar, targets
 
 pytestmark = pytest.mark.real  # for its length: `make check` has its own examples of each
 
-_TARGETS = [pytest.param(target, id=target.name) for target in (*wires.TARGETS, *hosted.TARGETS)]
+_TARGETS = [pytest.param(target, id=target.name) for target in targets.ALL]
 
 
 @pytest.mark.requirement("protocol:fuzz:readers")

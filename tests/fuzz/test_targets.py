@@ -1,9 +1,5 @@
 """Every reader of bytes from outside, with a share of the minute that fuzzing has in `make test`."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
@@ -17,9 +13,9 @@ _TARGETS = [pytest.param(target, id=target.name) for target in targets.ALL]
 
 @pytest.mark.requirement("protocol:fuzz:readers")
 @pytest.mark.parametrize("target", _TARGETS)
-def test_two_seconds_of_near_misses_break_no_promise(target: engine.Target) -> None:
+def test_a_second_of_near_misses_break_no_promise(target: engine.Target) -> None:
     print(f"seed {engine.SEED}")
-    assert engine.run(target, seed=engine.SEED, cases=1_000_000, seconds=2.0) > 0
+    assert engine.run(target, seed=engine.SEED, cases=1_000_000, seconds=1.0) > 0
 
 
 @pytest.mark.requirement("protocol:fuzz:readers")
@@ -28,23 +24,12 @@ def test_two_seconds_of_near_misses_break_no_promise(target: engine.Target) -> N
 @seed(engine.SEED)
 @settings(
     deadline=None,
-    max_examples=150,
+    max_examples=100,
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 def test_bytes_that_hypothesis_thinks_of_break_no_promise(target: engine.Target, data: bytes) -> None:
     engine.one(target, data)
-
-
-@pytest.mark.requirement("protocol:fuzz:readers")
-@pytest.mark.parametrize("target", _TARGETS)
-def test_two_seconds_guided_by_coverage_break_no_promise(target: engine.Target) -> None:
-    if not engine.guided():
-        pytest.skip("atheris is not made for this Python or machine: only the unguided part ran")
-    argv = [sys.executable, "-m", "fuzz.guided", target.name, f"-seed={engine.SEED}", "-max_total_time=2"]
-    done = subprocess.run(argv, cwd=engine.ROOT / "tests", env=os.environ, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    assert "Done " in done.stderr, done.stderr[-4000:]
 
 
 @pytest.mark.requirement("protocol:fuzz:findings")

@@ -100,6 +100,15 @@ def test_what_real_servers_send_passes(version: str, method: str, result: Any) -
     assert messages.server_result(version, method, _raw(result)) == ""
 
 
+@pytest.mark.requirement("validation:messages:quick")
+def test_a_number_beyond_the_range_in_a_part_that_nobody_reads_is_taken_by_both() -> None:
+    result = b'{"content":[],"_meta":{"x":11e999}}'
+    assert quick.result(result, modern=True) is not None
+    assert messages.server_result(_MODERN, "tools/call", result) == ""
+    told = messages.server_result(_MODERN, "tools/call", b'{"content":[3],"_meta":{"x":11e999}}')
+    assert told.startswith("/content/0: ")
+
+
 @pytest.mark.requirement("validation:messages:bounded")
 @pytest.mark.parametrize("version", ["2025-11-25", _MODERN])
 def test_a_hundred_thousand_wrong_entries_are_one_error(version: str) -> None:

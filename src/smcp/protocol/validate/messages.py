@@ -14,6 +14,7 @@ so do methods that it does not know: tasks, apps and other extensions are betwee
 All of this takes 5 to 20 µs a message, so `quick` comes first; what it does not know comes here.
 """
 
+import contextlib
 import functools
 from typing import Any, Final, NamedTuple, cast, get_args
 
@@ -144,10 +145,13 @@ def _hastened(node: Any) -> Any:
 
 
 def _decoded(raw: bytes) -> Any:
+    """What is wrong is looked up in it. Also with numbers beyond a float's range, which pass as they came."""
     try:
         return jsonrpc.decode(raw)
     except errors.ParseError:
-        return None
+        with contextlib.suppress(ValueError):
+            return pydantic_core.from_json(raw)
+    return None
 
 
 def _worst(

@@ -1,8 +1,12 @@
 """The HTTP edge of a real platform, fed byte streams: pipelined requests in any framing, cut anywhere, broken anywhere.
 
 A case is a number: it makes a stream of requests. Streams that are left whole must be answered in order, each answer
-with the id of its own request. Streams that are broken may be answered with anything of class 2xx or 4xx, or with the
-end of the connection, in any case soon.
+with the id of its own request; some repeat one head byte for byte, a request in each piece, which the platform takes
+without its parser. Streams that are broken may be answered with anything of class 2xx or 4xx, or with the end of the
+connection, in any case soon.
+
+Both eras are spoken. Two legacy sessions are open: one that only whole streams know, and one that broken ones may end,
+resume, send batches to and listen to.
 """
 
 import asyncio
@@ -17,6 +21,7 @@ from typing import Final, NamedTuple
 import httpx2
 
 from fuzz import engine, grammar
+from smcp.protocol import batches
 from support import wire
 from support.clients import Endpoint
 from support.platform import Platform
@@ -25,6 +30,7 @@ NAME: Final = "http-edge"
 FILES: Final = 8
 """Open files that may be more after a run: log files, connections of the platform to itself."""
 _AT_ONCE: Final = 16
+_BATCHING: Final = "2025-03-26"
 _PATIENCE_S: Final = 90.0
 """Longer than the edge gives any connection, on a machine that is busy: a connection that lasts longer hangs."""
 _STATUS: Final = re.compile(rb"HTTP/1\.1 ([0-9]{3}) [^\r\n]*\r\n")
@@ -48,6 +54,12 @@ _PATHS: Final = (
 )  # fmt: skip
 
 
+_METHODS: Final = (
+    "tools/list", "ping", "tools/call", "logging/setLevel", "notifications/initialized", "notifications/cancelled",
+    "resources/subscribe", "completion/complete", "x/y",
+)  # fmt: skip
+
+
 class Stream(NamedTuple):
     """What is sent over one connection."""
 
@@ -56,40 +68,86 @@ class Stream(NamedTuple):
     """Ids of the requests in it, in order, when it is left whole; None when it is broken."""
 
 
-def made(dice: random.Random, at: Endpoint) -> Stream:
+class Sessions(NamedTuple):
+    """Legacy sessions of a run."""
+
+    kept: str
+    victim: str
+    """Of a version that has batches."""
+
+
+def made(dice: random.Random, at: Endpoint, sessions: Sessions) -> Stream:
     """A case."""
     host, port = wire.address(at.url)
     path = at.url.partition(f":{port}")[2]
     whole = dice.random() < 0.4
     count = dice.choice((1, 1, 2, 3, 8, 30))
     ids = [f"{dice.randrange(1 << 60):x}" for _ in range(count)]
-    data = b""
+    old, alike = dice.random() < 0.3, whole and dice.random() < 0.4
+    requests: list[bytes] = []
     for number, id_ in enumerate(ids):
         last = [("connection", "close")] if number == count - 1 else []
-        if whole or dice.random() < 0.7:
-            fields, body = wire.modern("tools/list", id_=id_)
+        if whole or dice.random() < 0.5:
+            if old:
+                fields, body = wire.legacy(sessions.kept if whole else sessions.victim, "tools/list", id_=id_)
+            else:
+                fields, body = wire.modern("tools/list", id_=id_)
             if not whole:
                 body = grammar.mutated(dice, body)
             target, method = path, "POST"
+        elif dice.random() < 0.6:
+            method, target, fields, body = _of_sessions(dice, path, sessions.victim)
         else:
             fields, body, target = {}, grammar.envelope(dice)[:2000], dice.choice(_PATHS)
             method = dice.choice(("GET", "POST", "HEAD", "DELETE", "OPTIONS", "PUT", "PATCH", "TRACE", "BREW"))
         sent = [("host", f"{host}:{port}"), ("authorization", f"Bearer {at.key}"), *fields.items(), *last]
-        data += _request(dice, method, target, sent, body)
+        requests.append(_request(dice, method, target, sent, body, alike=alike))
+    if alike:
+        return Stream(requests, ids)
+    data = b"".join(requests)
     if not whole:
         data = grammar.mutated(dice, data, _PIECES)
     return Stream(grammar.pieces(dice, data), ids if whole else None)
 
 
-def _request(dice: random.Random, method: str, path: str, fields: list[tuple[str, str]], body: bytes) -> bytes:
-    if dice.random() < 0.5:
+def _of_sessions(dice: random.Random, path: str, session: str) -> tuple[str, str, dict[str, str], bytes]:
+    """What only the legacy transports have: method, target, fields and body."""
+    told = dice.choice((session, session, session[:-1] + "x", "", "x" * 43, grammar.text(dice)[:40]))
+    fields, body = wire.legacy(None, dice.choice(_METHODS), grammar.value(dice, 2) if dice.random() < 0.3 else None)
+    fields |= {"mcp-session-id": re.sub(r"[^!-~]", "_", told)}
+    if dice.random() < 0.7:
+        fields["mcp-protocol-version"] = dice.choice((*sorted(batches.VERSIONS), wire.LEGACY, "2024-11-04", "x"))
+    kind = dice.randrange(5)
+    if kind == 0:
+        members = [grammar.mutated(dice, body) for _ in range(dice.choice((0, 1, 2, 5, 65)))]
+        return "POST", path, fields, b"[" + b",".join(members) + b"]"
+    if kind == 1:
+        fields |= {"accept": "text/event-stream"}
+        if dice.random() < 0.7:
+            last = dice.choice(("0", "1-1", "-1", "1" * 400, f"{session}-1", "a:b", "%00", "{}", grammar.text(dice)))
+            fields["last-event-id"] = re.sub(r"[^ -~]", "_", last)
+        return "GET", path, fields, b""
+    if kind == 2:
+        return "DELETE", path, fields, b""
+    if kind == 3:
+        way = dice.choice(("/sse", "/messages", f"/messages?session_id={'x' * 43}", f"/messages?session_id={session}"))
+        method, accept = dice.choice((("GET", "text/event-stream"), ("POST", "*/*")))
+        return method, path.removesuffix("/mcp") + way, {**fields, "accept": accept}, body
+    return "POST", path, fields, grammar.mutated(dice, body)
+
+
+def _request(
+    dice: random.Random, method: str, path: str, fields: list[tuple[str, str]], body: bytes, *, alike: bool
+) -> bytes:
+    if alike or dice.random() < 0.5:
         framing, sent = ("content-length", str(len(body))), body
     else:
         framing, sent = ("transfer-encoding", "chunked"), b""
         for piece in grammar.pieces(dice, body)[:3000]:
             sent += b"%x%b\r\n%b\r\n" % (len(piece), dice.choice((b"", b"", b";a=b")), piece) if piece else b""
         sent += b"0\r\n" + dice.choice((b"", b"x-trailer: y\r\n")) + b"\r\n"
-    dice.shuffle(fields)
+    if not alike:
+        dice.shuffle(fields)
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in [*fields, framing])]
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + sent
 
@@ -100,6 +158,21 @@ async def run(
 ) -> int:  # fmt: skip
     """Send `cases` streams, or as many as `seconds` allow; how many it were. Raises `engine.Finding`."""
     await asyncio.to_thread(well, platform)
+    async with httpx2.AsyncClient(timeout=_PATIENCE_S, verify=False) as http:
+        caller = wire.Caller(http, at)
+        try:
+            sessions = Sessions(await caller.open(), await caller.open(_BATCHING))
+            done = await _run(platform, at, sessions, seed, cases, seconds, tell)
+        finally:
+            await caller.close()
+    await asyncio.to_thread(well, platform)
+    return done
+
+
+async def _run(
+    platform: Platform, at: Endpoint, sessions: Sessions, seed: int, cases: int, seconds: float,
+    tell: Callable[[int], None] | None,
+) -> int:  # fmt: skip
     loop = asyncio.get_running_loop()
     ends, numbers, done = loop.time() + seconds, iter(range(cases)), 0
 
@@ -108,7 +181,7 @@ async def run(
         for number in numbers:
             if loop.time() > ends:
                 return
-            stream = made(engine.dice(seed, NAME, number), at)
+            stream = made(engine.dice(seed, NAME, number), at, sessions)
             try:
                 async with asyncio.timeout(_PATIENCE_S):
                     judge(stream, await _exchanged(at, stream))
@@ -125,7 +198,6 @@ async def run(
                 group.create_task(some())
     except ExceptionGroup as several:
         raise several.exceptions[0] from several
-    await asyncio.to_thread(well, platform)
     return done
 
 

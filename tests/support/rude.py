@@ -43,6 +43,8 @@ def client(key: str) -> httpx2.AsyncClient:
 
 async def opened(http: httpx2.AsyncClient, url: str) -> str:
     """The id of a new legacy session."""
-    answer = await http.post(url, **legacy("initialize", protocolVersion="2025-11-25", capabilities={}))
+    client = {"name": "client", "version": "1"}
+    hello = legacy("initialize", protocolVersion="2025-11-25", capabilities={}, clientInfo=client)
+    answer = await http.post(url, **hello)
     assert answer.status_code == 200, answer.text
     return str(answer.headers["mcp-session-id"])

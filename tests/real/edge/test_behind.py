@@ -110,6 +110,7 @@ async def _use(caller: wire.Caller) -> None:
         assert await stream.line() == ": keep-alive"
         assert "awake" in " ".join(await stream.end())
     async with caller.listening(session) as stream:
+        assert [(await stream.line()).partition(":")[0] for _ in range(3)] == ["id", "retry", "data"]
         assert [await stream.line() for _ in range(3)] == [": keep-alive"] * 3
     await caller.close()
 

@@ -132,8 +132,8 @@ async def test_a_modern_request_says_which_log_messages_it_wants(peer: Peer, lev
 @pytest.mark.requirement("gateway:pass:watch")
 @legacy
 async def test_a_watched_resource_is_told_on_the_sessions_stream_until_it_is_not_watched(peer: Peer) -> None:
-    change = {"name": "test_trigger_resource_change", "arguments": {}}
-    other = {"name": "test_trigger_tool_change", "arguments": {}}
+    change: wire.Json = {"name": "test_trigger_resource_change", "arguments": {}}
+    other: wire.Json = {"name": "test_trigger_tool_change", "arguments": {}}
     async with peer.one.listening(peer.session) as stream:
         await peer.result("resources/subscribe", {"uri": _WATCHED})
         await peer.result("tools/call", change)
@@ -176,7 +176,7 @@ async def test_a_modern_listener_hears_each_kind_that_it_asked_for(
 @pytest.mark.requirement("gateway:pass:asks")
 @newest_legacy
 async def test_a_legacy_server_has_the_clients_model_use_its_tools(peer: Peer) -> None:
-    call = {"name": "test_sampling_with_tools", "arguments": {"prompt": "Weather in Paris?"}}
+    call: wire.Json = {"name": "test_sampling_with_tools", "arguments": {"prompt": "Weather in Paris?"}}
     async with peer.one.streaming(*peer.form("tools/call", call, 7)) as stream:
         first = await stream.message()
         assert first["method"] == "sampling/createMessage"
@@ -197,7 +197,7 @@ async def test_a_legacy_server_has_the_clients_model_use_its_tools(peer: Peer) -
 @pytest.mark.requirement("gateway:pass:asks")
 @newest_legacy
 async def test_an_elicitation_by_url_is_asked_and_told_to_be_complete(peer: Peer) -> None:
-    call = {"name": "test_elicitation_url", "arguments": {}}
+    call: wire.Json = {"name": "test_elicitation_url", "arguments": {}}
     async with peer.one.streaming(*peer.form("tools/call", call)) as stream:
         question = await stream.message()
         assert (question["method"], question["params"]["mode"]) == ("elicitation/create", "url")
@@ -212,7 +212,7 @@ async def test_an_elicitation_by_url_is_asked_and_told_to_be_complete(peer: Peer
 @pytest.mark.requirement("gateway:pass:asks")
 @newest_legacy
 async def test_an_error_that_sends_the_user_to_an_address_keeps_its_code_and_data(peer: Peer) -> None:
-    call = {"name": "test_url_elicitation_required", "arguments": {"name": "raw"}}
+    call: wire.Json = {"name": "test_url_elicitation_required", "arguments": {"name": "raw"}}
     error = (await peer.ask("tools/call", call))[-1]["error"]
     assert error["code"] == -32042
     [asked] = error["data"]["elicitations"]
@@ -220,7 +220,7 @@ async def test_an_error_that_sends_the_user_to_an_address_keeps_its_code_and_dat
     assert (await peer.result("tools/call", call))["content"][0]["text"] == "raw is connected"
 
 
-_REGION: Final = {"name": "test_x_mcp_header", "arguments": {"region": "zürich"}}
+_REGION: Final[wire.Json] = {"name": "test_x_mcp_header", "arguments": {"region": "zürich"}}
 _GOOD: Final = "=?base64?esO8cmljaA==?="
 
 

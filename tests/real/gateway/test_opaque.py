@@ -118,7 +118,7 @@ async def test_meta_goes_through_in_both_directions(peer: Peer) -> None:
     await peer.open()
     _, answer = await peer.act("meta", _META)
     assert {name: wire.said(answer).get(name) for name in _META} == _META
-    result = {"resultType": "complete", "content": [], "_meta": _META}
+    result: wire.Json = {"resultType": "complete", "content": [], "_meta": _META}
     _, answer = await peer.act("reply", result=result)
     assert {name: answer["result"]["_meta"].get(name) for name in _META} == _META
 
@@ -136,7 +136,11 @@ async def test_a_page_of_an_app_keeps_its_type_and_what_it_says_of_itself(peer: 
 @modern
 async def test_a_server_that_lacks_a_capability_of_its_client_is_400_with_its_data(peer: Peer) -> None:
     await peer.open()
-    error = {"code": -32021, "message": "Sampling, please.", "data": {"requiredCapabilities": {"sampling": {}}}}
+    error: wire.Json = {
+        "code": -32021,
+        "message": "Sampling, please.",
+        "data": {"requiredCapabilities": {"sampling": {}}},
+    }
     status, answer = await peer.act("reply", error=error)
     assert (status, answer["error"]) == (400, error)
 

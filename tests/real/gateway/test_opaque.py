@@ -138,7 +138,7 @@ async def test_a_server_that_lacks_a_capability_of_its_client_is_400_with_its_da
     await peer.open()
     error: wire.Json = {
         "code": -32021,
-        "message": "Sampling, please.",
+        "message": "Sampling.",
         "data": {"requiredCapabilities": {"sampling": {}}},
     }
     status, answer = await peer.act("reply", error=error)

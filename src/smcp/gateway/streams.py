@@ -10,7 +10,7 @@ import time
 from typing import Final
 
 from smcp.gateway import exchange, large, read, recheck, resume, sessions
-from smcp.kernel import errors
+from smcp.kernel import errors, jsonrpc
 from smcp.protocol import eras, sse
 from smcp.runtime import calls
 
@@ -94,8 +94,8 @@ async def _stream(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call)
             if takes_stream:
                 await _send(x, sse.event(frame))
                 told = time.monotonic()
-            elif x.session is not None:
-                # What its client can't get here may be a question, which the call waits for (client-quirk 15).
+            elif x.session is not None and jsonrpc.frame(frame).id:
+                # A question, which the call waits for (client-quirk 15). Notices of a call are for its own stream only.
                 x.session.stray(frame, "")
             # Also between frames: a server that never pauses must not keep a revoked key's stream alive.
             checked = await recheck.check(parts, x, checked)

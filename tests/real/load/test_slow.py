@@ -61,7 +61,7 @@ class _Reader:
         assert (
             begin.replace(b": keep-alive\n\n", b"")
             .removeprefix(b"event: message\ndata: ")
-            .startswith(b'{"jsonrpc":"2.0","id":%d,"result":{"x":"zzz' % id_)
+            .startswith(b'{"jsonrpc":"2.0","id":%d,"result":{"content":[],"x":"zzz' % id_)
         ), begin[:200]
         end = re.sub(rb"\r\n[0-9a-f]+\r\n", b"", self._tail.removesuffix(b"\r\n0\r\n\r\n"))
         assert end.rstrip(b"\n").endswith(b'zzz"}}'), end
@@ -91,7 +91,7 @@ async def test_slow_readers_of_100_mb_results_cost_the_gateway_no_memory(running
         at = Endpoint(url, platform.create_key("acme"))
         other = await load.connected(platform.base_url)
         warm = await other.ask(load.called(at, "tools/call", wire.call("long", bytes=4 << 20), 7))
-        assert b'{"jsonrpc":"2.0","id":7,"result":{"x":"%b"}}' % (b"z" * (4 << 20)) in warm.body
+        assert b'{"jsonrpc":"2.0","id":7,"result":{"content":[],"x":"%b"}}' % (b"z" * (4 << 20)) in warm.body
         before = wire.vitals(platform)
         held = load.memory(platform)
         readers: list[_Reader] = []

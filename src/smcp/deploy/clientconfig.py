@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
@@ -195,8 +196,9 @@ def _project(written: str, base: pathlib.Path) -> tuple[str, str]:
             " 'smcp deploy ./folder'."
         )
     for folder in file.parents:
-        if folder == pathlib.Path(folder.anchor) or folder == pathlib.Path.home():
-            break  # a whole home or disk is nobody's project
+        if folder in (pathlib.Path(folder.anchor), pathlib.Path.home()) or folder.stat().st_mode & stat.S_IWOTH:
+            # A whole home or disk is nobody's project, and what lies in /tmp may be anybody's.
+            break
         if any((folder / one).is_file() for one in PROJECT_FILES):
             return str(folder), file.relative_to(folder).as_posix()
     raise commandlines.Untranslatable(

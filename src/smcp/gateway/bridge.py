@@ -22,11 +22,10 @@ import msgspec
 from smcp.gateway import exchange, sessions
 from smcp.kernel import errors, jsonrpc
 from smcp.protocol import eras, translate
-from smcp.runtime import driver, peer
+from smcp.runtime import calls, driver, peer
 
 _LEVELS: Final = frozenset({"debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"})
 _EMPTY: Final = b"{}"
-_CANCELLED: Final = "The client cancelled this request."
 
 
 async def initialize(parts: exchange.Parts, x: exchange.Exchange) -> bytes:
@@ -110,5 +109,5 @@ def _told(x: exchange.Exchange, session: sessions.Session, message: jsonrpc.Mess
             for (instance, number), id_raw in list(session.running.items()):
                 if msgspec.json.decode(id_raw) == wanted:
                     # Its answer would never come: the request must not keep its place among those in flight.
-                    instance.calls.cancel(number, "the client cancelled it", errors.BadRequest(_CANCELLED))
+                    instance.calls.cancel(number, "the client cancelled it", errors.BadRequest(calls.CANCELLED))
     x.answer(202)

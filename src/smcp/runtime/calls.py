@@ -28,12 +28,13 @@ from smcp.protocol import eras
 from smcp.runtime import budgets, checks, spool
 from smcp.runtime.call import Call
 
-__all__ = ("Call", "Calls")
+__all__ = ("CANCELLED", "Call", "Calls")
 
 _HELD_BYTES: Final = 16 * 1024 * 1024
 _KEPT: Final = 256
 """Calls without a reader that are remembered, and requests of a hosted server that may wait for an answer."""
 _DIGITS: Final = 18
+CANCELLED: Final = "The client cancelled this request."
 _LENIENT: Final = 20
 """Answers a second that are no JSON and whose caller is looked for."""
 
@@ -164,7 +165,11 @@ class Calls:
                     self._write(jsonrpc.notification("notifications/cancelled", params))
 
     def notify(self, message: jsonrpc.Message) -> None:
-        """Forward a legacy client's notification; a cancellation gets our number for the client's id."""
+        """Forward a legacy client's notification; a cancellation gets our number for the client's id, and ends the call.
+
+        A server need not answer what was cancelled, and its client does not listen for it (MCP 2025-11-25,
+        "Cancellation"): whoever waits gets `CANCELLED`, else the request would keep its place among those in flight.
+        """
         if self._closed is not None:
             raise self._closed
         if message.method != "notifications/cancelled":
@@ -176,6 +181,8 @@ class Calls:
                 members = _members.decode(message.params_raw)
                 members["requestId"] = msgspec.Raw(b"%d" % number)
                 self._write(jsonrpc.notification(message.method, jsonrpc.encode(members)))
+                self._pop(number)
+                call.fail(errors.BadRequest(CANCELLED))
                 return
 
     def answer(self, message: jsonrpc.Message) -> bool:

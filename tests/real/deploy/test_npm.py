@@ -198,7 +198,7 @@ def test_in_the_fetch_no_process_starts_and_no_private_address_is_called(what: s
     guard = npm_modules.tools()[0]
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0.05)
-        script = tmp_path / "x.js"
+        script = tmp_path / "x.cjs"
         script.write_text(what.replace("PORT", str(listener.getsockname()[1])), "utf-8")
         program = [shutil.which("node", path=os.environ["PATH"]) or found.executable, "--require", guard, str(script)]
         ended = subprocess.run(program, capture_output=True, text=True, timeout=30, env={}, check=False)

@@ -115,6 +115,20 @@ async def test_a_legacy_client_that_hangs_up_does_not_cancel_but_may_say_so(acme
     assert last["params"]["reason"] == "enough"
 
 
+@pytest.mark.requirement("gateway:streams:cancel")
+async def test_a_cancelled_legacy_call_is_over_though_its_server_never_answers(gate: Gate, acme: wire.Caller) -> None:
+    session = await acme.open()
+    async with acme.streaming(*wire.legacy(session, "tools/call", wire.call("never", token="t"), 78)) as stream:
+        assert (await stream.message())["method"] == "notifications/progress"
+        cancelled = await acme.legacy(session, "notifications/cancelled", {"requestId": 78}, id_=None)
+        assert cancelled.status_code == 202
+        ended = await stream.message()
+        assert (ended["id"], ended["error"]["message"]) == (78, "The client cancelled this request.")
+        with pytest.raises(StopAsyncIteration):
+            await stream.message()
+    assert (await wire.settled(gate.platform, wire.vitals(gate.platform)._replace(in_flight=0))).in_flight == 0
+
+
 @pytest.mark.requirement("gateway:streams:vanish")
 async def test_clients_that_vanish_in_the_middle_of_a_call_leave_nothing_behind(gate: Gate, acme: wire.Caller) -> None:
     await acme.act("echo")

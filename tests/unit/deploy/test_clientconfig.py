@@ -205,6 +205,17 @@ def test_a_home_directory_is_nobodys_project(tmp_path: pathlib.Path, monkeypatch
     assert "no project" in _one({"command": "node", "args": ["~/server.js"]}).refused
 
 
+@pytest.mark.requirement("deploy:config:files")
+def test_what_everybody_may_write_to_is_nobodys_project(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "package.json").write_text("{}")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/server.js").write_text("")
+    entry = {"command": "node", "args": ["mine/server.js"]}
+    assert _one(entry, tmp_path).folder == str(tmp_path)
+    tmp_path.chmod(0o1777)
+    assert "no project" in _one(entry, tmp_path).refused
+
+
 @pytest.mark.requirement("deploy:config:names")
 def test_names_become_names_of_servers_and_do_not_collide() -> None:
     entry = {"command": "uvx", "args": ["x"]}

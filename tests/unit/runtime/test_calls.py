@@ -247,11 +247,17 @@ async def test_a_cancelled_call_is_told_by_its_number_and_forgotten(pipe: Pipe) 
 @pytest.mark.requirement("protocol:calls:cancel")
 async def test_a_legacy_clients_cancellation_names_our_number_and_only_for_a_call_in_flight() -> None:
     pipe = Pipe(modern=False)
-    numbers = [pipe.call(id_)[0] for id_ in (7, "7", "é", 2**80)]
+    made = [pipe.call(id_) for id_ in (7, "7", "é", 2**80, 9)]
+    numbers = [number for number, _ in made[:-1]]
     del pipe.sent[:]
     for id_ in (7, "7", "é", 2**80, 8, None, True, 7.0, [7]):
         pipe.calls.notify(notification("notifications/cancelled", {"requestId": id_, "reason": "x"}))
     assert [one["params"] for one in pipe.sent] == [{"requestId": n, "reason": "x"} for n in numbers]
+    # A server need not answer what was cancelled: nobody may go on waiting for it, and a late answer is nobody's.
+    assert [call.failure and call.failure.public for _, call in made[:-1]] == [calls.CANCELLED] * 4
+    assert len(pipe.calls) == 1
+    pipe.says(id=numbers[0], result={})
+    assert not made[-1][1].done
 
 
 @pytest.mark.requirement("protocol:calls:cancel")

@@ -165,7 +165,7 @@ class Calls:
                     self._write(jsonrpc.notification("notifications/cancelled", params))
 
     def notify(self, message: jsonrpc.Message) -> None:
-        """Forward a legacy client's notification; a cancellation gets our number for the client's id, and ends the call.
+        """Forward a legacy client's notification; a cancellation gets our number for the client's id and ends the call.
 
         A server need not answer what was cancelled, and its client does not listen for it (MCP 2025-11-25,
         "Cancellation"): whoever waits gets `CANCELLED`, else the request would keep its place among those in flight.

@@ -26,6 +26,8 @@ Stream = living.Stream
 
 _TOUCH_S: Final = 60.0
 """How old `used` on record may be."""
+_PRINCIPALS: Final = 1024
+"""Principals without a session that are known to have none."""
 _SHORT_S: Final = 10.0
 """A copy that ends sooner than this after it was given to a session was of no use to it."""
 
@@ -116,6 +118,9 @@ class Sessions:
 
     async def _load(self, key: living.Key) -> None:
         found = await self._records.of(*key)
+        if len(self._by_principal) >= _PRINCIPALS:
+            # Who has none now is read again when there is a reason to: none is forgotten.
+            self._by_principal = {one: mine for one, mine in self._by_principal.items() if mine}
         self._by_principal.setdefault(key, {})
         for place, record in found.items():
             session = Session(

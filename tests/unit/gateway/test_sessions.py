@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from contract import backends
+from smcp.access import policy
 from smcp.gateway import living
 from smcp.kernel import clock, errors, ids, jsonrpc
 from support.sessions import ACME, IDLE_S, PEOPLE, SERVERS, TOUCH_S, World
@@ -290,3 +291,27 @@ async def test_a_session_takes_less_than_eight_kilobytes(world: World) -> None:
     after = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert (after - before) / 1000 < 8192
+
+
+@pytest.mark.requirement("gateway:kept:memory")
+async def test_principals_that_come_once_take_no_memory_for_ever_and_none_of_their_sessions_is_forgotten(
+    world: World,
+) -> None:
+    stays = await world.open(ANN, FILES)
+
+    async def come(principal: str) -> None:
+        who = policy.Principal(ACME, principal, "api_key", (policy.Role.MCP_USER,), "")
+        world.table.end(await world.open(who, FILES), "deleted")
+
+    await come("0")
+    gc.collect()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for number in range(1, 4000):
+        await come(str(number))
+    await world.kept.flush()
+    gc.collect()
+    after = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert after - before < 1_048_576
+    assert await world.found(ANN, FILES, stays.id) is stays

@@ -159,6 +159,12 @@ def _remarks() -> str:
     return "\n".join(lines)
 
 
+def _windows() -> str:
+    lines = ["| scenario | what it gives a server how long for |", "|---|---|"]
+    lines += [f"| `{one.scenario}` | {one.what} |" for one in suite.WINDOWS]
+    return "\n".join(lines)
+
+
 PAGES: dict[str, tuple[str, Callable[[], str]]] = {
     "settings": ("docs/reference/settings.md", _settings),
     "errors": ("docs/reference/errors.md", _errors),
@@ -169,6 +175,7 @@ PAGES: dict[str, tuple[str, Callable[[], str]]] = {
     "events": ("docs/reference/audit-events.md", _events),
     "suite-runs": ("docs/reference/conformance.md", _runs),
     "suite-remarks": ("docs/reference/conformance.md", _remarks),
+    "suite-windows": ("docs/reference/conformance.md", _windows),
 }
 
 

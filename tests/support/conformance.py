@@ -19,6 +19,9 @@ _PRELOAD: Final = node.CLIENTS / "bearer.cjs"
 _RESULT: Final = re.compile(r"server-(?P<scenario>.+)-\d{4}-\d\d-\d\dT[\d-]+Z")
 _SUITE_S: Final = 600.0
 
+_SCENARIO_MS: Final = "120000"
+"""How long one scenario may take; by itself the suite gives it 30 s, which is a verdict on the machine."""
+
 # Revisions with a frozen list of requirements; of an older one, every scenario that knows it counts.
 _FROZEN: Final = ("2025-11-25", "2026-07-28")
 
@@ -32,6 +35,7 @@ class Scenario:
     succeeded: int
     failures: tuple[str, ...]
     warnings: tuple[str, ...]
+    repeated: bool = False
 
     @property
     def passed(self) -> bool:
@@ -69,6 +73,11 @@ class Outcome:
     def remarks(self) -> dict[str, Result]:
         """Every scenario, required or not, that does not simply pass."""
         return {one.name: one.result for one in self.scenarios if one.result != "passes"}
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Every scenario that was run."""
+        return frozenset(one.name for one in self.scenarios)
 
     @property
     def failures(self) -> dict[str, list[str]]:
@@ -109,7 +118,8 @@ def again(outcome: Outcome, name: str, url: str, key: str | None) -> Outcome:
     return dataclasses.replace(
         outcome,
         scenarios=tuple(
-            Scenario(name, one.required, *found[name]) if one.name == name else one for one in outcome.scenarios
+            Scenario(name, one.required, *found[name], repeated=True) if one.name == name else one
+            for one in outcome.scenarios
         ),
     )
 
@@ -123,7 +133,7 @@ def _suite(
         results = pathlib.Path(directory)
         done = node.run(
             _PACKAGE / "dist" / "index.js",
-            *("server", "--url", url, *selection, "-o", str(results)),
+            *("server", "--url", url, *selection, "--timeout", _SCENARIO_MS, "-o", str(results)),
             environ=environ,
             timeout_s=_SUITE_S,
         )
@@ -188,6 +198,6 @@ def _agree(outcome: Outcome, code: int) -> None:
 
 def _line(one: Scenario) -> str:
     sign = "pass" if one.passed else "FAIL"
-    kind = "" if one.required else " (not scored)"
+    kind = ("" if one.required else " (not scored)") + (" (run once more, alone)" if one.repeated else "")
     notes = "".join(f"\n       {text[:600]}" for text in (*one.failures, *(f"warning: {w}" for w in one.warnings)))
     return f"  {sign} {one.name}: {one.succeeded} checks{kind}{notes}"

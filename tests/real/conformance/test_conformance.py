@@ -4,19 +4,14 @@ What is reached is written down exactly (`support.suite`): a change in either di
 """
 
 import asyncio
-from typing import Final
 
 import pytest
 
-from support import clients, conformance, suite
+from support import clients, suite
 from support.builds import Builds
 from support.clients import Endpoint
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
-
-
-_TIMED: Final = "server-stateless"
-"""It warns when a notification takes longer than 0.8 s to arrive, once nobody's fault on a busy machine."""
 
 
 async def _in_demand(endpoint: Endpoint) -> None:
@@ -27,10 +22,7 @@ async def _in_demand(endpoint: Endpoint) -> None:
 def _holds(run: suite.Run, endpoint: Endpoint) -> None:
     if run.revision <= "2025-11-25":
         asyncio.run(_in_demand(endpoint))
-    outcome = conformance.run(endpoint.url, endpoint.key, run.revision)
-    if outcome.remarks.get(_TIMED) == "warns":
-        outcome = conformance.again(outcome, _TIMED, endpoint.url, endpoint.key)
-    print(outcome.table())
+    outcome = suite.outcome(run, endpoint, hosted=True)
     assert (outcome.passed, outcome.required) == (run.required, run.required), outcome.table()
     assert len(outcome.scenarios) == run.required + run.more, outcome.table()
     assert outcome.remarks == suite.remarks(run.revision, hosted=True), outcome.table()

@@ -91,9 +91,10 @@ class Caller:
         """A legacy request or notification."""
         return await self.send(*legacy(session, method, params, id_), **more)
 
-    async def open(self, version: str = LEGACY) -> str:
+    async def open(self, version: str = LEGACY, capabilities: Json | None = None) -> str:
         """A new legacy session, initialized."""
-        answer = await self.legacy(None, "initialize", hello(version))
+        params = hello(version) if capabilities is None else {**hello(version), "capabilities": capabilities}
+        answer = await self.legacy(None, "initialize", params)
         assert answer.status_code == 200, answer.text
         session = str(answer.headers["mcp-session-id"])
         self._opened.append(session)

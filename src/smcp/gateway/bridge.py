@@ -9,7 +9,8 @@ stamp that the modern wire wants (`protocol.translate`) and goes to whichever co
 | ping, logging/setLevel | answered here; the level goes into the stamp |
 | resources/subscribe, resources/unsubscribe | refused: -32601, as the capability says |
 | notifications/cancelled | cancels that call of that session |
-| other notifications, answers | 202, and go nowhere: no server asked |
+| an answer to what it was asked (`asking`) | 202, and the call that it belongs to goes on |
+| other notifications, other answers | 202, and go nowhere |
 | everything else | stamped and forwarded |
 """
 
@@ -37,7 +38,7 @@ async def initialize(parts: exchange.Parts, x: exchange.Exchange) -> bytes:
         seconds = parts.settings.runtime.start_timeout_s
         try:
             async with asyncio.timeout(seconds):
-                instance = await _copy(parts, x)
+                instance = await copy(parts, x)
                 target.described = await peer.Peer(instance, modern=True, timeout_s=seconds).introduce()
         except TimeoutError as error:
             raise errors.ServerTimeout("The hosted MCP server did not describe itself in time.") from error
@@ -71,10 +72,11 @@ def acquire(parts: exchange.Parts, x: exchange.Exchange, session: sessions.Sessi
 
 
 async def _acquire(parts: exchange.Parts, x: exchange.Exchange) -> None:
-    x.instance = await _copy(parts, x)
+    x.instance = await copy(parts, x)
 
 
-async def _copy(parts: exchange.Parts, x: exchange.Exchange) -> driver.Instance:
+async def copy(parts: exchange.Parts, x: exchange.Exchange) -> driver.Instance:
+    """A copy for a request; a shared one, where the manifest allows it. Raises as `pool.Pool.shared`."""
     target, principal = x.target, x.principal
     if target is None or principal is None:
         raise errors.Unauthenticated
@@ -94,8 +96,8 @@ def _answered(session: sessions.Session, message: jsonrpc.Message) -> bytes:
         level = message.params.get("level")
         if not isinstance(level, str) or level not in _LEVELS:
             raise errors.InvalidParams(f"'level' is one of {', '.join(sorted(_LEVELS))}.")
-        client = jsonrpc.decode(session.stamp).get(translate.META_CLIENT)
-        session.stamp = translate.meta(client, level)
+        told = jsonrpc.decode(session.stamp)
+        session.stamp = translate.meta(told.get(translate.META_CLIENT), level, told.get(eras.META_CAPABILITIES))
         session.table.note(session)
     elif message.method != "ping":
         raise errors.MethodNotFound(f"This server does not offer '{message.method}'.")
@@ -103,7 +105,13 @@ def _answered(session: sessions.Session, message: jsonrpc.Message) -> bytes:
 
 
 def _told(x: exchange.Exchange, session: sessions.Session, message: jsonrpc.Message) -> None:
-    if message.method == "notifications/cancelled":
+    if message.kind is jsonrpc.Kind.RESPONSE:
+        told: object = jsonrpc.decode(message.id)
+        waiting = session.questions.get(told) if isinstance(told, str) else None
+        # An answer that nobody waits for is dropped; telling so would tell which ids are in use.
+        if waiting is not None and isinstance(told, str):
+            waiting.answer(told, message)
+    elif message.method == "notifications/cancelled":
         wanted = message.params.get("requestId")
         if type(wanted) in (str, int):
             for (instance, number), id_raw in list(session.running.items()):

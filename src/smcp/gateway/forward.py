@@ -16,7 +16,7 @@ def forward(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | No
     if instance is None:
         raise errors.ServerFailed
     if message.kind is jsonrpc.Kind.REQUEST:
-        sending.send(x, message, instance)
+        sending.send(parts, x, message, instance)
     elif message.kind is jsonrpc.Kind.NOTIFICATION:
         instance.calls.notify(message)
         if x.session is not None and message.method == "notifications/initialized":
@@ -43,6 +43,8 @@ def give_back(parts: exchange.Parts, x: exchange.Exchange) -> None:
     if x.refused == "server_timeout" and x.instance.calls.heard < x.started:
         # Silent since before this call: a shared copy that hangs would fail every later call too.
         parts.pool.suspect(x.instance)
+    if x.call.inputs is not None:
+        x.call.inputs.over()
     if x.call.done:
         x.instance.calls.forget(x.number)
     elif x.era is eras.Era.LEGACY and x.refused == "client_gone":

@@ -158,12 +158,19 @@ async def _bridge(
     parts.sessions.make_room(principal)
     spec = target.spec
     opened = parts.sessions.open(principal, spec.server, spec.deployment, None, x.version, bridged=True)
-    opened.stamp = translate.meta(message.params.get("clientInfo"))
-    if len(opened.stamp) > living.HELLO_BYTES:
-        opened.stamp = translate.meta(None)
+    opened.stamp = _stamp(x.version, message)
     await _keep(parts, x, opened)
     x.session = opened
     x.answer(200, answer, ((SESSION, opened.id.encode("ascii")),))
+
+
+def _stamp(version: str, message: jsonrpc.Message) -> bytes:
+    """What the server is told of the client with each request; without what makes it too long."""
+    able = translate.capabilities(version, message.params.get("capabilities"))
+    stamp = translate.meta(message.params.get("clientInfo"), able=able)
+    if len(stamp) > living.HELLO_BYTES:
+        stamp = translate.meta(None, able={name: one for name, one in able.items() if name in translate.ASKED})
+    return stamp if len(stamp) <= living.HELLO_BYTES else translate.meta(None)
 
 
 async def _keep(parts: exchange.Parts, x: exchange.Exchange, opened: living.Session) -> None:

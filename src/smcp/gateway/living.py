@@ -42,6 +42,14 @@ class Table(Protocol):
         ...
 
 
+class Question(Protocol):
+    """Who waits for a client's answer: `asking.Asking`."""
+
+    def answer(self, told: str, message: jsonrpc.Message) -> None:
+        """The answer to the question with our id `told`. Raises `errors.InvalidParams`."""
+        ...
+
+
 class Stream:
     """The one GET stream of a session. A new one replaces it."""
 
@@ -65,8 +73,9 @@ class Session(driver.Owner):
 
     __slots__ = (
         "_held", "_queue", "born", "bridged", "busy", "created", "deployment", "falls", "greeted", "hello", "id",
-        "instance", "key", "level", "name", "over", "recorded", "replays", "reviving", "running", "server", "since",
-        "sink", "stamp", "stream", "subscriptions", "table", "target", "tenant", "until", "used", "version", "wrote",
+        "instance", "key", "level", "name", "over", "questions", "recorded", "replays", "reviving", "running", "server",
+        "since", "sink", "stamp", "stream", "subscriptions", "table", "target", "tenant", "until", "used", "version",
+        "wrote",
     )  # fmt: skip
 
     def __init__(
@@ -91,6 +100,8 @@ class Session(driver.Owner):
         """What a modern server is told with each request, JSON-encoded."""
         self.running: dict[tuple[driver.Instance, int], bytes] = {}
         """Calls in flight on shared copies: where they are, and what the client calls them, perhaps all the same."""
+        self.questions: dict[str, Question] = {}
+        """What its client was asked in the calls of shared copies, by our ids; nobody but it knows them."""
         self.version = version
         self.born = born
         """When it began, seconds since the epoch."""

@@ -186,7 +186,7 @@ async def _hand_over(parts: exchange.Parts, x: exchange.Exchange, message: jsonr
             await waiting
     if x.instance is None:
         raise errors.ServerFailed
-    sending.send(x, message, x.instance)
+    sending.send(parts, x, message, x.instance)
 
 
 async def _prime(x: exchange.Exchange, events: replay.Events, track: tracks.Track, position: int) -> None:

@@ -3,12 +3,33 @@
 import asyncio
 import collections
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
+
+import msgspec
 
 from smcp.kernel import errors
 from smcp.runtime import budgets, spool
 
 _TOO_MUCH: Final = "The tenant's hosted servers have more waiting in memory than they may. Read what is waiting."
+
+
+class Inputs(Protocol):
+    """Who finds out what a modern server wants to know before it answers a call (`input_required`)."""
+
+    def wanted(self, number: int, result: msgspec.Raw) -> bool:
+        """The hosted server has answered `number` with `result`: does it only ask? Then the call is not over.
+
+        Must not raise.
+        """
+        ...
+
+    def failure(self, error: bytes) -> bytes:
+        """The error that the hosted server answered with, as the caller is to see it."""
+        ...
+
+    def over(self) -> None:
+        """The call is over: nothing is asked any more. Idempotent."""
+        ...
 
 
 class Call:
@@ -27,10 +48,12 @@ class Call:
         "failure",
         "frames",
         "id",
+        "inputs",
         "listens",
         "log_level",
         "method",
         "own",
+        "party",
         "response",
         "spooled",
         "task",
@@ -71,6 +94,10 @@ class Call:
         self.task = False
         """The answer will be a task, whose result comes by another way."""
         self.log_level = False
+        self.party: object = None
+        """Whose it is, where several of one caller may hear each other's log messages."""
+        self.inputs: Inputs | None = None
+        """Set where an answer may ask for more (legacy client, modern server)."""
         self._loop = loop
         self._limit = limit
         self._limit_bytes = limit_bytes

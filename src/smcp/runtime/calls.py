@@ -83,6 +83,8 @@ class Calls:
         self._loop = asyncio.get_running_loop()
         self._next = 0
         self._pending: dict[int, Call] = {}
+        self._parked: dict[int, Call] = {}
+        """Those that the hosted server has answered with a question, by the number that it answered."""
         self._tokens: dict[bytes, int] = {}
         self._asked: dict[str | int, str] = {}
         """What the hosted server asked and nobody has answered: its ids and methods."""
@@ -124,6 +126,19 @@ class Calls:
             self._tokens[call.token_key] = number
         return number, call
 
+    def again(self, call: Call, message: jsonrpc.Message) -> int:
+        """Forward `message` for a call whose last answer was a question; returns the call's new number."""
+        if self._closed is not None:
+            raise self._closed
+        self._next += 1
+        number = self._next
+        params = self._remember_token(message.params_raw, number, call) if call.token else message.params_raw
+        self._write(jsonrpc.request(b"%d" % number, message.method, params))
+        self._pending[number] = call
+        if call.token:
+            self._tokens[call.token_key] = number
+        return number
+
     def ask(self, method: str, params: bytes) -> tuple[int, Call]:
         """A request of the platform's own (probe, list)."""
         # No progress is asked for: the params need be known only where the answer depends on them.
@@ -141,11 +156,16 @@ class Calls:
     def forget(self, number: int) -> None:
         """The call is over or nobody waits for it any more; a late response is dropped."""
         self._pop(number)
+        self._parked.pop(number, None)
 
     def abandon(self, number: int) -> None:
         """Nobody reads the call any more, and it goes on: a legacy client may still cancel it (bounded)."""
         call = self._pending.get(number)
         if call is None:
+            # A question that its client did not wait for: nobody will answer it.
+            parked = self._parked.pop(number, None)
+            if parked is not None:
+                parked.abandon()
             return
         call.abandon()
         self._abandoned.append(number)
@@ -154,6 +174,14 @@ class Calls:
 
     def cancel(self, number: int, reason: str, failure: errors.SmcpError | None = None) -> None:
         """Tell the hosted server that nobody needs the call, and forget it; who waits gets `failure`. Never raises."""
+        parked = self._parked.pop(number, None)
+        if parked is not None:
+            # The hosted server has answered it, and knows of nothing that could be cancelled.
+            if parked.inputs is not None:
+                parked.inputs.over()
+            if failure is not None:
+                parked.fail(failure)
+            return
         call = self._pop(number)
         if call is not None:
             if failure is not None:
@@ -247,7 +275,8 @@ class Calls:
             call.finish_spooled(result)
 
     def _response(self, frame: jsonrpc.Frame) -> None:
-        call = self._pop(_number(frame.id))
+        number = _number(frame.id)
+        call = self._pop(number)
         if call is None:
             return
         try:
@@ -258,11 +287,14 @@ class Calls:
                 if wrong:
                     call.fail(checks.failed(call.method, call.tool, wrong))
                 else:
-                    call.finish(jsonrpc.failure(call.id, frame.error), code)
+                    error = frame.error if call.inputs is None else call.inputs.failure(bytes(frame.error))
+                    call.finish(jsonrpc.failure(call.id, error), code)
             elif frame.result:
                 wrong = self._checks.result(call, frame.result) if self._checks is not None else ""
                 if wrong:
                     call.fail(checks.failed(call.method, call.tool, wrong))
+                    return
+                if call.inputs is not None and call.inputs.wanted(number, frame.result):
                     return
                 result = self._closing(call, frame.result) if call.listens else frame.result
                 call.finish(jsonrpc.result(call.id, result), None)
@@ -290,6 +322,10 @@ class Calls:
             call = self._pop(number) if type(number) is int and "method" not in told else None
             if call is not None:
                 call.fail(errors.ServerInvalid(f"The hosted server's answer to {call.method[:128]}: {error.public}"))
+
+    def park(self, number: int, call: Call) -> None:
+        """The answer to `number` was a question: `again` follows, or the call's end."""
+        self._parked[number] = call
 
     def _pop(self, number: int) -> Call | None:
         call = self._pending.pop(number, None)
@@ -352,8 +388,9 @@ class Calls:
         members = _decode_members(frame.params)
         if frame.method == "notifications/message":
             asked = [call for call in self._pending.values() if call.log_level]
-            if len(asked) == 1:  # it names no request: with two that asked, nobody can tell whose it is
-                asked[0].push(line)
+            # It names no request: where two callers asked, nobody can tell whose it is.
+            if len(asked) == 1 or (asked and asked[0].party and all(one.party is asked[0].party for one in asked)):
+                asked[-1].push(line)
             return
         if frame.method == "notifications/cancelled":
             self._torn_down(members)

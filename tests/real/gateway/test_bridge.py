@@ -59,8 +59,7 @@ async def test_many_sessions_share_one_copy_and_each_request_carries_what_its_se
     assert first["io.modelcontextprotocol/logLevel"] == "debug"
     assert "io.modelcontextprotocol/logLevel" not in second
     assert first["io.modelcontextprotocol/clientInfo"] == wire.hello()["clientInfo"]
-    # What the client could do for the server is not passed on: nothing here would carry the server's questions to it.
-    assert first["io.modelcontextprotocol/clientCapabilities"] == {}
+    assert first["io.modelcontextprotocol/clientCapabilities"] == wire.hello()["capabilities"]
 
 
 @pytest.mark.requirement("gateway:bridge:shared")
@@ -75,7 +74,7 @@ async def test_a_client_cannot_put_a_stamp_of_its_own_in_place_of_the_gateways(
     }
     params: wire.Json = {"name": "do", "arguments": {"act": "meta"}, "_meta": forged}
     meta = wire.said((await client.legacy(session, "tools/call", params)).json())
-    assert meta["io.modelcontextprotocol/clientCapabilities"] == {}
+    assert meta["io.modelcontextprotocol/clientCapabilities"] == wire.hello()["capabilities"]
     assert meta["mine"] == forged["mine"]
 
 

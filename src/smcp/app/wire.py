@@ -16,7 +16,7 @@ from smcp.app import allowances, foundation, gauges, hosting, machine, sessions
 from smcp.audit import trail
 from smcp.control import app as control
 from smcp.control import services
-from smcp.gateway import alarms, channel, exchange, front, invoke, meters, replay, targets
+from smcp.gateway import alarms, channel, exchange, front, invoke, meters, parked, parkedseal, replay, targets
 from smcp.identity import authenticator
 from smcp.identity.authn import api_key
 from smcp.kernel import hosts, ids, settings
@@ -161,6 +161,8 @@ async def _gateway(base: foundation.Foundation, common: foundation.Common, hoste
     base.undo.push_async_callback(replays.settled)
     live = await sessions.open(base, common, hosted, found)
     live.listen(replays.forget)
+    waiting = parked.Parked(parkedseal.Seals(common.store.ring.data_key))
+    live.listen(waiting.ended)
     base.undo.push_async_callback(replays.close)
     waits = config.gateway
     waking = alarms.Alarms(min(_ALARM_S, waits.heartbeat_s / 4, waits.call_timeout_s / 4))
@@ -174,6 +176,7 @@ async def _gateway(base: foundation.Foundation, common: foundation.Common, hoste
         sessions=live,
         replays=replays,
         channels=channel.Channels(lambda tenant: common.limiter.plan(tenant).principal_sessions),
+        parked=waiting,
         pool=hosted.pool,
         trail=common.trail,
         metrics=base.metrics,

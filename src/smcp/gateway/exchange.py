@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from smcp.access import policy
 from smcp.audit import trail
-from smcp.gateway import alarms, channel, meters, replay, sessions, targets
+from smcp.gateway import alarms, channel, meters, parked, replay, sessions, targets
 from smcp.gateway import head as heads
 from smcp.identity import authenticator
 from smcp.kernel import errors, hosts, ids, jsonrpc, observe, settings
@@ -112,6 +112,7 @@ class Parts:
     sessions: sessions.Sessions
     replays: replay.Replays
     channels: channel.Channels
+    parked: parked.Parked
     pool: pool.Pool
     trail: trail.Trail
     metrics: observe.Metrics

@@ -1,18 +1,25 @@
 """Answers that wait on disk, sent piece by piece, no faster than the client reads."""
 
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final, Protocol
 
 from smcp.gateway import exchange
-from smcp.runtime import spool
 
 _EVENT: Final = b"event: message\ndata: "
+
+
+class Pieces(Protocol):
+    """A result that comes in pieces: `spool.Result`."""
+
+    def pieces(self) -> AsyncIterator[bytes]:
+        """Its bytes."""
+        ...
 
 
 async def send(
     x: exchange.Exchange,
     id_raw: bytes,
-    result: spool.Result,
+    result: Pieces,
     check: Callable[[], Awaitable[None]],
     *,
     plain: bool,

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable
 
 from smcp.access import policy
-from smcp.gateway import exchange, targets
+from smcp.gateway import exchange, parkedwalk, targets
 from smcp.kernel import errors, jsonrpc
 
 
@@ -16,9 +16,7 @@ def acquire(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | No
         x.answer(202)
         return None
     if not target.modern:
-        # Without a modern error body on purpose: that is how a client of both eras knows to fall back.
-        spoken = ", ".join(target.deployment.eras.legacy)
-        raise errors.BadRequest(f"This server speaks only MCP {spoken}; begin with initialize.")
+        return parkedwalk.serve(parts, x, target, principal, x.message)
     if target.share == "session":
         # The manifest lets nobody share a copy; without sessions that is a copy for each request.
         return _private(parts, x, target, principal)

@@ -116,6 +116,14 @@ class UnsupportedVersion(BadRequest):
     text = "This MCP protocol version is not supported here."
 
 
+class CapabilityMissing(BadRequest):
+    """The request needs something of the client that it did not declare; `data` says what (MCP 2026-07-28)."""
+
+    code = "capability_missing"
+    rpc_code = -32021
+    text = "The server needs to ask this client something that the client did not declare it can be asked."
+
+
 class MethodNotAllowed(SmcpError):
     """The path exists, the HTTP verb doesn't."""
 

@@ -1,12 +1,13 @@
 """One platform for all tests of the gateway, with two tenants whose servers do what a test tells them."""
 
+import json
 import pathlib
 from collections.abc import AsyncGenerator, Callable, Generator
 
 import httpx2
 import pytest
 
-from support import gates, wire
+from support import gates, upward, wire
 from support.clients import Endpoint
 from support.gates import Gate
 from support.platform import Platform
@@ -55,3 +56,16 @@ def acme(gate: Gate, caller: Callable[[Endpoint], wire.Caller]) -> wire.Caller:
 def umbra(gate: Gate, caller: Callable[[Endpoint], wire.Caller]) -> wire.Caller:
     """A caller at the other tenant's server."""
     return caller(gate.umbra)
+
+
+@pytest.fixture(scope="session")
+def older(gate: Gate) -> Endpoint:
+    """Acme's server that is hosted in the legacy era."""
+    manifest = f'era = "legacy"\n[env]\nCANARY = "acme-older"\nOFFERS = \'{json.dumps(upward.OFFERS)}\'\n'
+    return Endpoint(gate.platform.deploy("acme", f"pypi:{wire.SCRIPTED}", "older", gate.admin, manifest), gate.acme.key)
+
+
+@pytest.fixture
+def one(older: Endpoint, caller: Callable[[Endpoint], wire.Caller]) -> upward.Modern:
+    """A client that can be asked anything."""
+    return upward.Modern(caller(older))

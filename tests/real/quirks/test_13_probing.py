@@ -40,17 +40,14 @@ async def test_a_server_that_ends_at_initialize_is_hosted_for_clients_of_both_er
 
 @pytest.mark.requirement("quirk:13:clients")
 @pytest.mark.parametrize("id_", [1, 0, "probe-1"])
-async def test_a_client_that_probes_an_older_server_is_told_under_its_own_id_and_may_shake_hands_at_once(
+async def test_a_client_that_probes_an_older_server_may_stay_modern_or_shake_hands_at_once(
     shy: dict[str, Endpoint], caller: Make, id_: object
 ) -> None:
     one = caller(shy["exits"])
     answer = await one.modern("server/discover", {}, id_)
-    # 400 with an id of null, or 200 with an error, broke the fallback of clients; a modern code would forbid it.
-    assert answer.status_code == 400
-    assert answer.headers["content-type"].partition(";")[0] == "application/json"
     told = answer.json()
-    assert (told["id"], -32100 < told["error"]["code"] <= -32020) == (id_, False)
-    assert "initialize" in told["error"]["message"]
+    assert (answer.status_code, told["id"], told["result"]["supportedVersions"]) == (200, id_, ["2026-07-28"])
+    assert await _how(one, None) == "exits"
     assert await _how(one, await one.open()) == "exits"
 
 
@@ -79,12 +76,10 @@ async def test_a_probe_of_no_version_that_exists_names_those_that_do(acme: wire.
 
 
 @pytest.mark.requirement("quirk:13:clients")
-@pytest.mark.parametrize(("how", "version"), [("exits", "2025-11-25"), ("exits-modern", "2026-07-28")])
-async def test_the_python_client_that_probes_finds_the_era_of_each(
-    shy: dict[str, Endpoint], how: str, version: str
-) -> None:
+@pytest.mark.parametrize("how", ["exits", "exits-modern"])
+async def test_the_python_client_that_probes_stays_modern_with_each(shy: dict[str, Endpoint], how: str) -> None:
     seen = await clients.python(shy[how], "auto", "how", {})
-    assert (seen.version, seen.tools, seen.texts) == (version, ("how",), (f'"{how}"',))
+    assert (seen.version, seen.tools, seen.texts) == ("2026-07-28", ("how",), (f'"{how}"',))
 
 
 @pytest.mark.requirement("quirk:13:clients")

@@ -16,7 +16,7 @@ from smcp.app import allowances, foundation, gauges, hosting, machine, sessions
 from smcp.audit import trail
 from smcp.control import app as control
 from smcp.control import services
-from smcp.gateway import alarms, channel, exchange, front, invoke, meters, parked, parkedseal, replay, targets
+from smcp.gateway import alarms, channel, exchange, feeds, front, invoke, meters, parked, parkedseal, replay, targets
 from smcp.identity import authenticator
 from smcp.identity.authn import api_key
 from smcp.kernel import hosts, ids, settings
@@ -165,6 +165,9 @@ async def _gateway(base: foundation.Foundation, common: foundation.Common, hoste
     live.listen(waiting.ended)
     base.undo.push_async_callback(replays.close)
     waits = config.gateway
+    notices = feeds.Feeds(found, hosted.pool, base.log, patience_s=config.runtime.start_timeout_s)
+    live.listen(notices.ended)
+    base.undo.push_async_callback(notices.close)
     waking = alarms.Alarms(min(_ALARM_S, waits.heartbeat_s / 4, waits.call_timeout_s / 4))
     base.undo.callback(waking.close)
     return exchange.Parts(
@@ -177,6 +180,7 @@ async def _gateway(base: foundation.Foundation, common: foundation.Common, hoste
         replays=replays,
         channels=channel.Channels(lambda tenant: common.limiter.plan(tenant).principal_sessions),
         parked=waiting,
+        feeds=notices,
         pool=hosted.pool,
         trail=common.trail,
         metrics=base.metrics,

@@ -7,7 +7,7 @@ stamp that the modern wire wants (`protocol.translate`) and goes to whichever co
 |---|---|
 | initialize | answered from what the server said in `server/discover` |
 | ping, logging/setLevel | answered here; the level goes into the stamp |
-| resources/subscribe, resources/unsubscribe | refused: -32601, as the capability says |
+| resources/subscribe, resources/unsubscribe | `feeds` listens for the session; -32601 where nobody offers that |
 | notifications/cancelled | cancels that call of that session |
 | an answer to what it was asked (`asking`) | 202, and the call that it belongs to goes on |
 | other notifications, other answers | 202, and go nowhere |
@@ -20,12 +20,13 @@ from typing import Final
 
 import msgspec
 
-from smcp.gateway import exchange, sessions
+from smcp.gateway import exchange, feeds, sessions, targets
 from smcp.kernel import errors, jsonrpc
 from smcp.protocol import eras, translate
 from smcp.runtime import calls, driver, peer
 
 _LEVELS: Final = frozenset({"debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"})
+_WATCHING: Final = frozenset({"resources/subscribe", "resources/unsubscribe"})
 _EMPTY: Final = b"{}"
 
 
@@ -34,18 +35,22 @@ async def initialize(parts: exchange.Parts, x: exchange.Exchange) -> bytes:
     target, principal, message = x.target, x.principal, x.message
     if target is None or principal is None or message is None:
         raise errors.Unauthenticated
-    if target.described is None:
-        seconds = parts.settings.runtime.start_timeout_s
-        try:
-            async with asyncio.timeout(seconds):
-                instance = await copy(parts, x)
-                target.described = await peer.Peer(instance, modern=True, timeout_s=seconds).introduce()
-        except TimeoutError as error:
-            raise errors.ServerTimeout("The hosted MCP server did not describe itself in time.") from error
-    told = target.described
+    told = target.described or await _describe(parts, x, target)
     x.version = translate.negotiated(message.params.get("protocolVersion"))
-    result = translate.initialized(x.version, told.capabilities, told.info, told.instructions)
-    return jsonrpc.result(message.id, result)
+    offered = translate.offered(told.capabilities, notices=feeds.shares(target))
+    return jsonrpc.result(message.id, translate.initialized(x.version, offered, told.info, told.instructions))
+
+
+async def _describe(parts: exchange.Parts, x: exchange.Exchange, target: targets.Target) -> peer.Server:
+    seconds = parts.settings.runtime.start_timeout_s
+    try:
+        async with asyncio.timeout(seconds):
+            instance = await copy(parts, x)
+            found = await peer.Peer(instance, modern=True, timeout_s=seconds).introduce()
+    except TimeoutError as error:
+        raise errors.ServerTimeout("The hosted MCP server did not describe itself in time.") from error
+    target.described = found
+    return found
 
 
 def acquire(parts: exchange.Parts, x: exchange.Exchange, session: sessions.Session) -> Awaitable[None] | None:
@@ -56,19 +61,39 @@ def acquire(parts: exchange.Parts, x: exchange.Exchange, session: sessions.Sessi
     if message.kind is not jsonrpc.Kind.REQUEST:
         _told(x, session, message)
         return None
-    if message.method in eras.REMOVED:
+    if message.method in eras.REMOVED and message.method not in _WATCHING:
         x.answer(200, jsonrpc.result(message.id, _answered(session, message)))
         return None
-    x.forwarded = translate.stamped(message, session.stamp)
     if x.target is None or x.principal is None:
         raise errors.Unauthenticated
     if not x.target.modern:
         # Another version was deployed, which does not understand what the session's requests become.
         parts.sessions.end(session, "replaced")
         raise errors.SessionNotFound
+    if message.method in _WATCHING:
+        return _watch(parts, x, session, message)
+    x.forwarded = translate.stamped(message, session.stamp)
     if x.target.share != "session":
         x.instance = parts.pool.warm(x.target.spec, x.target.share_key(x.principal))
     return None if x.instance is not None else _acquire(parts, x)
+
+
+async def _watch(
+    parts: exchange.Parts, x: exchange.Exchange, session: sessions.Session, message: jsonrpc.Message
+) -> None:
+    """Subscribe to a resource, or no more."""
+    target, uri = x.target, message.params.get("uri")
+    if target is None or not isinstance(uri, str):
+        raise errors.InvalidParams("'uri' names the resource.")
+    told = target.described or await _describe(parts, x, target)
+    offered = jsonrpc.obj(translate.offered(told.capabilities, notices=feeds.shares(target)).get("resources")) or {}
+    if not offered.get("subscribe"):
+        raise errors.MethodNotFound(f"This server does not offer '{message.method}'.")
+    if message.method == "resources/subscribe":
+        await parts.feeds.subscribe(session, target, uri)
+    else:
+        parts.feeds.unsubscribe(session, uri)
+    x.answer(200, jsonrpc.result(message.id, _EMPTY))
 
 
 async def _acquire(parts: exchange.Parts, x: exchange.Exchange) -> None:

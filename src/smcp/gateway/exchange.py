@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from smcp.access import policy
 from smcp.audit import trail
-from smcp.gateway import alarms, channel, meters, parked, replay, sessions, targets
+from smcp.gateway import alarms, channel, feeds, meters, parked, replay, sessions, targets
 from smcp.gateway import head as heads
 from smcp.identity import authenticator
 from smcp.kernel import errors, hosts, ids, jsonrpc, observe, settings
@@ -113,6 +113,7 @@ class Parts:
     replays: replay.Replays
     channels: channel.Channels
     parked: parked.Parked
+    feeds: feeds.Feeds
     pool: pool.Pool
     trail: trail.Trail
     metrics: observe.Metrics

@@ -22,6 +22,10 @@ _URIS: Final = 64
 _URI_BYTES: Final = 8192
 """Subscriptions that are kept; a session with more can't go on in another copy."""
 
+NOTHING: Final[frozenset[bytes]] = frozenset()
+EVERYTHING: Final[frozenset[bytes]] = frozenset({b""})
+"""What a session has missed: nobody knows; anything may have changed."""
+
 Key = tuple[ids.TenantId, str]
 """Whose sessions: tenant and principal."""
 
@@ -73,9 +77,9 @@ class Session(driver.Owner):
 
     __slots__ = (
         "_held", "_queue", "born", "bridged", "busy", "created", "deployment", "falls", "greeted", "hello", "id",
-        "instance", "key", "level", "name", "over", "questions", "recorded", "replays", "reviving", "running", "server",
-        "since", "sink", "stamp", "stream", "subscriptions", "table", "target", "tenant", "until", "used", "version",
-        "wrote",
+        "instance", "key", "level", "missed", "name", "over", "questions", "recorded", "replays", "reviving", "running",
+        "server", "since", "sink", "stamp", "stream", "subscriptions", "table", "target", "tenant", "until", "used",
+        "version", "wrote",
     )  # fmt: skip
 
     def __init__(
@@ -123,6 +127,8 @@ class Session(driver.Owner):
         """`notifications/initialized` has come."""
         self.level = ""
         self.subscriptions: dict[str, None] = {}
+        self.missed = NOTHING
+        """Change notices, each once, that it is to be told with its next stream (`feeds`)."""
         self.replays = False
         """Another copy may take over, with the same handshake."""
         self.reviving: asyncio.Task[None] | None = None

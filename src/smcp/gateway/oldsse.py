@@ -178,6 +178,7 @@ def _open(
             old.session = one.session
             # What belongs to no request comes on this stream, too, and its end is the session's.
             one.session.stream = old
+            parts.feeds.joined(one.session, one.target)
             old.wake()
 
     old.head = _head(x)

@@ -116,6 +116,7 @@ async def _listen(
     while session.waiting():
         events.stray(session.take())
     session.sink = events.stray
+    parts.feeds.joined(session, x.target)
     x.out.when_gone(functools.partial(_left, x, follower))
     try:
         x.open_stream()
@@ -124,6 +125,7 @@ async def _listen(
     finally:
         events.listening.leave(follower)
         session.detach(follower)
+        parts.feeds.left(session)
 
 
 async def _again(

@@ -134,6 +134,8 @@ class Sessions:
             session.bridged, session.stamp = record.bridged, record.stamp
             session.hello, session.greeted, session.level = record.hello, record.greeted, record.level
             session.subscriptions = dict.fromkeys(record.subscriptions)
+            if record.bridged:
+                session.missed = living.EVERYTHING
             session.recorded = True
             self._add(session)
             if self._expired(session):

@@ -9,7 +9,7 @@ of its own.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -47,18 +47,29 @@ def negotiated(asked: object) -> str:
     return asked if isinstance(asked, str) and asked in eras.LEGACY else eras.LEGACY[-1]
 
 
-def initialized(version: str, capabilities: Mapping[str, Any], info: Mapping[str, Any], instructions: str) -> bytes:
-    """The result of `initialize`, JSON-encoded, for a server that described itself in `server/discover`.
+def offered(capabilities: Mapping[str, Any], *, notices: bool) -> jsonrpc.Json:
+    """What a legacy session may count on, of what a server said in `server/discover`.
 
-    Notices and subscriptions are left out: they would need a stream that nobody feeds.
+    Without `notices` nobody can tell it of changes.
     """
-    offered: dict[str, Any] = {
-        name: dict[str, Any]() if name in _LISTS else value
-        for name, value in capabilities.items()
-        if name not in _MODERN_ONLY
-    }
+    found: jsonrpc.Json = {name: value for name, value in capabilities.items() if name not in _MODERN_ONLY}
+    for name in _LISTS:
+        if name in found:
+            told = jsonrpc.obj(found[name]) or {}
+            found[name] = {flag: True for flag in ("listChanged", "subscribe") if notices and told.get(flag) is True}
+    return found
+
+
+def changes(capabilities: Mapping[str, Any]) -> bool:
+    """Has a server that said this anything to tell to who listens?"""
+    told = offered(capabilities, notices=True)
+    return any(told.get(name) for name in _LISTS)
+
+
+def initialized(version: str, offered: Mapping[str, Any], info: Mapping[str, Any], instructions: str) -> bytes:
+    """The result of `initialize`, JSON-encoded, for a server that described itself."""
     server = {"name": str(info.get("name") or "server"), "version": str(info.get("version") or "0"), **info}
-    result: dict[str, Any] = {"protocolVersion": version, "capabilities": offered, "serverInfo": server}
+    result: dict[str, Any] = {"protocolVersion": version, "capabilities": dict(offered), "serverInfo": server}
     if instructions:
         result["instructions"] = instructions
     return jsonrpc.encode(result)
@@ -245,3 +256,63 @@ def failure(method: str, error: bytes | msgspec.Raw) -> bytes:
         )
         return jsonrpc.encode({**_members.decode(raw), "message": text})
     return raw
+
+
+LISTEN: Final = "subscriptions/listen"
+_LIST_NOTICES: Final[Mapping[str, str]] = {
+    "toolsListChanged": "notifications/tools/list_changed",
+    "promptsListChanged": "notifications/prompts/list_changed",
+    "resourcesListChanged": "notifications/resources/list_changed",
+}
+_UPDATED: Final = "notifications/resources/updated"
+
+
+class Listened(NamedTuple):
+    """What a server has agreed to tell of."""
+
+    lists: tuple[bytes, ...] = ()
+    """The legacy notices that lists have changed."""
+    uris: frozenset[str] = frozenset()
+
+
+class Notice(NamedTuple):
+    """A change, as a legacy client hears of it."""
+
+    method: str
+    uri: str
+    """Of the resource that changed; empty for a list."""
+    line: bytes
+
+
+def listen(uris: Collection[str]) -> bytes:
+    """The params of a call that listens for many sessions: to every list, and to these resources. JSON-encoded."""
+    wanted: jsonrpc.Json = dict.fromkeys(_LIST_NOTICES, True)
+    if uris:
+        wanted["resourceSubscriptions"] = sorted(uris)
+    return jsonrpc.encode({"notifications": wanted, "_meta": jsonrpc.decode(meta({"name": "smcp", "version": "1"}))})
+
+
+def listened(line: bytes) -> Listened:
+    """What `notifications/subscriptions/acknowledged` says."""
+    params = jsonrpc.obj(jsonrpc.decode(jsonrpc.frame(line).params or b"{}")) or {}
+    told = jsonrpc.obj(params.get("notifications")) or {}
+    lists = tuple(jsonrpc.notification(method) for flag, method in _LIST_NOTICES.items() if told.get(flag) is True)
+    uris = jsonrpc.array(told.get("resourceSubscriptions"))
+    return Listened(lists, frozenset(uri for uri in uris if isinstance(uri, str)))
+
+
+def notice(line: bytes) -> Notice | None:
+    """What came of a call that listens, without the name of that; None for what no legacy client knows."""
+    frame = jsonrpc.frame(line)
+    if frame.method in _LIST_NOTICES.values():
+        return Notice(frame.method, "", jsonrpc.notification(frame.method))
+    if frame.method != _UPDATED:
+        return None
+    params = jsonrpc.obj(jsonrpc.decode(frame.params or b"{}")) or {}
+    uri = params.get("uri")
+    return Notice(frame.method, uri, updated(uri)) if isinstance(uri, str) else None
+
+
+def updated(uri: str) -> bytes:
+    """The notice that a resource has changed."""
+    return jsonrpc.notification(_UPDATED, jsonrpc.encode({"uri": uri}))

@@ -43,6 +43,7 @@ class Call:
         "_loop",
         "_waiter",
         "_watcher",
+        "background",
         "code",
         "done",
         "failure",
@@ -87,6 +88,8 @@ class Call:
         self.token_key = b""
         """The token as the hosted server knows it."""
         self.listens = False
+        self.background = False
+        """It is no reason to keep its copy running."""
         self.own = False
         """The platform's own question."""
         self.tool = ""

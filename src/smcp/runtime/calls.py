@@ -83,6 +83,8 @@ class Calls:
         self._loop = asyncio.get_running_loop()
         self._next = 0
         self._pending: dict[int, Call] = {}
+        self._background = 0
+        """How many of them are no reason to keep the hosted server running."""
         self._parked: dict[int, Call] = {}
         """Those that the hosted server has answered with a question, by the number that it answered."""
         self._tokens: dict[bytes, int] = {}
@@ -95,7 +97,7 @@ class Calls:
         """Answers in this second that were no JSON."""
 
     def __len__(self) -> int:
-        return len(self._pending)
+        return len(self._pending) - self._background
 
     @property
     def sent(self) -> int:
@@ -139,12 +141,16 @@ class Calls:
             self._tokens[call.token_key] = number
         return number
 
-    def ask(self, method: str, params: bytes) -> tuple[int, Call]:
-        """A request of the platform's own (probe, list)."""
+    def ask(self, method: str, params: bytes, *, background: bool = False) -> tuple[int, Call]:
+        """A request of the platform's own (probe, list).
+
+        With `background` it is no reason to keep the hosted server running.
+        """
         # No progress is asked for: the params need be known only where the answer depends on them.
         told = (jsonrpc.obj(jsonrpc.decode(params)) or {}) if method == "tools/call" else {}
         number, call = self.send(jsonrpc.Message(jsonrpc.Kind.REQUEST, method, told, b"0", params, b""))
-        call.own = True
+        call.own, call.background = True, background
+        self._background += background
         return number, call
 
     def tell(self, method: str) -> None:
@@ -240,6 +246,7 @@ class Calls:
         """The hosted server is gone: fail every call in flight, and later ones."""
         self._closed = failure
         pending, self._pending = self._pending, {}
+        self._background = 0
         self._tokens.clear()
         for call in pending.values():
             call.fail(failure)
@@ -329,7 +336,10 @@ class Calls:
 
     def _pop(self, number: int) -> Call | None:
         call = self._pending.pop(number, None)
-        if call is not None and call.token and self._tokens.get(call.token_key) == number:
+        if call is None:
+            return None
+        self._background -= call.background
+        if call.token and self._tokens.get(call.token_key) == number:
             del self._tokens[call.token_key]
         return call
 

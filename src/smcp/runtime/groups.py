@@ -146,6 +146,8 @@ class Groups:
         self._drain_s = drain_s
         self._wait_s = wait_s
         self.live: dict[Key, Group] = {}
+        self.when_ready: Callable[[Key], None] = lambda _: None
+        """Hears of each copy that takes calls from now on. Must not raise."""
         self._old: set[Group] = set()
         """Those that no request finds any more."""
 
@@ -190,6 +192,8 @@ class Groups:
             failure = None
             if not copy.instance.alive:
                 self._lost(copy)
+            else:
+                self.when_ready(group.key)
         except errors.SmcpError as error:
             failure = error
         finally:

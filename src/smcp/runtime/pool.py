@@ -158,6 +158,15 @@ class Pool:
         group = self._live.get((spec.tenant, spec.server, spec.deployment, share))
         return None if group is None else group.pick()
 
+    def peek(self, spec: driver.Spec, share: str = "") -> driver.Instance | None:
+        """A shared copy that runs, without a sign that anybody needs it."""
+        group = self._live.get((spec.tenant, spec.server, spec.deployment, share))
+        return None if group is None else next((one for one in group.ready if one.alive), None)
+
+    def when_ready(self, told: Callable[[groups.Key], None]) -> None:
+        """`told` hears of each shared copy that takes calls from now on. It must not raise."""
+        self._groups.when_ready = told
+
     async def shared(self, spec: driver.Spec, share: str = "") -> driver.Instance:
         """A copy that carries modern requests of everybody who has the same `share`; started if need be.
 

@@ -295,7 +295,7 @@ async def test_the_answers_go_to_another_copy_when_the_one_that_asked_is_gone(as
 async def test_a_modern_servers_errors_arrive_in_the_words_of_the_legacy_wire(asker: Endpoint, caller: Make) -> None:
     client = caller(asker)
     session = await client.open(capabilities={})
-    lacking = {"code": -32021, "message": "no", "data": {"requiredCapabilities": {"sampling": {}}}}
+    lacking: wire.Json = {"code": -32021, "message": "no", "data": {"requiredCapabilities": {"sampling": {}}}}
     [ended] = wire.messages(await client.legacy(session, "tools/call", wire.call("reply", error=lacking)))
     assert ended["error"]["code"] == -32021
     assert "sampling" in ended["error"]["message"]

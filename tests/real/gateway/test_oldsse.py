@@ -395,3 +395,27 @@ async def test_the_typescript_client_falls_back_to_it_and_only_where_it_is(gate:
         seen = await asyncio.to_thread(clients.typescript_old, place, "do", {"act": "echo", "text": "hi"})
         assert (seen.version, seen.tools) == (transport, ("do", "shape"))
         assert json.loads(seen.texts[0])["canary"] == "acme-old"
+
+
+@pytest.mark.requirement("gateway:asking:old-sse")
+async def test_questions_and_changes_of_a_modern_server_come_on_the_one_stream_too(
+    gate: Gate, http: httpx2.AsyncClient
+) -> None:
+    offers = json.dumps({"tools": {"listChanged": True}, "resources": {"subscribe": True}})
+    manifest = f"sse = true\n[env]\nERAS = 'modern'\nOFFERS = '{offers}'\n"
+    url = gate.platform.deploy("acme", f"pypi:{wire.SCRIPTED}", "old-modern", gate.admin, manifest)
+    async with _streaming(http, Endpoint(url, gate.acme.key)) as old:
+        await old.open()
+        params = wire.call("input", wants={"inputRequests": {"r": {"method": "roots/list"}}})
+        call: wire.Json = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+        assert (await old.post(call)).status_code == 202
+        question = await old.stream.message()
+        assert question["method"] == "roots/list"
+        assert (await old.post({"jsonrpc": "2.0", "id": question["id"], "result": {"roots": []}})).status_code == 202
+        assert wire.said(await old.stream.message()) == {"inputResponses": {"r": {"roots": []}}}
+        assert (await old.ask(2, "resources/subscribe", {"uri": "x:1"}))["result"] == {}
+        for told in ({"uri": "x:1"}, {"list": "tools"}):
+            assert (await old.post({**call, "id": 3, "params": wire.call("publish", **told)})).status_code == 202
+            both = [await old.stream.message(), await old.stream.message()]
+            changed = {"notifications/resources/updated"} if "uri" in told else {"notifications/tools/list_changed"}
+            assert {one["method"] for one in both if "method" in one} == changed

@@ -349,3 +349,31 @@ async def test_a_resumed_stream_ends_with_its_credential(house: House) -> None:
             await asyncio.wait_for(rest(stream), 60)
         answer = await one.http.get(one.url, headers={**one.bearer, "mcp-session-id": session})
         assert answer.status_code == 401
+
+
+@pytest.mark.requirement("gateway:asking:restarted")
+@pytest.mark.parametrize("tool", ["look", "do"])
+async def test_a_call_whose_question_was_open_is_asked_again_or_ends_clearly(house: House, tool: str) -> None:
+    session = await opened(house, "bridged")
+    params = {**wire.call("input", wants={"inputRequests": {"r": {"method": "roots/list"}}}), "name": tool}
+    async with house.caller("bridged") as one, one.streaming(*wire.legacy(session, "tools/call", params, 5)) as stream:
+        await stream.event()
+        place, question = await stream.event()
+    house.cut()
+
+    async def respond(one: wire.Caller, id_: str, uri: str) -> None:
+        body = json.dumps({"jsonrpc": "2.0", "id": id_, "result": {"roots": [{"uri": uri}]}}).encode()
+        assert (await one.send(wire.legacy(session, "x")[0], body)).status_code == 202
+
+    async with house.caller("bridged") as one, one.listening(session, place) as stream:
+        if tool == "do":
+            ended = await stream.message()
+            assert (ended["id"], ended["error"]["data"]) == (5, {"mayHaveRun": True})
+            return
+        again = await stream.message()
+        assert again["method"] == "roots/list"
+        assert again["id"] != question["id"]
+        await respond(one, question["id"], "file:///old")  # nobody waits for it any more
+        await respond(one, again["id"], "file:///new")
+        ended = await stream.message()
+        assert wire.said(ended)["inputResponses"] == {"r": {"roots": [{"uri": "file:///new"}]}}

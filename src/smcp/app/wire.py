@@ -167,6 +167,7 @@ async def _gateway(base: foundation.Foundation, common: foundation.Common, hoste
     waits = config.gateway
     notices = feeds.Feeds(found, hosted.pool, base.log, patience_s=config.runtime.start_timeout_s)
     live.listen(notices.ended)
+    hosted.recorder.when_live.append(notices.deployed)
     base.undo.push_async_callback(notices.close)
     waking = alarms.Alarms(min(_ALARM_S, waits.heartbeat_s / 4, waits.call_timeout_s / 4))
     base.undo.callback(waking.close)

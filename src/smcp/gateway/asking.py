@@ -74,7 +74,7 @@ class Asking:
     def wanted(self, number: int, result: msgspec.Raw) -> bool:
         """As `calls.Inputs.wanted`."""
         found = translate.wanted(result)
-        if found is None or self._x.instance is None:
+        if found is None or self._x.instance is None or self._over or self._call.done:
             return False
         self._x.instance.calls.park(number, self._call)
         self._state, self._answers = found.state, {}
@@ -106,12 +106,13 @@ class Asking:
             raise errors.Unavailable("Too many questions of this session wait for an answer. Answer them first.")
         able = jsonrpc.obj(jsonrpc.decode(session.stamp).get(eras.META_CAPABILITIES)) or {}
         made = {ids.token(128): (key, request) for key, request in requests.items()}
+        opened: dict[str, tuple[str, str]] = {}
         lines: list[bytes] = []
-        self._open = {}
         for told, (key, request) in made.items():
             method, line = _written(session.version, request, able, told)
-            self._open[told] = key, method
+            opened[told] = key, method
             lines.append(line)
+        self._open = opened
         session.questions.update(dict.fromkeys(made, self))
         for line in lines:
             # It fails the call where nobody reads: then nothing is open any more.

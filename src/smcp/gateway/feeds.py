@@ -16,6 +16,7 @@ A session without a stream costs nothing here but what it has missed, each thing
 import asyncio
 import contextlib
 import time
+from collections.abc import Iterable
 from typing import Final
 
 from smcp.gateway import living, targets
@@ -62,6 +63,8 @@ class Feed:
         """The copy is kept running for it."""
         self._told = translate.Listened()
         """What the server has agreed to."""
+        self._deployment = ""
+        """What was live when it last looked."""
         self._deaf: driver.Instance | None = None
         """A copy that has nothing to tell."""
         self._pause = self._began = 0.0
@@ -172,8 +175,16 @@ class Feed:
         if instance is None and wanted:
             instance = await self._feeds.pool.shared(target.spec, share)
             instance.principal = share
-        if instance is None or instance is self._deaf:
-            return  # told once one runs that others need
+        before, self._deployment = self._deployment, target.spec.deployment
+        if instance is None and before not in ("", self._deployment):
+            # Nobody runs the new one yet: who is told now asks for its lists. It is told again when one runs.
+            for session in list(self.open):
+                self._tell(session, self._told.lists)
+        if instance is None:
+            return  # until one runs that others need
+        if instance is self._deaf:
+            self._heard(_silent())
+            return
         params = translate.listen(wanted)
         number, call = instance.calls.ask(translate.LISTEN, params, background=not wanted)
         try:
@@ -183,20 +194,29 @@ class Feed:
             instance.calls.cancel(number, "timed out")
             call.release()
             raise errors.ServerTimeout from error
-        if not call.frames:
-            instance.calls.forget(number)
+        if call.failure is not None:
             call.release()
-            if call.failure is not None:
-                raise call.failure
-            self._deaf = instance  # it refuses, or has ended the call at once
+            raise call.failure
+        told = translate.listened(call.take()) if call.frames else None
+        if told is None:
+            # It refuses, has ended the call at once, or begins with something else.
+            instance.calls.cancel(number, "it was not acknowledged")
+            call.release()
+            self._deaf = instance
             self._lost()
-            self._heard(errors.MethodNotFound("The server does not tell of changes."))
+            self._heard(_silent())
             return
-        self._take_over(instance, number, call, wanted)
+        self._take_over(instance, number, call, wanted, told)
 
-    def _take_over(self, instance: driver.Instance, number: int, call: calls.Call, wanted: frozenset[str]) -> None:
+    def _take_over(
+        self,
+        instance: driver.Instance,
+        number: int,
+        call: calls.Call,
+        wanted: frozenset[str],
+        told: translate.Listened,
+    ) -> None:
         """The server has acknowledged `call`, which stands for the one before from now on."""
-        told = translate.listened(call.take())
         before = self._call
         if before is not None:
             self._hand_on(before)
@@ -204,7 +224,7 @@ class Feed:
         self._instance, self._number, self._call = instance, number, call
         self._asked, self._keeps, self._told = wanted, bool(wanted), told
         self._deaf, self._began = None, time.monotonic()
-        for session in self.members:
+        for session in list(self.members):
             if session in self.open:
                 self._flush(session)
             else:
@@ -233,6 +253,10 @@ class Feed:
             lines = [*self._told.lists, *map(translate.updated, session.subscriptions)]
         else:
             lines = [*missed]
+        self._tell(session, lines)
+
+    @staticmethod
+    def _tell(session: living.Session, lines: Iterable[bytes]) -> None:
         for line in lines:
             session.stray(line, "")
 
@@ -273,10 +297,11 @@ class Feed:
                 if session in opened:
                     feed.joined(session)
 
-    def close(self) -> None:
-        """The platform stops."""
+    def close(self) -> "asyncio.Task[None] | None":
+        """Listen no more; the task that ends, if there is one."""
         if self._task is not None:
             self._task.cancel()
+        return self._task
 
 
 class Feeds:
@@ -379,10 +404,20 @@ class Feeds:
         if feed is not None:
             feed.poke()
 
+    async def deployed(self, tenant: ids.TenantId, server: ids.ServerName, deployment: str) -> None:
+        """Another deployment is live."""
+        for key, feed in list(self._feeds.items()):
+            if key[:2] == (tenant, server):
+                feed.poke()
+
     async def close(self) -> None:
         """Listen no more."""
-        for feed in list(self._feeds.values()):
-            feed.close()
+        ending = [task for feed in list(self._feeds.values()) if (task := feed.close()) is not None]
+        await asyncio.gather(*ending, return_exceptions=True)
+
+
+def _silent() -> errors.MethodNotFound:
+    return errors.MethodNotFound("This server does not tell of changes.")
 
 
 def shares(target: targets.Target) -> bool:

@@ -45,6 +45,8 @@ def give_back(parts: exchange.Parts, x: exchange.Exchange) -> None:
         parts.pool.suspect(x.instance)
     if x.call.inputs is not None:
         x.call.inputs.over()
+        # The two know each other: apart, they go at once, and not when the collector next looks.
+        x.call.inputs = None
     if x.call.done:
         x.instance.calls.forget(x.number)
     elif x.era is eras.Era.LEGACY and x.refused == "client_gone":

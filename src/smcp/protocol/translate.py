@@ -264,6 +264,7 @@ _LIST_NOTICES: Final[Mapping[str, str]] = {
     "promptsListChanged": "notifications/prompts/list_changed",
     "resourcesListChanged": "notifications/resources/list_changed",
 }
+_ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
 _UPDATED: Final = "notifications/resources/updated"
 
 
@@ -292,9 +293,12 @@ def listen(uris: Collection[str]) -> bytes:
     return jsonrpc.encode({"notifications": wanted, "_meta": jsonrpc.decode(meta({"name": "smcp", "version": "1"}))})
 
 
-def listened(line: bytes) -> Listened:
-    """What `notifications/subscriptions/acknowledged` says."""
-    params = jsonrpc.obj(jsonrpc.decode(jsonrpc.frame(line).params or b"{}")) or {}
+def listened(line: bytes) -> Listened | None:
+    """What `notifications/subscriptions/acknowledged` says, which comes first; None for anything else."""
+    frame = jsonrpc.frame(line)
+    if frame.method != _ACKNOWLEDGED:
+        return None
+    params = jsonrpc.obj(jsonrpc.decode(frame.params or b"{}")) or {}
     told = jsonrpc.obj(params.get("notifications")) or {}
     lists = tuple(jsonrpc.notification(method) for flag, method in _LIST_NOTICES.items() if told.get(flag) is True)
     uris = jsonrpc.array(told.get("resourceSubscriptions"))

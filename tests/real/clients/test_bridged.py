@@ -45,11 +45,11 @@ async def test_a_legacy_client_is_asked_everything_that_a_modern_server_wants_to
 async def test_a_legacy_client_hears_of_changes_and_logs_of_a_modern_server(builds: Builds) -> None:
     person = clients.Person()
     async with clients.connected(builds["modern"], "legacy", person) as client:
-        await client.set_logging_level("info")
+        await client.set_logging_level("info")  # pyright: ignore[reportDeprecated] - the era of this client has it
         # Both at once: whose message it is the server does not say, and here it is the same client's.
         calls = [client.call_tool("test_tool_with_logging", {}) for _ in range(2)]
         await asyncio.gather(*calls)
-        await client.subscribe_resource("test://watched-resource")
+        await client.subscribe_resource("test://watched-resource")  # pyright: ignore[reportDeprecated] - as above
         wanted = ["tools/list_changed", "prompts/list_changed", "resources/updated"]
         for kind in ("tool", "prompt", "resource"):
             await client.call_tool(f"test_trigger_{kind}_change", {})

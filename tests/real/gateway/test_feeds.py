@@ -76,6 +76,12 @@ async def told(stream: wire.Stream, count: int = 1) -> list[tuple[str, Any]]:
     return [(one["method"], one.get("params", {}).get("uri")) for one in found]
 
 
+async def changed(stream: wire.Stream) -> None:
+    """Everything that may have changed is told."""
+    lists = {(_TOOLS, None), (_RESOURCES, None), ("notifications/prompts/list_changed", None)}
+    assert set(await told(stream, 3)) == lists
+
+
 async def listens(client: wire.Caller, session: str) -> list[wire.Json]:
     """What the server was asked to tell of, call by call."""
     asked = await client.act("asked", session)
@@ -195,7 +201,12 @@ async def test_a_stream_keeps_a_copy_running_only_for_a_resource_that_is_watched
             assert house.copies("watched") == 1
             # Whoever wakes it, everybody who listens is told that it may have changed.
             assert (await lists.act("echo", session, text="x"))["text"] == "x"
-            assert (_TOOLS, None) in await told(stream, 2)
+            await changed(stream)
+            # A deployment that nobody runs yet is a change too.
+            await house.asleep("lists")
+            house.deploy("lists", _TELLS + "NEW = '1'\n")
+            await changed(stream)
+            assert house.copies("lists") == 0
             await watched.act("publish", watching, uri="x:1")
             assert await told(other) == [(_UPDATED, "x:1")]
             assert (await watched.act("echo", watching, text="x"))["born"] == born

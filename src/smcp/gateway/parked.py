@@ -82,6 +82,7 @@ class Parked:
         for run in list(private.runs):
             if not run.attached:
                 run.end("its session has ended")
+        private.close()
 
     # --- calls that wait ---
 

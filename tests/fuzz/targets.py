@@ -2,6 +2,6 @@
 
 from typing import Final
 
-from fuzz import hosted, shapes, wires
+from fuzz import hosted, shapes, waiting, wires
 
-ALL: Final = (*wires.TARGETS, *shapes.TARGETS, *hosted.TARGETS)
+ALL: Final = (*wires.TARGETS, *shapes.TARGETS, *hosted.TARGETS, *waiting.TARGETS)

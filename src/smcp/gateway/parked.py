@@ -5,7 +5,7 @@
 | a private session | counts as one of its principal's, ends as any other does (`sessions`); not on record |
 | calls that wait | `PRINCIPAL` of a principal, the oldest gives way; `TENANT` of a tenant, then the next is refused |
 | one wait | `WAIT_S`; a call with all its waits `CALL_S` |
-| questions that wait | 16 and 1 MiB of a call, `_BYTES` of a tenant |
+| questions that wait | 16 and 1 MiB of a call, `TENANT_BYTES` of a tenant |
 
 A `requestState` (`parkedseal`) names one wait of one call and is good for one use: the next wait has another name. The
 call never leaves its private session, and so its deployment.
@@ -27,7 +27,7 @@ PRINCIPAL: Final = 16
 TENANT: Final = 128
 WAIT_S: Final = 600.0
 CALL_S: Final = 3600.0
-_BYTES: Final = 16 * 1024 * 1024
+TENANT_BYTES: Final = 16 * 1024 * 1024
 Key = tuple[ids.TenantId, str, ids.ServerName, str, bytes]
 """Tenant, principal, server, deployment, declared capabilities."""
 Opener = Callable[[], "asyncio.Task[parkedruns.Private]"]
@@ -82,6 +82,7 @@ class Parked:
         for run in list(private.runs):
             if not run.attached:
                 run.end("its session has ended")
+        private.close()
 
     # --- calls that wait ---
 
@@ -129,7 +130,7 @@ class Parked:
 
     def room(self, tenant: ids.TenantId, size: int) -> bool:
         """May `size` bytes more of a tenant's questions wait? They count until `give`."""
-        if self._held[tenant] + size > _BYTES:
+        if self._held[tenant] + size > TENANT_BYTES:
             return False
         self._held[tenant] += size
         return True

@@ -92,6 +92,8 @@ class Run:
         """Nothing waits in the server: it gets the request once more when its client comes back (-32042)."""
         self.ready_answers: dict[str, msgspec.Raw] = {}
         """`inputResponses` that came with the first request: a client may know what a server names its questions."""
+        self.inherited = False
+        """What it asks has nothing to do with it: the server asked while there was no call."""
         self.declined = False
         """Its user does not want to be at the address that it needs."""
         self.attached = True
@@ -204,7 +206,7 @@ class Run:
                 handed.cancel(self.number, why)
             call.release()
         for key in list(self.questions):
-            self.private.rehome(self.take(key))
+            self.private.rehome(self.take(key), answered=call is not None and call.done)
 
 
 class Private:
@@ -236,6 +238,8 @@ class Private:
         self.level = ""
         """The severity from which on the server was told to log."""
         self._tokens = 0
+        self._orphans: list[tuple[str, Question]] = []
+        """What the server asked while there was no call that could ask it, with the server's names: for the next."""
         session.sink = self._stray
 
     @property
@@ -249,6 +253,20 @@ class Private:
         """A call begins."""
         self.session.busy += 1
         self.runs.append(run)
+        if run.takes:
+            for named, question in self._given_up():
+                run.inherited = True
+                self._place(run, question, named)
+
+    def _given_up(self) -> list[tuple[str, Question]]:
+        orphans, self._orphans = self._orphans, []
+        for _, question in orphans:
+            self.table.give(self.session.tenant, len(question.params))
+        return orphans
+
+    def close(self) -> None:
+        """The session has ended."""
+        self._given_up()
 
     def leave(self, run: Run) -> None:
         """A call is over."""
@@ -282,6 +300,14 @@ class Private:
         frame = jsonrpc.frame(data)
         if run is not None:
             run.heard = time.monotonic()
+        try:
+            return self._heard(run, frame, data)
+        except errors.ParseError:
+            # Not JSON deep inside, where nobody had looked before: it is the server's fault, and no call's end.
+            self.refuse(bytes(frame.id), errors.InvalidParams.rpc_code, "The params can't be read.")
+            return None
+
+    def _heard(self, run: Run | None, frame: jsonrpc.Frame, data: bytes) -> bytes | None:
         if frame.id:
             self._asked(run, frame)
         elif frame.method in _NOTICES:
@@ -329,19 +355,27 @@ class Private:
         named, params = upward.asked(frame.params)
         self._place(home, Question(id_raw, frame.method, params), named)
 
-    def rehome(self, question: Question) -> None:
-        """The call that a question was taken for is over: it may be another one's."""
-        if question.id:
-            self._place(self._home(None), question, "")
+    def rehome(self, question: Question, *, answered: bool) -> None:
+        """The call that a question was taken for is over: `answered`, or cancelled. It may be another one's.
+
+        Else nobody is asked any more for the sake of a call that is over; roots concern the whole session.
+        """
+        home = self._home(None)
+        if home is not None or (answered and question.method == "roots/list"):
+            self._place(home, question, "")
+        else:
+            self.refuse(question.id, errors.Unavailable.rpc_code, "The call that this was asked in is over.")
 
     def _place(self, home: Run | None, question: Question, named: str) -> None:
-        if home is None:
-            text = "No request is under way that the client could be asked in."
-        elif home.ask(named, question):
-            return
+        if home is not None:
+            taken = home.ask(named, question)
         else:
-            text = f"Too much waits for the client's answers already: at most {OPEN} questions of a call."
-        self.refuse(question.id, errors.Unavailable.rpc_code, text)
+            taken = len(self._orphans) < OPEN and self.table.room(self.session.tenant, len(question.params))
+            if taken:
+                self._orphans.append((named, question))
+        if not taken:
+            text = f"Too much waits for the client's answers already: at most {OPEN} questions."
+            self.refuse(question.id, errors.Unavailable.rpc_code, text)
 
     def _home(self, run: Run | None) -> Run | None:
         if run is not None and run.takes and not run.over:
@@ -356,8 +390,11 @@ class Private:
             return
         for run in self.runs:
             for key, question in list(run.questions.items()):
-                if question.id and jsonrpc.decode(question.id) == wanted:
+                if _names(question, wanted):
                     run.take(key)
+        for named, question in self._given_up():
+            if not _names(question, wanted):
+                self._place(None, question, named)
 
     # --- what it is told ---
 
@@ -386,6 +423,10 @@ class Private:
                     call.watch(heard)
 
             call.watch(heard)
+
+
+def _names(question: Question, wanted: object) -> bool:
+    return bool(question.id) and jsonrpc.decode(question.id) == wanted
 
 
 def _merged(known: jsonrpc.Json, more: jsonrpc.Json) -> jsonrpc.Json:

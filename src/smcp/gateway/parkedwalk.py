@@ -246,14 +246,15 @@ async def _follow(
                     await _stream(x, sse.event(out))
                     told = time.monotonic()
             checked = await recheck.check(parts, x, checked)
-            if call.done:
+            first = bool(run.questions) and (run.inherited or run.again)  # or nobody would ever ask them
+            if call.done and not first:
                 await _finished(parts, x, run, message, call)
                 return
             if x.gone:
                 raise exchange.ClientGone
             now = time.monotonic()
             due = min(run.heard + _QUIET_S, run.first + _GATHER_S) if run.questions else deadline
-            if run.questions and (now >= due or len(run.questions) >= parkedruns.OPEN):
+            if run.questions and (call.done or now >= due or len(run.questions) >= parkedruns.OPEN):
                 await _ask(parts, x, run, message)
                 return
             if now >= deadline:

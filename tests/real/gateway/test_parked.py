@@ -271,8 +271,42 @@ async def test_what_no_client_can_be_asked_is_refused_to_the_server_and_pings_ar
     answers = await one.said("quiz", questions=[{"method": "ping"}, {"method": "com.example/ask"}])
     assert answers[0] == {}
     assert answers[1]["code"] == -32601
-    # A list can't be answered with a question (MCP 2026-07-28, "Multi Round-Trip Requests": supported requests).
+
+
+@pytest.mark.requirement("gateway:upward:orphans")
+async def test_what_the_server_asks_between_calls_is_asked_with_the_next_that_can(
+    older: Endpoint, caller: Make
+) -> None:
+    one = Modern(caller(older), {**upward.ASKABLE, "experimental": {"orphans": {}}})
     assert await one.said("asklater") == "soon"
+    # A list can't be answered with a question ("Multi Round-Trip Requests: Supported requests").
+    assert (await one.ask("tools/list")).json()["result"]["resultType"] == "complete"
+    asked = await one.call("echo", text="x")
+    assert list(asked["result"]["inputRequests"]) == ["roots-1"]
+    done = await one.call("echo", retry(asked, **{"roots-1": _FOLDER}), text="x")
+    assert wire.said(done)["text"] == "x"
+    assert (await one.said("echo", text="y"))["text"] == "y"
+
+
+@pytest.mark.requirement("gateway:upward:concurrent")
+async def test_calls_of_one_session_run_beside_each_other_and_each_question_is_answered(
+    older: Endpoint, caller: Make
+) -> None:
+    one = Modern(caller(older), {**upward.ASKABLE, "experimental": {"beside": {}}})
+
+    async def through(number: int) -> object:
+        questions = [form(f"{number}a?"), form(f"{number}b?")]
+        answer = await one.call("quiz", questions=questions, slowly=True, number=number)
+        while answer["result"]["resultType"] == "input_required":
+            asked: wire.Json = answer["result"]["inputRequests"]
+            given = {key: accept(to=question["params"]["message"]) for key, question in asked.items()}
+            answer = await one.call("quiz", retry(answer, **given), questions=questions, slowly=True, number=number)
+        return wire.said(answer)
+
+    async with asyncio.timeout(120):
+        said = await asyncio.gather(*(through(number) for number in range(8)))
+    # A question may be shown in another call's answer; the server's own id brings its answer back to where it belongs.
+    assert said == [[accept(to=f"{number}a?"), accept(to=f"{number}b?")] for number in range(8)]
 
 
 @pytest.mark.requirement("gateway:upward:errors")
@@ -294,6 +328,13 @@ async def test_an_address_that_must_be_visited_first_is_asked_for_and_the_reques
     [key] = again["result"]["inputRequests"]
     declined = await one.call("reply", retry(again, **{key: {"action": "decline"}}), error=error)
     assert "address" in declined["error"]["message"]
+    two = {**error, "data": {"elicitations": [*wanted["elicitations"], *wanted["elicitations"]]}}
+    both = await one.call("reply", error=two)
+    left = await one.call("reply", retry(both, **{"elicitation-1": {"action": "accept"}}), error=two)
+    assert [list(answer["result"]["inputRequests"]) for answer in (both, left)] == [
+        ["elicitation-1", "elicitation-2"],
+        ["elicitation-2"],
+    ]
     shy = Modern(caller(older), {"elicitation": {}})
     lacking = await shy.call("reply", error=error)
     assert (lacking["error"]["code"], lacking["error"]["data"]["requiredCapabilities"]) == (

@@ -16,17 +16,19 @@ from typing import NamedTuple
 # The platform under test is started as the tests start it.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
 
-from bench import calls, cores, guest, profiled, report, run, sandbox, sessions, wire
+from bench import calls, cores, guest, profiled, report, run, sandbox, sessions, translation, wire
 from smcp.kernel import errors
 
 FULL = run.Plan(
     calls.Plan((64, 1, 16), 3, 0.3, 1.5),
     sessions.Plan((1, 10, 100, 1000), 0.3, 3.0, 51, 5, 1000, 20.0),
+    translation.Plan(3, 0.3, 1.5, 1000, 20),
     sandbox.Sizes(starts=60, calls=10_000, colds=7, requests=60),
 )
 QUICK = run.Plan(
     calls.Plan((64, 1), 1, 0.2, 0.8),
     sessions.Plan((1, 100), 0.2, 0.8, 11, 2, 50, 2.0),
+    translation.Plan(1, 0.2, 0.5, 1000, 4),
     sandbox.Sizes(starts=15, calls=2_000, colds=3, requests=30),
 )
 
@@ -45,7 +47,11 @@ def _options() -> _Options:
     parser = argparse.ArgumentParser(prog="python -m bench", description="What a call through SMCP costs.")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--quick", action="store_true", help="one short round, no peers: a smoke test")
-    parser.add_argument("--only", choices=run.PARTS, help="calls under load, legacy sessions, or the sandbox's cost")
+    parser.add_argument(
+        "--only",
+        choices=run.PARTS,
+        help="calls under load, legacy sessions, clients and servers of two eras, or the sandbox's cost",
+    )
     parser.add_argument(
         "--peers",
         action=argparse.BooleanOptionalAction,

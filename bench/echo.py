@@ -26,8 +26,9 @@ _ANSWER = b'{"jsonrpc":"2.0","id":%b,"result":{"content":[{"type":"text","text":
 _LEGACY = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 
 
-def answer(message: dict[str, Any], *, legacy: bool = True) -> dict[str, Any] | None:
-    """The response to one message; None for a notification. Without `legacy` there is no handshake."""
+def answer(message: dict[str, Any], *, legacy: bool = True, modern: bool = True) -> dict[str, Any] | None:
+    """The response to one message; None for a notification. Without `legacy` there is no handshake, without `modern`
+    no discovery."""
     if "id" not in message or "method" not in message:
         return None
     params: dict[str, Any] = message.get("params") or {}
@@ -37,7 +38,7 @@ def answer(message: dict[str, Any], *, legacy: bool = True) -> dict[str, Any] | 
             result: dict[str, Any] = {"content": [{"type": "text", "text": text}], "resultType": "complete"}
         case "tools/list":
             result = {"tools": [_TOOL], **_CACHE}
-        case "server/discover":
+        case "server/discover" if modern:
             result = {
                 "supportedVersions": ["2026-07-28"],
                 "capabilities": {"tools": {}},
@@ -56,11 +57,11 @@ def answer(message: dict[str, Any], *, legacy: bool = True) -> dict[str, Any] | 
     return {"jsonrpc": "2.0", "id": message["id"], "result": result}
 
 
-def _line(line: bytes, *, legacy: bool) -> bytes:
+def _line(line: bytes, *, legacy: bool, modern: bool) -> bytes:
     call = _CALL.match(line)
     if call is not None:
         return _ANSWER % call.groups()
-    said = answer(json.loads(line), legacy=legacy) if line.strip() else None
+    said = answer(json.loads(line), legacy=legacy, modern=modern) if line.strip() else None
     return b"" if said is None else json.dumps(said).encode() + b"\n"
 
 
@@ -69,12 +70,17 @@ def modern() -> None:
     main(legacy=False)
 
 
-def main(*, legacy: bool = True) -> None:
+def legacy() -> None:
+    """Answer until stdin ends, in the legacy era only."""
+    main(modern=False)
+
+
+def main(*, legacy: bool = True, modern: bool = True) -> None:
     """Answer until stdin ends."""
     rest = b""
     while chunk := os.read(0, 1 << 18):
         *lines, rest = (rest + chunk).split(b"\n")
-        out = b"".join([_line(line, legacy=legacy) for line in lines])
+        out = b"".join([_line(line, legacy=legacy, modern=modern) for line in lines])
         while out:
             out = out[os.write(1, out) :]
 

@@ -14,11 +14,14 @@ from support import wheels
 
 PACKAGE: Final = "smcp-bench-echo"
 _MODERN: Final = "smcp-bench-echo-modern"
+_LEGACY: Final = "smcp-bench-echo-legacy"
 TENANT: Final = "bench"
 SERVER: Final = "echo"
 """Speaks both eras."""
 SHARED: Final = "echo-modern"
 """Speaks 2026-07-28 only, so that legacy sessions share one copy of it."""
+OWN: Final = "echo-legacy"
+"""Speaks the legacy era only: a copy for each session."""
 
 # Plan limits, raised so that the bench measures the platform and not its plan. Every stage still runs.
 LIMITS: Final = {
@@ -62,7 +65,7 @@ def on(core: int, after: int) -> Generator[None]:
 def prepare(directory: pathlib.Path) -> running.Platform:
     """A platform that can deploy the echo server; not started."""
     source = pathlib.Path(__file__).with_name("echo.py").read_text("utf-8")
-    for name, run in ((PACKAGE, "main"), (_MODERN, "modern")):
+    for name, run in ((PACKAGE, "main"), (_MODERN, "modern"), (_LEGACY, "legacy")):
         module = name.replace("-", "_")
         wheels.build_wheel(directory / "wheels", name, "1.0.0", {f"{module}.py": source}, {name: f"{module}:{run}"})
     return running.Platform(directory, {**LIMITS, "SMCP_DEPLOY_WHEEL_DIRS": str(directory / "wheels")})
@@ -107,6 +110,11 @@ def settle(platform: running.Platform) -> Keys:
     platform.deploy(TENANT, f"pypi:{PACKAGE}==1.0.0", SERVER, admin)
     platform.deploy(TENANT, f"pypi:{_MODERN}==1.0.0", SHARED, admin)
     return Keys(Key(admin), Key(platform.create_key(TENANT, "mcp_user")))
+
+
+def settle_legacy(platform: running.Platform, admin: Key) -> None:
+    """Deploy the echo server that speaks the legacy era only."""
+    platform.deploy(TENANT, f"pypi:{_LEGACY}==1.0.0", OWN, admin.text)
 
 
 def endpoint(platform: running.Platform, key: Key, server: str = SERVER) -> wire.Endpoint:

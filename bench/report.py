@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import calls, figures, sessions
+from bench import calls, figures, sessions, translation
 
 
 class Facts(NamedTuple):
@@ -36,6 +36,7 @@ class Report(NamedTuple):
     """The machine's load average of one minute at the end: what else ran makes every figure worse."""
     calls: Calls | None
     sessions: sessions.Found | None
+    translation: translation.Found | None
     sandbox: Sequence[figures.Figure]
     notes: Sequence[str]
     seconds: float
@@ -56,6 +57,11 @@ class Report(NamedTuple):
                 "steps": [step._asdict() for step in self.sessions.steps],
                 "streams": None if streams is None else streams._asdict(),
             }
+        if self.translation is not None:
+            found["translation"] = {
+                "pairings": [row._asdict() for row in self.translation.rows],
+                "idle": [one._asdict() for one in self.translation.idle],
+            }
         sandbox = [one._asdict() for one in self.sandbox]
         return {**found, "sandbox": sandbox, "notes": list(self.notes), "seconds": self.seconds}
 
@@ -70,6 +76,10 @@ def show(report: Report) -> None:
     if report.sessions is not None:
         console.print(_sessions(report.sessions))
         console.print(_latencies(report.sessions))
+        console.print()
+    if report.translation is not None:
+        console.print(_translation(report.translation))
+        console.print(_idle(report.translation))
         console.print()
     if report.sandbox:
         console.print(_sandbox(report.sandbox))
@@ -177,6 +187,37 @@ def _latencies(found: sessions.Found) -> Table:
         told = f"{streams.kib:.1f} KiB each, {streams.cpu_ms:.1f} ms of CPU a second for all"
         lines.append((f"{streams.number:,} idle event streams", told))
     return _grid(lines)
+
+
+def _translation(found: translation.Found) -> Table:
+    table = _table(
+        f"clients and servers of both eras, {translation.CONNECTIONS} connections\n"
+        "ratios: beside the same client's calls to a server of its own era",
+        "client",
+        *("server", "calls/s", "ratio", "p50 ms", "CPU µs", "ratio", "server µs"),
+    )
+    for row in found.rows:
+        table.add_row(
+            row.client,
+            row.server,
+            f"{row.per_second:,.0f}",
+            f"{row.ratio:.2f}",
+            f"{row.p50_ms:.2f}",
+            f"{row.cpu_us:.0f}",
+            f"{row.cpu_ratio:.2f}",
+            f"{row.hosted_us:.0f}",
+        )
+    return table
+
+
+def _idle(found: translation.Found) -> Table:
+    names = ("sessions", "platform, each", "copies of the server", "a copy")
+    table = _table("idle legacy sessions, each called once", "", *names)
+    for one in found.idle:
+        table.add_row(
+            one.how, f"{one.sessions:,}", f"{one.platform_kib:.1f} KiB", f"{one.copies:,}", f"{one.copy_mib:.1f} MiB"
+        )
+    return table
 
 
 def _sandbox(found: Sequence[figures.Figure]) -> Table:

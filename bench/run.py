@@ -11,11 +11,11 @@ from typing import Final, NamedTuple
 
 import uvloop
 
-from bench import calls, cores, figures, guest, report, sandbox, servers, sessions, wire
+from bench import calls, cores, figures, guest, report, sandbox, servers, sessions, translation, wire
 from smcp.app import machine
 from smcp.kernel import errors, settings
 
-PARTS: Final = ("calls", "sessions", "sandbox")
+PARTS: Final = ("calls", "sessions", "translation", "sandbox")
 _SPARED: Final = "time"
 """The Python server of `servers.SOURCES` that is started with a spare, and cold."""
 _BUSY: Final = 0.9
@@ -26,6 +26,7 @@ class Plan(NamedTuple):
 
     calls: calls.Plan
     sessions: sessions.Plan
+    translation: translation.Plan
     sandbox: sandbox.Sizes
 
 
@@ -68,17 +69,20 @@ class Bench:
             self._tell("deploying the echo server")
             keys = guest.settle(self._platform)
             deployed = self._deploy(keys.admin) if {"sandbox", "sessions"} & set(self._parts) else ()
+            if "translation" in self._parts:
+                guest.settle_legacy(self._platform, keys.admin)
             prepared = self._prepare(keys.admin, deployed) if "sandbox" in self._parts else None
             self._platform.stop()
             called = self._calls(keys.caller, cold) if "calls" in self._parts else None
             held = self._sessions(keys, deployed) if "sessions" in self._parts else None
+            between = self._translation(keys.caller) if "translation" in self._parts else None
         finally:
             self._platform.stop()
         if prepared is not None:
             uvloop.run(prepared())
         name = f"{os.cpu_count()} cores, Linux {host.release()}, Python {host.python_version()}"
         took = time.monotonic() - began
-        return report.Report(name, os.getloadavg()[0], called, held, self._figures.found(), self._notes, took)
+        return report.Report(name, os.getloadavg()[0], called, held, between, self._figures.found(), self._notes, took)
 
     def _start(self) -> None:
         self._roles = guest.started(self._platform, self._where)
@@ -159,6 +163,28 @@ class Bench:
             if spare is None:
                 self._notes.append("no spare copy came to stand ready, so there is no figure for it")
         return sessions.Found(steps, each_kib, took, spare, cold, streams)
+
+    def _translation(self, key: guest.Key) -> translation.Found:
+        plan = self._plan.translation
+        self._tell("clients and servers of both eras")
+        self._restart()
+        ends = {
+            era: guest.endpoint(self._platform, key, name)
+            for era, name in ((wire.MODERN, guest.SHARED), (wire.LEGACY, guest.OWN))
+        }
+        with contextlib.ExitStack() as stack:
+            opened = {era: stack.enter_context(calls.opened(end, translation.CONNECTIONS)) for era, end in ends.items()}
+            rows = translation.rows(translation.subjects(ends, opened), self._roles, plan)
+        idle: list[translation.Idle] = []
+        for how, era, number in (
+            ("over one shared copy", wire.MODERN, plan.sessions),
+            ("with a copy each", wire.LEGACY, plan.copies),
+        ):
+            self._tell(f"idle legacy sessions, {how}")
+            self._restart()
+            end = guest.endpoint(self._platform, key, guest.SHARED if era == wire.MODERN else guest.OWN)
+            idle.append(translation.idle(how, end, number, self._roles, lambda: sessions.states(self._platform)))
+        return translation.Found(rows, idle)
 
     def _machine(self) -> machine.Machine:
         config = settings.Settings(platform=settings.Platform(data_dir=str(self._platform.data)))

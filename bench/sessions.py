@@ -232,17 +232,17 @@ def waiting(platform: running.Platform, roles: guest.Roles, within_s: float = 60
     deadline = time.monotonic() + within_s
     before: dict[int, float] = {}
     while time.monotonic() < deadline:
-        states = _states(platform)
+        now = states(platform)
         used = {pid: cores.cpu_us({pid}) for pid in roles.hosted()}
-        calm = used.keys() == before.keys() and all(now - before[pid] < _CALM_US for pid, now in used.items())
-        if states.pop("spare", 0.0) and not any(states.values()) and calm:
+        calm = used.keys() == before.keys() and all(us - before[pid] < _CALM_US for pid, us in used.items())
+        if now.pop("spare", 0.0) and not any(now.values()) and calm:
             return True
         before = used
         time.sleep(_CALM_S)
     return False
 
 
-def _states(platform: running.Platform) -> dict[str, float]:
+def states(platform: running.Platform) -> dict[str, float]:
     """How many copies there are in each state, as the platform's metrics say."""
     bearer = {"authorization": f"Bearer {platform.operator_key}"}
     page = httpx2.get(f"{platform.base_url}/metrics", headers=bearer, timeout=30.0).raise_for_status().text

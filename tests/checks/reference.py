@@ -144,18 +144,23 @@ def _endpoints() -> str:
 
 
 def _runs() -> str:
-    lines = ["| build of the fixture | MCP | scored, all pass | not scored | of these pass |", "|---|---|---|---|---|"]
+    lines = [
+        "| client | build of the fixture | scored, all pass | not scored | of these pass |",
+        "|---|---|---|---|---|",
+    ]
     for run in suite.RUNS:
-        others = suite.remarks(run.revision, hosted=True)
-        lines.append(f"| {run.build} | {run.revision} | {run.required} | {run.more} | {run.more - len(others)} |")
+        build = f"**{run.build}**" if run.translated else run.build
+        others = suite.remarks(run, "stdio")
+        lines.append(f"| {run.revision} | {build} | {run.required} | {run.more} | {run.more - len(others)} |")
     return "\n".join(lines)
 
 
 def _remarks() -> str:
-    lines = ["| MCP | scenario | the fixture alone | through SMCP | why |", "|---|---|---|---|---|"]
-    lines += [
-        f"| {one.revision} | `{one.scenario}` | {one.alone} | {one.hosted} | {one.why} |" for one in suite.REMARKS
-    ]
+    lines = ["| client | build | scenario | the fixture alone | through SMCP | why |", "|---|---|---|---|---|---|"]
+    for one in suite.REMARKS:
+        builds = "any" if len(one.builds) == len(suite.BUILDS) else ", ".join(one.builds)
+        alone = one.alone or "does not speak it"
+        lines.append(f"| {one.revision} | {builds} | `{one.scenario}` | {alone} | {one.hosted} | {one.why} |")
     return "\n".join(lines)
 
 

@@ -174,6 +174,11 @@ def typescript_classic(target: Endpoint, tool: str, arguments: dict[str, Any]) -
     return _seen(_node("classic.mjs", target, "legacy", [(tool, arguments)]), tool)
 
 
+def python_classic(target: Endpoint, tool: str, arguments: dict[str, Any]) -> Seen:
+    """The same with the Python SDK of 1.x."""
+    return _seen(_python("classic", target, "legacy", [(tool, arguments)]), tool)
+
+
 def typescript_old(target: Endpoint, tool: str, arguments: dict[str, Any]) -> Seen:
     """The same over whichever of the two HTTP transports the URL has; `version` is `sse` or `http`."""
     call = (target.url, tool, json.dumps(arguments))
@@ -233,12 +238,12 @@ def tour_typescript_classic(target: Endpoint, calls: Sequence[Call]) -> Tour:
 
 def tour_python_classic(target: Endpoint, calls: Sequence[Call]) -> Tour:
     """Everything with the Python SDK of 1.x."""
-    return _python("classic", target, "legacy", calls)
+    return _python("classic", target, "legacy", calls, "look")
 
 
 def tour_fastmcp(target: Endpoint, mode: Mode, calls: Sequence[Call]) -> Tour:
     """Everything with fastmcp's client."""
-    return _python("fast", target, mode, calls)
+    return _python("fast", target, mode, calls, "look")
 
 
 def _node(script: str, target: Endpoint, mode: str, calls: Sequence[Call], *more: str) -> Tour:
@@ -249,9 +254,10 @@ def _node(script: str, target: Endpoint, mode: str, calls: Sequence[Call], *more
     return Tour(**json.loads(done.stdout))
 
 
-def _python(name: environments.Name, target: Endpoint, mode: str, calls: Sequence[Call]) -> Tour:
+def _python(name: environments.Name, target: Endpoint, mode: str, calls: Sequence[Call], *more: str) -> Tour:
+    script = environments.FOLDER / f"{name}.py"
     done = subprocess.run(
-        [environments.python(name), environments.FOLDER / f"{name}.py", target.url, mode, json.dumps(calls), "look"],
+        [environments.python(name), script, target.url, mode, json.dumps(calls), *more],
         env={**os.environ, "SMCP_TEST_BEARER": target.key},
         capture_output=True,
         text=True,

@@ -99,10 +99,13 @@ def node(platform: Platform) -> processes.Process:
     return found
 
 
-def memory(platform: Platform) -> int:
-    """Bytes of memory that are this node's own: the unique part, and its share of what it shares (proc(5), Pss)."""
+def memory(platform: Platform, kind: str = "Pss") -> int:
+    """Bytes of memory that are this node's own: the unique part, and its share of what it shares (proc(5), Pss).
+
+    `Pss_Anon` is only what it wrote: another process that shares the interpreter does not make it smaller.
+    """
     text = pathlib.Path(f"/proc/{node(platform).pid}/smaps_rollup").read_text("ascii")
-    [line] = [line for line in text.splitlines() if line.startswith("Pss:")]
+    [line] = [line for line in text.splitlines() if line.startswith(f"{kind}:")]
     return int(line.split()[1]) * 1024
 
 

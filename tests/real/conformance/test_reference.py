@@ -13,12 +13,12 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 
 @pytest.mark.requirement("mcp:suite:yardstick")
-@pytest.mark.parametrize("run", suite.RUNS, ids=suite.name)
+@pytest.mark.parametrize("run", suite.ALONE, ids=suite.name)
 def test_each_build_alone_passes_the_suite_of_its_eras(alone: dict[Build, Endpoint], run: suite.Run) -> None:
-    outcome = suite.outcome(run, alone[run.build], hosted=False)
+    outcome = suite.outcome(run, alone[run.build])
     assert (outcome.passed, outcome.required, outcome.failures) == (run.required, run.required, {}), outcome.table()
     assert len(outcome.scenarios) == run.required + run.more, outcome.table()
-    assert outcome.remarks == suite.remarks(run.revision, hosted=False), outcome.table()
+    assert outcome.remarks == suite.remarks(run), outcome.table()
 
 
 @pytest.mark.requirement("mcp:suite:yardstick")

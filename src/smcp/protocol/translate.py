@@ -162,7 +162,7 @@ class _Request(msgspec.Struct):
 
 
 # Through the buffer: results are looked at without a copy of them.
-_INPUT_REQUIRED: Final = re.compile(rb"input_required")
+_INPUT_REQUIRED: Final = re.compile(rb'"input_required"')
 _inputs: Final = msgspec.json.Decoder(_InputRequired)
 _requests: Final = msgspec.json.Decoder(_Request)
 

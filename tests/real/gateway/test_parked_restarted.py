@@ -30,10 +30,11 @@ async def test_a_state_from_before_a_restart_names_nothing_and_the_next_request_
         platform.kill()
         platform.start()
         again = upward.Modern(caller(Endpoint(f"{platform.base_url}/t/acme/older/mcp", key)))
-        carried = upward.retry(asked, **{"roots-1": {"roots": []}})
+        none: wire.Json = {"roots": []}
+        carried = upward.retry(asked, **{"roots-1": none})
         late = await again.call("quiz", carried, questions=[question])
         assert late["error"]["code"] == -32602
         assert "Send the request again" in late["error"]["message"]
         anew = await again.call("quiz", questions=[question])
-        done = await again.call("quiz", upward.retry(anew, **{"roots-1": {"roots": []}}), questions=[question])
-        assert wire.said(done) == [{"roots": []}]
+        done = await again.call("quiz", upward.retry(anew, **{"roots-1": none}), questions=[question])
+        assert wire.said(done) == [none]

@@ -9,6 +9,7 @@ is not granted is refused.
 """
 
 import enum
+import hashlib
 from typing import Final
 
 import msgspec
@@ -87,6 +88,10 @@ GRANTS: Final[dict[Role, frozenset[Action]]] = {
     # Operators run the platform and help tenants; they do not use a tenant's tools or read its resources.
     Role.OPERATOR: frozenset(Action) - _USE_MCP,
 }
+
+
+VERSION: Final = hashlib.sha256(repr(sorted((role, sorted(may)) for role, may in GRANTS.items())).encode()).hexdigest()
+"""Another one for another table: what was shown under one policy is not shown under the next."""
 
 
 class Principal(msgspec.Struct, frozen=True):

@@ -16,7 +16,20 @@ from smcp.app import allowances, foundation, gauges, hosting, machine, sessions
 from smcp.audit import trail
 from smcp.control import app as control
 from smcp.control import services
-from smcp.gateway import alarms, channel, exchange, feeds, front, invoke, meters, parked, parkedseal, replay, targets
+from smcp.gateway import (
+    alarms,
+    channel,
+    exchange,
+    feeds,
+    front,
+    invoke,
+    lists,
+    meters,
+    parked,
+    parkedseal,
+    replay,
+    targets,
+)
 from smcp.identity import authenticator
 from smcp.identity.authn import api_key
 from smcp.kernel import hosts, ids, settings
@@ -182,6 +195,7 @@ async def _gateway(base: foundation.Foundation, common: foundation.Common, hoste
         channels=channel.Channels(lambda tenant: common.limiter.plan(tenant).principal_sessions),
         parked=waiting,
         feeds=notices,
+        lists=lists.Lists(base.clock, base.metrics),
         pool=hosted.pool,
         trail=common.trail,
         metrics=base.metrics,

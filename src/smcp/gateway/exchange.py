@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from smcp.access import policy
 from smcp.audit import trail
-from smcp.gateway import alarms, channel, feeds, meters, parked, replay, sessions, targets
+from smcp.gateway import alarms, channel, feeds, lists, meters, parked, replay, sessions, targets
 from smcp.gateway import head as heads
 from smcp.identity import authenticator
 from smcp.kernel import errors, hosts, ids, jsonrpc, observe, settings
@@ -114,6 +114,7 @@ class Parts:
     channels: channel.Channels
     parked: parked.Parked
     feeds: feeds.Feeds
+    lists: lists.Lists
     pool: pool.Pool
     trail: trail.Trail
     metrics: observe.Metrics
@@ -162,6 +163,7 @@ class Exchange:
         "target",
         "task",
         "tenant",
+        "ticket",
         "trace",
         "version",
     )
@@ -209,6 +211,8 @@ class Exchange:
         self.status = 0
         self.refused = ""
         """The wire code of the error that ended the exchange, empty when none did."""
+        self.ticket: lists.Ticket | None = None
+        """Takes the result, which may be kept for others."""
         self.trace: observe.Request | None = None
         """Its spans, when it is recorded."""
         self.received = 0

@@ -47,6 +47,8 @@ def give_back(parts: exchange.Parts, x: exchange.Exchange) -> None:
         x.call.inputs.over()
         # The two know each other: apart, they go at once, and not when the collector next looks.
         x.call.inputs = None
+    if x.ticket is not None and x.target is not None and _granted(x.call) and x.call.spooled is None:
+        x.ticket.keep(x.target.book.edition, jsonrpc.frame(x.call.response).result)
     if x.call.done:
         x.instance.calls.forget(x.number)
     elif x.era is eras.Era.LEGACY and x.refused == "client_gone":

@@ -201,8 +201,8 @@ async def _open(
     call: calls.Call,
     before: list[bytes],
 ) -> None:
-    answer = jsonrpc.obj(jsonrpc.decode(call.response)) or {}
-    version = (jsonrpc.obj(answer.get("result")) or {}).get("protocolVersion")
+    answer = jsonrpc.obj((jsonrpc.obj(jsonrpc.decode(call.response)) or {}).get("result")) or {}
+    version = answer.get("protocolVersion")
     # The hosted server's own word: the client gets it as it is, metrics and trail only what exists.
     x.version = str(version) if version in eras.LEGACY else ""
     if not instance.alive:
@@ -213,6 +213,7 @@ async def _open(
     parts.sessions.make_room(principal)
     opened = parts.sessions.open(principal, target.spec.server, target.spec.deployment, instance, x.version)
     opened.target = target
+    opened.promised(answer.get("capabilities"))
     hello = b"" if x.message is None else x.message.params_raw or b"{}"
     opened.hello = hello if len(hello) <= living.HELLO_BYTES else b""
     opened.replays = target.resumes and bool(opened.hello)

@@ -15,6 +15,12 @@ HELLO_BYTES: Final = 16_384
 NOTED: Final = frozenset({"logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
 """Requests whose effect another copy of the server must be told of."""
 
+_LISTS: Final = {
+    "prompts": ("prompts/list",),
+    "resources": ("resources/list", "resources/templates/list"),
+    "tools": ("tools/list",),
+}
+"""Lists whose changes a server tells that says so in its capabilities."""
 _QUEUE: Final = 256
 """Messages that wait for a session's GET stream; the oldest give way, here and at the next limit."""
 _QUEUE_BYTES: Final = 4 * 1024 * 1024
@@ -78,8 +84,8 @@ class Session(driver.Owner):
     __slots__ = (
         "_held", "_queue", "born", "bridged", "busy", "created", "deployment", "falls", "greeted", "hello", "id",
         "instance", "key", "level", "missed", "name", "over", "questions", "recorded", "replays", "reviving", "running",
-        "server", "since", "sink", "stamp", "stream", "subscriptions", "table", "target", "tenant", "until", "used",
-        "version", "wrote",
+        "server", "since", "sink", "stamp", "steady", "stream", "subscriptions", "table", "target", "tenant", "until",
+        "used", "version", "wrote",
     )  # fmt: skip
 
     def __init__(
@@ -102,6 +108,8 @@ class Session(driver.Owner):
         """Its requests go to copies that many share (`bridge`)."""
         self.stamp = b""
         """What a modern server is told with each request, JSON-encoded."""
+        self.steady: frozenset[str] = frozenset()
+        """Lists whose changes its server tells."""
         self.running: dict[tuple[driver.Instance, int], bytes] = {}
         """Calls in flight on shared copies: where they are, and what the client calls them, perhaps all the same."""
         self.questions: dict[str, Question] = {}
@@ -188,6 +196,16 @@ class Session(driver.Owner):
         if self.stream is not None:
             self.stream.closed = True
             self.stream.wake()
+
+    def promised(self, capabilities: object) -> None:
+        """What its server said in `initialize` that it can do."""
+        told = jsonrpc.obj(capabilities) or {}
+        self.steady = frozenset(
+            method
+            for kind, methods in _LISTS.items()
+            if (jsonrpc.obj(told.get(kind)) or {}).get("listChanged") is True
+            for method in methods
+        )
 
     def greet(self) -> None:
         """`notifications/initialized` has come."""

@@ -26,6 +26,7 @@ from smcp.gateway import (
     exchange,
     large,
     living,
+    parked,
     parkedlisten,
     parkedruns,
     read,
@@ -88,10 +89,7 @@ async def _private(
     message: jsonrpc.Message,
 ) -> parkedruns.Private:
     declared = upward.capabilities(message.params)
-    told = upward.canonical(declared)
-    if len(told) > living.HELLO_BYTES:
-        raise errors.InvalidParams(f"The client's capabilities have more than {living.HELLO_BYTES} bytes.")
-    key = principal.tenant, principal.id, target.spec.server, target.spec.deployment, told
+    key = _key(target, principal, declared)
     found = parts.parked.known(key)
     if found is not None:
         return found
@@ -102,6 +100,21 @@ async def _private(
             _open(parts, x.request_id, target, principal, declared, hello), name="private-session"
         ),
     )
+
+
+def _key(target: targets.Target, principal: policy.Principal, declared: jsonrpc.Json) -> parked.Key:
+    told = upward.canonical(declared)
+    if len(told) > living.HELLO_BYTES:
+        raise errors.InvalidParams(f"The client's capabilities have more than {living.HELLO_BYTES} bytes.")
+    return principal.tenant, principal.id, target.spec.server, target.spec.deployment, told
+
+
+def session(
+    parts: exchange.Parts, target: targets.Target, principal: policy.Principal, message: jsonrpc.Message
+) -> living.Session | None:
+    """The private session that a request would go to, if it is open. Raises `errors.InvalidParams`."""
+    found = parts.parked.known(_key(target, principal, upward.capabilities(message.params)))
+    return None if found is None else found.session
 
 
 async def _open(
@@ -123,6 +136,7 @@ async def _open(
             raise errors.ServerFailed("The hosted MCP server refused the handshake. 'smcp server logs' may show why.")
         told = answer.get("protocolVersion")
         opened = _session(parts, request_id, target, principal, instance, str(told) if told in eras.LEGACY else "")
+        opened.promised(answer.get("capabilities"))
         private = parkedruns.Private(parts.parked, opened, instance, declared, answer)
         parts.parked.enter(private)
         instance.calls.tell("notifications/initialized")
@@ -317,6 +331,8 @@ async def _finished(
             await _lacking(parts, x, message, run, run.lacking)
         else:
             done = upward.complete(run.method, frame.result, run.private.info)
+            if x.ticket is not None and x.target is not None:
+                x.ticket.keep(x.target.book.edition, done)
             await _say(x, None, jsonrpc.result(message.id, done))
         return
     if call.code == upward.URL_REQUIRED and run.takes and await _address(parts, x, run, message, frame.error):

@@ -14,7 +14,21 @@ from typing import Final
 
 from smcp.access import policy
 from smcp.audit import events
-from smcp.gateway import batch, check, exchange, forward, legacy, modern, oldsse, read, route, streams, targets, tracing
+from smcp.gateway import (
+    batch,
+    check,
+    exchange,
+    forward,
+    legacy,
+    modern,
+    oldsse,
+    read,
+    recall,
+    route,
+    streams,
+    targets,
+    tracing,
+)
 from smcp.kernel import errors, ids, jsonrpc, observe
 from smcp.protocol import eras
 from smcp.runtime import calls
@@ -303,6 +317,7 @@ STAGES: Final[tuple[Stage, ...]] = (
     decide,
     session,
     check.check,
+    recall.recall,
     lease,
     acquire,
     forward.forward,

@@ -92,8 +92,9 @@ async def _say_again(
 ) -> None:
     instance.principal = session.key[1]
     call, _ = await answered(parts, instance, *instance.calls.ask("initialize", session.hello))
-    answer = jsonrpc.obj(jsonrpc.decode(call.response)) or {}
-    version = (jsonrpc.obj(answer.get("result")) or {}).get("protocolVersion")
+    answer = jsonrpc.obj((jsonrpc.obj(jsonrpc.decode(call.response)) or {}).get("result")) or {}
+    version = answer.get("protocolVersion")
+    session.promised(answer.get("capabilities"))
     if call.code is not None or (session.version and version != session.version):
         parts.sessions.end(session, "lost")
         raise errors.SessionNotFound

@@ -27,6 +27,14 @@ _STRUCTURED: Final = (*eras.LEGACY[2:], *eras.MODERN)
 """Versions with structured results: from 2025-06-18 on."""
 _PER_SECOND: Final = 20
 """Lines about wrong messages of one copy that are written a second; all of them are counted."""
+_CHANGES: Final = frozenset(
+    {
+        "notifications/prompts/list_changed",
+        "notifications/resources/list_changed",
+        "notifications/resources/updated",
+        "notifications/tools/list_changed",
+    }
+)
 _MISSING: Final = "/structuredContent: is missing, and the tool has an outputSchema"
 
 
@@ -130,6 +138,8 @@ class Checks:
 
     def notice(self, frame: jsonrpc.Frame, line: bytes) -> bool:
         """May this notification go on?"""
+        if frame.method in _CHANGES:
+            self._book.outdated()
         if frame.method == "notifications/tools/list_changed":
             self._book.changed()
         if not self._version or quick.notice(frame.method, frame.params):

@@ -68,6 +68,17 @@ DEFINITIONS: Final[Mapping[Metric, Definition]] = {
         "Messages that were not valid for their version of MCP or for a tool's schema, by who sent them.",
         (("sender", ("client", "server")),),
     ),
+    Metric.CACHE_LOOKUPS: Definition(
+        Kind.COUNTER,
+        "requests",
+        "Lists and reads that were looked for among the answers that are kept, by whether they were there.",
+        (("result", ("hit", "miss")),),
+    ),
+    Metric.CACHE_BYTES: Definition(
+        Kind.GAUGE,
+        "bytes",
+        "Answers that are kept for who asks the same, of all tenants.",
+    ),
     Metric.RATE_LIMITED: Definition(
         Kind.COUNTER,
         "requests",

@@ -91,6 +91,8 @@ class Metric(enum.Enum):
     ACCESS_REFUSED = "smcp_access_refused_total"
     ERRORS = "smcp_errors_total"
     INVALID = "smcp_invalid_messages_total"
+    CACHE_LOOKUPS = "smcp_cache_lookups_total"
+    CACHE_BYTES = "smcp_cache_bytes"
     RATE_LIMITED = "smcp_rate_limited_total"
     LIMIT_CROSSINGS = "smcp_limit_crossings_total"
     SESSIONS = "smcp_sessions_live"

@@ -70,6 +70,8 @@ class Book:
     """The tools of one deployment, for all of its copies."""
 
     def __init__(self) -> None:
+        self.edition = object()
+        """Another one since a copy has told of a change, of whatever it lists or lets read."""
         self._known: dict[str, list[_Known]] = {}
         self._unfit: set[bytes] = set()
         """Schemas that are not applied."""
@@ -101,6 +103,10 @@ class Book:
     def changed(self) -> None:
         """The server says that its tools are others now, or told them in a list that was not read."""
         self._unsettled = True
+
+    def outdated(self) -> None:
+        """A copy says that something which it lists, or lets read, is no longer what it was."""
+        self.edition = object()
 
     def arguments(self, name: str, value: jsonrpc.Json, raw: bytes, note: Callable[[str], None]) -> str:
         """What is wrong with the arguments of a call, with its place as a JSON Pointer; empty when nothing is.

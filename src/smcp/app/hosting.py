@@ -27,13 +27,15 @@ from smcp.deploy import (
 )
 from smcp.kernel import errors, ids, observe, settings
 from smcp.runtime import checks, driver, hiding, journal, ledger, pool, sampler, spool
-from smcp.runtime.drivers import stdio
+from smcp.runtime.drivers import either, remote, stdio
 from smcp.sandbox import cells, egress, gvisor, interpreter, launch, node, walls
 from smcp.sandbox.egress import rules
 from smcp.sandbox.volumes import keeper
 from smcp.tenancy import limits, meter, usage
 
 _MORE: Final = 65_536
+_CONVERSATION: Final = 4 * 1024 * 1024
+"""Bytes that a conversation with a remote server takes of the machine: it has no process."""
 _MORE_STARTS: Final = 2
 """Copies that are started at once beyond the number of cores: a start waits for pipes and disks, too."""
 
@@ -91,9 +93,12 @@ async def open(
     books = checks.Books()
     checked = _checked(books, base.metrics)
     kept_secrets = secrets.Secrets(common.store, base.clock)
-    sampled = sampler.Sampler(
-        _driver(config, found, started, volumes, reach, checked), started, functools.partial(_used, common.meter)
+    used = functools.partial(_used, common.meter)
+    both = either.Either(
+        _driver(config, found, started, volumes, reach, checked),
+        remote.RemoteDriver(_patience(config), reach, checked, functools.partial(_moved, used)),
     )
+    sampled = sampler.Sampler(both, started, used)
     children = hiding.Hiding(sampled, giving.Giver(kept_secrets))
     lines = journal.Journal(common.store, base.log, days=config.stores.log_days, most_bytes=config.stores.log_bytes)
     base.undo.push_async_callback(lines.close)
@@ -152,8 +157,15 @@ def _pool(
         patience,
         caps=functools.partial(_caps, common.limiter),
         starts_at_once=(os.cpu_count() or 1) + _MORE_STARTS,
-        memory_bytes=lambda spec: config.sandbox.memory_bytes + (gvisor.MEMORY if spec.tier == walls.GVISOR else 0),
+        memory_bytes=functools.partial(_memory, config.sandbox.memory_bytes),
     )
+
+
+def _memory(cell: int, spec: driver.Spec) -> int:
+    """What one copy may take."""
+    if spec.remote is not None:
+        return _CONVERSATION
+    return cell + (gvisor.MEMORY if spec.tier == walls.GVISOR else 0)
 
 
 def _caps(limiter: limits.Limiter, tenant: ids.TenantId) -> ledger.Caps:
@@ -176,6 +188,19 @@ def _used(
     counting.used(tenant, server, principal, sums)
 
 
+def _moved(used: sampler.Told, spec: driver.Spec, sent: int, received: int) -> None:
+    used(spec.tenant, spec.server, "", sampler.Used(egress_sent=sent, egress_received=received))
+
+
+def _patience(config: settings.Settings) -> driver.Limits:
+    return driver.Limits(
+        stop_grace_s=config.runtime.stop_grace_s,
+        max_message_bytes=config.runtime.max_message_bytes,
+        stream_buffer=config.runtime.stream_buffer,
+        tenant_buffer_bytes=config.runtime.tenant_buffer_bytes,
+    )
+
+
 def _driver(
     config: settings.Settings,
     found: machine.Machine,
@@ -184,16 +209,10 @@ def _driver(
     reach: egress.Egress,
     checked: stdio.Checked,
 ) -> driver.Driver:
-    patience = driver.Limits(
-        stop_grace_s=config.runtime.stop_grace_s,
-        max_message_bytes=config.runtime.max_message_bytes,
-        stream_buffer=config.runtime.stream_buffer,
-        tenant_buffer_bytes=config.runtime.tenant_buffer_bytes,
-    )
     # Beside what is built, in a directory that only the platform's own uid can enter.
     spools = spool.Spools(str(config.platform.directory() / machine.WORK))
     cell = functools.partial(_cell, config.sandbox, found)
-    return stdio.StdioDriver(cell, started, patience, spools, volumes, reach, checked)
+    return stdio.StdioDriver(cell, started, _patience(config), spools, volumes, reach, checked)
 
 
 def _checked(books: checks.Books, metrics: observe.Metrics) -> stdio.Checked:

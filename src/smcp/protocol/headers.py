@@ -8,7 +8,7 @@ import base64
 import binascii
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from smcp.kernel import errors, jsonrpc
@@ -16,6 +16,10 @@ from smcp.kernel import errors, jsonrpc
 PARAM_PREFIX: Final = "mcp-param-"
 _SENTINEL = re.compile(r"=\?base64\?(?P<payload>.*)\?=", re.DOTALL)
 _DECIMAL = re.compile(r"(?P<whole>-?[0-9]{1,400})(?:\.0{1,40})?", re.ASCII)
+_SAFE = re.compile(r"[ -~]*", re.ASCII)
+_NAMED: Final = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+"""Keywords of JSON Schema whose members are schemas."""
+_VALUES: Final = frozenset({"default", "const", "enum", "examples"})
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 
 
@@ -83,6 +87,61 @@ def decode(value: str) -> str | None:
         return raw.decode("utf-8") if base64.b64encode(raw).decode("ascii") == payload else None
     except (binascii.Error, ValueError):
         return None
+
+
+def encode(text: str) -> str:
+    """The header value that stands for `text`: itself where it survives an HTTP field, else its sentinel form."""
+    if _SAFE.fullmatch(text) and text == text.strip() and _SENTINEL.fullmatch(text) is None:
+        return text
+    return f"=?base64?{base64.b64encode(text.encode('utf-8', 'surrogatepass')).decode('ascii')}?="
+
+
+def mirrored(schema: object) -> tuple[tuple[tuple[str, ...], str], ...]:
+    """What of a tool's arguments its schema tells to mirror: the path of each, and the end of the header's name."""
+    return tuple((path, token) for path, token, _ in _annotated(schema))
+
+
+def params(mirrors: Iterable[tuple[tuple[str, ...], str]], arguments: jsonrpc.Json) -> list[tuple[str, str]]:
+    """The `Mcp-Param-*` headers of a call. An argument that is absent, or has no header form, has none."""
+    found: list[tuple[str, str]] = []
+    for path, token in mirrors:
+        value = _at(arguments, path)
+        rendered = str(int(value)) if isinstance(value, float) and _is_integral(value) else _render(value)
+        if rendered is not None:
+            found.append((f"Mcp-Param-{token}", encode(rendered)))
+    return found
+
+
+def wrong_mirror(schema: object) -> str:
+    """Why a client must refuse a tool with this schema; empty when its `x-mcp-header` annotations are right.
+
+    They belong on strings, integers and booleans that are reached through `properties` alone, name a token
+    (RFC 9110, 5.6.2), and differ from each other in more than case (MCP 2026-07-28, "Tools: x-mcp-header").
+    """
+    right = [token for _, token, _ in _annotated(schema)]
+    for token in right:
+        if sum(1 for other in right if other.lower() == token.lower()) > 1:
+            return f"two properties have the x-mcp-header {token!r}"
+    if sum(1 for node in _schemas(schema) if "x-mcp-header" in node) != len(right):
+        return "an x-mcp-header is no token, or where none belongs"
+    return ""
+
+
+def _schemas(schema: object) -> Iterator[jsonrpc.Json]:
+    """Every object in `schema` that is a schema itself, and not a value."""
+    stack: list[object] = [schema]
+    while stack:
+        value = stack.pop()
+        node = jsonrpc.obj(value)
+        if node is None:
+            stack.extend(jsonrpc.array(value))
+            continue
+        yield node
+        for key, below in node.items():
+            if key in _NAMED:
+                stack.extend((jsonrpc.obj(below) or {}).values())
+            elif key not in _VALUES:
+                stack.append(below)
 
 
 def check_params(schema: object, arguments: jsonrpc.Json, fields: Fields) -> None:

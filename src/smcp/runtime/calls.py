@@ -251,8 +251,22 @@ class Calls:
         for call in pending.values():
             call.fail(failure)
 
-    def received(self, line: bytes) -> None:
-        """One message of the hosted server. Raises `errors.ParseError` when it is not JSON-RPC."""
+    def waits(self, number: int) -> bool:
+        """Is there no response to this call yet, and somebody who may want it?"""
+        return number in self._pending
+
+    def lost(self, number: int, failure: errors.SmcpError) -> None:
+        """There will be no response to this call."""
+        call = self._pop(number)
+        if call is not None:
+            call.fail(failure)
+
+    def received(self, line: bytes, of: int | None = None) -> None:
+        """One message of the hosted server. Raises `errors.ParseError` when it is not JSON-RPC.
+
+        `of`: where each call has a stream of its own, the number of the one on whose stream this came, and 0 for the
+        stream of no call. There nothing needs to be guessed, and nothing but that call can be answered.
+        """
         try:
             frame = jsonrpc.frame(line)
         except errors.ParseError as error:
@@ -260,11 +274,13 @@ class Calls:
             raise
         self.heard = time.monotonic()
         if not frame.method:
+            if of and _number(frame.id) != of:
+                raise errors.ParseError("A response to another request than the stream is of was dropped.")
             self._response(frame)
         elif frame.id:
-            self._request(frame, line)
+            self._request(frame, line, of)
         else:
-            self._notification(frame, line)
+            self._notification(frame, line, of)
 
     def spooled(self, number: int, result: spool.Result) -> None:
         """A response of the hosted server, whose result is too large for memory."""
@@ -343,7 +359,7 @@ class Calls:
             del self._tokens[call.token_key]
         return call
 
-    def _request(self, frame: jsonrpc.Frame, line: bytes) -> None:
+    def _request(self, frame: jsonrpc.Frame, line: bytes, of: int | None) -> None:
         if self._modern:  # forbidden there (MCP 2026-07-28, "Base protocol"): dropped, and told to the server's log
             raise errors.ParseError("A modern server must not send requests; the message was dropped.")
         key = _id(bytes(frame.id))
@@ -360,23 +376,26 @@ class Calls:
         self._asked[key] = "" if b'"task"' in bytes(frame.params) else frame.method
         if len(self._asked) > _KEPT:
             del self._asked[next(iter(self._asked))]
-        self._newest_or_stray(line, frame.method)
+        self._newest_or_stray(line, frame.method, of)
 
-    def _notification(self, frame: jsonrpc.Frame, line: bytes) -> None:
+    def _notification(self, frame: jsonrpc.Frame, line: bytes, of: int | None) -> None:
         if self._checks is not None and not self._checks.notice(frame, line):
             return
         if frame.method == "notifications/progress":
             self._progress(frame, line)
         elif self._modern:
-            self._modern_notice(frame, line)
+            self._modern_notice(frame, line, of)
         elif frame.method in _STREAM_FIRST:
             self._stray(line, frame.method)
         else:
-            self._newest_or_stray(line, frame.method)
+            self._newest_or_stray(line, frame.method, of)
 
-    def _newest_or_stray(self, line: bytes, method: str) -> None:
-        # A legacy server does not say which request its message is related to (client-quirk 15).
-        call = next((one for one in reversed(self._pending.values()) if not one.done), None)
+    def _newest_or_stray(self, line: bytes, method: str, of: int | None) -> None:
+        if of is None:
+            # A legacy server does not say which request its message is related to (client-quirk 15).
+            call = next((one for one in reversed(self._pending.values()) if not one.done), None)
+        else:
+            call = self._pending.get(of)
         if call is None or call.method == "initialize":
             self._stray(line, method)
         else:
@@ -394,10 +413,10 @@ class Calls:
             line = jsonrpc.notification(frame.method, jsonrpc.encode(members))
         call.push(line)
 
-    def _modern_notice(self, frame: jsonrpc.Frame, line: bytes) -> None:
+    def _modern_notice(self, frame: jsonrpc.Frame, line: bytes, of: int | None) -> None:
         members = _decode_members(frame.params)
         if frame.method == "notifications/message":
-            asked = [call for call in self._pending.values() if call.log_level]
+            asked = [call for number, call in self._pending.items() if call.log_level and of in (None, number)]
             # It names no request: where two callers asked, nobody can tell whose it is.
             if len(asked) == 1 or (asked and asked[0].party and all(one.party is asked[0].party for one in asked)):
                 asked[-1].push(line)

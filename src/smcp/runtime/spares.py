@@ -185,6 +185,9 @@ class Spares:
         if spec.volume is not None:
             # It would have read files that others change before it is used.
             return 0
+        if spec.remote is not None:
+            # There is nothing to start, and nobody may speak to a legacy server before its client does.
+            return 0
         most = self._starts.ledger.caps(spec.tenant).spares
         learned = shelf.demand.wanted(now, most)
         return learned if shelf.modern else max(learned, min(spec.least, most))

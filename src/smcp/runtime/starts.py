@@ -177,10 +177,12 @@ class Starts:
         """
         fuse = self.fuse(copy.spec)
         try:
-            copy.ask()
+            asked = copy.ask()
             if not await self.spoken(copy, self._timeout_s):
                 if copy.instance.alive:
                     raise errors.ServerTimeout("The hosted MCP server did not answer in time after its start.")
+                if copy.spec.remote is not None and asked.failure is not None:
+                    raise asked.failure  # says what is wrong with the way there
                 raise errors.ServerFailed("The hosted MCP server ended before it answered.")
         except errors.SmcpError as error:
             fuse.bad(time.monotonic(), error.public)

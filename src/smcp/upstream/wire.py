@@ -1,0 +1,215 @@
+"""What the wires of remote servers have in common: messages to send, answers to read, and who gets them."""
+
+import abc
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Final, Protocol
+
+import msgspec
+
+from smcp.kernel import errors, jsonrpc
+from smcp.protocol import sse
+from smcp.upstream import client, places
+
+JSON: Final = "application/json"
+EVENTS: Final = "text/event-stream"
+ERROR_BYTES: Final = 65_536
+"""Longest error of a server that is read."""
+WORD_S: Final = 30.0
+"""Seconds in which a server takes a message that it does not answer."""
+_LONGEST_WAIT_S: Final = 3600.0
+
+
+class NotHere(errors.ServerFailed):
+    """The server refuses the request as a whole, with a status that another kind of server would give."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"The remote server answered with HTTP status {status}.")
+        self.status = status
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """One message for the server."""
+
+    number: int
+    """The request's number; 0 for a notification or a response."""
+    method: str
+    params: msgspec.Raw
+    body: bytes
+
+
+class Owner(Protocol):
+    """Whose server it is."""
+
+    def received(self, frame: bytes, of: int | None) -> None:
+        """A message of the server, on the stream of request `of` (0: of none; None: all share one).
+
+        Raises `errors.ParseError`."""
+        ...
+
+    def waits(self, number: int) -> bool:
+        """Is the response to this request still missing?"""
+        ...
+
+    def take(self, size: int) -> bool:
+        """May `size` bytes more wait in memory?"""
+        ...
+
+    def give(self, size: int) -> None:
+        """They wait no more."""
+        ...
+
+    async def flow(self) -> None:
+        """Return when more may be read."""
+        ...
+
+    def note(self, text: str) -> None:
+        """A line for the server's log."""
+        ...
+
+    def gone(self, failure: errors.SmcpError) -> None:
+        """The server has ended the whole connection."""
+        ...
+
+
+class Wire(abc.ABC):
+    """One way to speak to a server, with everything that one instance needs."""
+
+    name: str
+    """As it is recorded with a deployment."""
+
+    def __init__(self, http: client.Client, place: places.Place, owner: Owner, limit: int) -> None:
+        """`limit`: bytes of the largest message that is taken."""
+        self._http = http
+        self._place = place
+        self._owner = owner
+        self._limit = limit
+
+    @abc.abstractmethod
+    async def post(self, sent: Sent) -> None:
+        """Deliver a message; for a request, return when its response has been handed over.
+
+        Raises an `errors.SmcpError` when there will be none.
+        """
+
+    async def close(self) -> None:  # noqa: B027  most wires end with their requests
+        """Say good-bye. Never raises."""
+
+    async def whole(self, answer: client.Answer, limit: int) -> bytes:
+        """The whole body, counted while it is collected. Raises `errors.ServerFailed` or `errors.Unavailable`."""
+        parts: list[bytes] = []
+        held = 0
+        try:
+            async with contextlib.aclosing(answer.chunks()) as chunks:
+                async for chunk in chunks:
+                    held += len(chunk)
+                    if held > limit:
+                        held -= len(chunk)
+                        raise errors.ServerFailed("The remote server's answer is larger than the platform takes.")
+                    if not self._owner.take(len(chunk)):
+                        held -= len(chunk)
+                        raise errors.Unavailable("The tenant's servers have more waiting in memory than they may.")
+                    parts.append(chunk)
+                    await self._owner.flow()
+            return b"".join(parts)
+        finally:
+            self._owner.give(held)
+
+    async def events(self, answer: client.Answer, parser: sse.Parser) -> AsyncGenerator[sse.Event]:
+        """The events of a stream; what is not complete counts as waiting. Raises as `whole`."""
+        held = 0
+        try:
+            async with contextlib.aclosing(answer.chunks()) as chunks:
+                async for chunk in chunks:
+                    if not self._owner.take(len(chunk)):
+                        raise errors.Unavailable("The tenant's servers have more waiting in memory than they may.")
+                    held += len(chunk)
+                    try:
+                        found = parser.feed(chunk)
+                    except errors.TooLarge as error:
+                        raise errors.ServerFailed(
+                            "A message of the remote server is larger than the platform takes."
+                        ) from error
+                    for event in found:
+                        yield event
+                    if found or len(chunk) <= 2:
+                        self._owner.give(held)
+                        held = 0
+                    await self._owner.flow()
+        finally:
+            self._owner.give(held)
+
+    def parser(self) -> sse.Parser:
+        """For one stream."""
+        return sse.Parser(line_bytes=self._limit + 64, event_bytes=self._limit)
+
+    def hand(self, frame: bytes, of: int | None) -> None:
+        """A message goes to its reader; one that is none is told to the log."""
+        try:
+            self._owner.received(frame, of)
+        except errors.ParseError as error:
+            self._owner.note(f"ignored a message: {error.public} {frame[:200].decode('utf-8', 'replace')}")
+
+    async def refused(self, answer: client.Answer, number: int, error: msgspec.Raw | None = None) -> None:
+        """An answer whose status is no success: hand over the error in it, or raise what the status means.
+
+        `error`: what was read of it already.
+        """
+        status = status_failure(answer)
+        if status is not None:
+            raise status
+        error = error or await self.error(answer)
+        if not number or error is None:
+            raise NotHere(answer.status)
+        self._owner.received(jsonrpc.failure(b"%d" % number, error), number)
+
+    async def response(self, answer: client.Answer) -> jsonrpc.Frame:
+        """The response to a request of the wire's own, which is the first on its stream. Raises `errors.ServerFailed`
+        or `errors.ParseError`."""
+        if answer.status != 200:
+            raise status_failure(answer) or errors.ServerFailed(
+                f"The remote server answered with HTTP status {answer.status}."
+            )
+        if answer.media == JSON:
+            return jsonrpc.frame(await self.whole(answer, self._limit))
+        if answer.media == EVENTS:
+            async with contextlib.aclosing(self.events(answer, self.parser())) as events:
+                async for event in events:
+                    frame = jsonrpc.frame(event.data) if event.data else jsonrpc.Frame()
+                    if frame.id and not frame.method:
+                        return frame
+        raise errors.ServerFailed("The remote server ended its answer before the response.")
+
+    async def error(self, answer: client.Answer) -> msgspec.Raw | None:
+        """The JSON-RPC error in the body, if there is one."""
+        if answer.media != JSON:
+            return None
+        with contextlib.suppress(errors.SmcpError):
+            found = jsonrpc.frame(await answer.read(ERROR_BYTES))
+            if found.error and jsonrpc.obj(jsonrpc.decode(found.error)) is not None:
+                return found.error
+        return None
+
+
+def status_failure(answer: client.Answer) -> errors.SmcpError | None:
+    """What a status means for every request alike; None where the body may say more."""
+    if answer.status in (401, 403, 407):
+        return errors.ServerFailed(
+            f"The remote server refused the credential ({answer.status}): set the secret of its header again, or ask"
+            " who runs it."
+        )
+    if answer.status == 429:
+        return errors.RateLimited(
+            "The remote server takes no more requests for now.", retry_after=seconds(answer.field("retry-after"))
+        )
+    if answer.status == 503 and answer.field("retry-after"):
+        wait = str(round(seconds(answer.field("retry-after"))))
+        return errors.Unavailable("The remote server is not available now (503).", headers=(("Retry-After", wait),))
+    if answer.status >= 500:
+        return errors.ServerFailed(f"The remote server failed with HTTP status {answer.status}.")
+    return None
+
+
+def seconds(text: str) -> float:
+    """What `Retry-After` says in seconds, within reason; a date counts as a few."""
+    return min(max(float(text), 1.0), _LONGEST_WAIT_S) if text.isascii() and text.isdigit() and len(text) < 9 else 5.0

@@ -30,6 +30,18 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes that all hosted servers of a tenant may have waiting in memory."""
 
 
+class Remote(msgspec.Struct, frozen=True, kw_only=True):
+    """A server that somebody else runs: where it is, and what it is shown."""
+
+    url: str
+    """Its endpoint, canonical: scheme, lower-case ASCII host, no default port, no user, no fragment. `http` is only
+    dialled where the operator has opened the address (`egress.allowed_networks`)."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """Header fields by name, and the name of the secret that is the value of each, found in `Spec.env`."""
+    wire: Literal["auto", "streamable", "sse"] = "auto"
+    """How it is spoken to: Streamable HTTP, the HTTP+SSE of MCP 2024-11-05, or whichever it answers."""
+
+
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
     """What to run: resolved from a deployment, the same for every instance of it."""
 
@@ -57,6 +69,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     """Copies that stay, once the server was asked for: shared ones of a modern server, spares of a legacy one."""
     most: int = 0
     """Shared copies of a modern server at most; 0 for as many as the plan allows."""
+    remote: Remote | None = None
+    """Set for a server that runs elsewhere: then there is neither artefact nor command, and no sandbox."""
 
     def __repr__(self) -> str:
         # The environment is the tenant's; a repr ends up in logs.

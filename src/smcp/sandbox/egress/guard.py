@@ -90,6 +90,10 @@ class Guard:
             return "not a public address"
         return "this machine" if is_own(address) else ""
 
+    def opened(self, text: str) -> bool:
+        """Has the operator opened the network of `text`, an address?"""
+        return _within(ipaddress.ip_address(text), self._open)
+
     def _exactly(self, address: Address) -> bool:
         return any(one.num_addresses == 1 and address in one for one in self._open)
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from smcp.app import foundation, machine, probing
+from smcp.app import foundation, machine, probing, remotes
 from smcp.app import secrets as giving
 from smcp.audit import events
 from smcp.deploy import (
@@ -132,6 +132,7 @@ async def open(
         metrics=base.metrics,
         traces=base.traces,
         log=base.log,
+        reach=remotes.Reach(reach),
     )
     base.undo.push_async_callback(maker.close)
     await maker.start()
@@ -248,6 +249,8 @@ class Specs:
     ) -> driver.Spec:
         """Raises `errors.ServerStopped` when it was built for another Python or Node.js than the platform's now,
         `errors.NotFound` when the artefact is gone, `errors.TamperedData` when it is not what it was."""
+        if deployment.runtime == "remote":
+            return remotes.spec(tenant, server, deployment)
         if deployment.runtime == "node":
             fits, now = self._node is not None and node.serves(self._node, deployment.interpreter), self._node
         else:

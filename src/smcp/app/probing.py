@@ -2,7 +2,8 @@
 
 The era of a server is locked by its first message, and some servers exit or stay silent when they are asked
 `server/discover` (client-quirk 13): so each question gets a copy of its own, with a timeout, and the verdict is
-recorded with the deployment.
+recorded with the deployment. For a remote server a copy is a session of its own there, and nothing is fetched on the
+way but through the driver's guarded client.
 """
 
 import asyncio
@@ -25,6 +26,9 @@ _KEPT: Final = 200
 _COPIES: Final = 3
 """Copies that are asked one question, when they end instead of answering."""
 
+_WHOLE: Final = 10
+"""Times the patience with one answer: for everything. A server that answers each of many pages just in time would keep
+others' deployments waiting for an hour."""
 _REMARKS: Final = 5
 """Schemas of a new deployment that its owner is told of, when they will not be applied."""
 
@@ -43,12 +47,17 @@ class Prober:
         lines: Callable[[driver.Spec], driver.Lines],
         *,
         timeout_s: float,
+        whole_s: float = 0.0,
     ) -> None:
-        """`lines` gives a server's log, which gets what a copy wrote that did not answer."""
+        """`lines` gives a server's log, which gets what a copy wrote that did not answer.
+
+        `timeout_s` is for one answer, `whole_s` for all of them (0: so many times as long).
+        """
         self._stdio = stdio
         self._lines = lines
         self._spec = spec
         self._timeout_s = timeout_s
+        self._whole_s = whole_s or timeout_s * _WHOLE
 
     async def __call__(
         self, tenant: ids.TenantId, server: ids.ServerName, draft: versions.Deployment
@@ -60,8 +69,12 @@ class Prober:
             spec = msgspec.structs.replace(spec, volume=msgspec.structs.replace(spec.volume, scratch=True))
         wanted = draft.manifest.era
         said: collections.deque[str] = collections.deque(maxlen=_KEPT)
-        modern = await self._ask(spec, said, modern=True) if wanted != "legacy" else None
-        legacy = await self._ask(spec, said, modern=False) if wanted != "modern" else None
+        try:
+            async with asyncio.timeout(self._whole_s):
+                modern = await self._ask(spec, said, modern=True) if wanted != "legacy" else None
+                legacy = await self._ask(spec, said, modern=False) if wanted != "modern" else None
+        except TimeoutError as error:
+            raise errors.DeployFailed("The server took too long to tell which tools it has.") from error
         found = modern or legacy
         if found is None:
             written = [line for line in said if not line.startswith("[smcp]")]
@@ -69,15 +82,16 @@ class Prober:
             for line in ("[smcp] deployed nothing: a copy of the new version did not answer. It wrote:", *written):
                 log(line)
             told = " / ".join(written[-_STDERR:]) or "nothing"
-            raise errors.DeployFailed(
-                f"The server does not answer as an MCP server. It wrote, or failed with: {told[-1500:]}"
-            )
+            where = f"{spec.remote.url} does" if spec.remote is not None else "The server does"
+            raise errors.DeployFailed(f"{where} not answer as an MCP server. It wrote, or failed with: {told[-1500:]}")
         spoken = tuple(one for one in eras.MODERN if modern and one in modern.server.versions)
         older = tuple(one for one in (legacy.server.versions[::-1] if legacy else ()) if one in eras.LEGACY)
         if not spoken and not older:
             raise errors.DeployFailed("The server speaks no version of MCP that is spoken here.")
         # In a thread: megabytes, looked through for every form of every secret, may take long.
-        return await asyncio.to_thread(_probed, found, versions.Eras(legacy=older, modern=spoken))
+        probed = await asyncio.to_thread(_probed, found, versions.Eras(legacy=older, modern=spoken))
+        # Modern MCP knows one way over HTTP; of the others a legacy session has said which one it is.
+        return msgspec.structs.replace(probed, wire=(legacy or found).wire)
 
     async def _ask(self, spec: driver.Spec, said: collections.deque[str], *, modern: bool) -> "_Answer | None":
         """What it answers in one era; None when it answers nothing there."""
@@ -99,7 +113,7 @@ class Prober:
             client = peer.Peer(instance, modern=modern, timeout_s=self._timeout_s)
             server = await client.introduce()
             tools = await client.tools() if "tools" in server.capabilities else []
-            return _Answer(server, tools, instance.hide), False
+            return _Answer(server, tools, instance.hide, instance.wire), False
         except (errors.RpcError, errors.ServerFailed, errors.ServerTimeout) as error:
             # Not of this era, or not a server at all: the other question, or the caller, tells which.
             said.append(f"({instance.hide(error.public)})")
@@ -112,6 +126,7 @@ class _Answer(msgspec.Struct, frozen=True):
     server: peer.Server
     tools: list[jsonrpc.Json]
     hide: Callable[[str], str]
+    wire: versions.Wire
 
 
 def _probed(found: _Answer, spoken: versions.Eras) -> deployer.Probed:

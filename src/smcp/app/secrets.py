@@ -1,6 +1,9 @@
 """What a copy that starts gets of its server's secrets: the room that keeps them, joined to the one that starts."""
 
+from collections.abc import Mapping, Sequence
+
 from smcp.deploy import secrets
+from smcp.deploy.sources import remote
 from smcp.kernel import errors
 from smcp.runtime import driver, hiding
 
@@ -12,7 +15,9 @@ class Giver:
         self._kept = kept
 
     async def __call__(self, spec: driver.Spec) -> tuple[hiding.Given, ...]:
-        """Every secret of the server. What its manifest names must be there, and comes as the manifest says.
+        """Every secret of the server; of a remote one those that its headers name, and no other.
+
+        What its manifest names must be there, and comes as the manifest says.
 
         Raises `errors.SecretMissing`, which names what is not set, `errors.Unavailable`, `errors.TamperedData`.
         """
@@ -24,6 +29,8 @@ class Giver:
                 f"The server {spec.tenant}/{spec.server} needs secrets that are not set: {', '.join(missing)}. "
                 f"'smcp secret set {spec.tenant}/{spec.server} {missing[0]}' sets one."
             )
+        if spec.remote is not None:
+            return _sent(spec, spec.remote.headers, {one.name: one.value for one in found})
         given: list[hiding.Given] = []
         for one in found:
             kind = wanted.get(one.name, one.kind)
@@ -34,3 +41,19 @@ class Giver:
                 )
             given.append(hiding.Given(name=one.name, value=one.value, file=kind == "file"))
         return tuple(given)
+
+
+def _sent(
+    spec: driver.Spec, headers: Sequence[tuple[str, str]], values: Mapping[str, bytes]
+) -> tuple[hiding.Given, ...]:
+    """The values of `headers`, as they are sent: the driver adds nothing but `Bearer `."""
+    for header, name in headers:
+        try:
+            remote.value(header, values[name])
+        except ValueError as error:
+            raise errors.SecretMissing(
+                f"The secret {name} of {spec.tenant}/{spec.server} can't be the value of the header {header}: {error}."
+                f" 'smcp secret set {spec.tenant}/{spec.server} {name}' sets it anew."
+            ) from None
+    used = dict.fromkeys(name for _, name in headers)
+    return tuple(hiding.Given(name=name, value=values[name].strip(b" \t\r\n")) for name in used)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from smcp.cli import client, failures, operations, pack, parcels, session
+from smcp.cli import client, failures, operations, pack, parcels, remotes, session
 from smcp.deploy import clientconfig
 from smcp.kernel import errors
 
@@ -23,6 +23,17 @@ _file = click.Path(dir_okay=False, path_type=pathlib.Path)
 @click.option("--include", metavar="PATH", multiple=True, help="Send this part of a folder although it is ignored.")
 @click.option("--config", metavar="KEY=VALUE", multiple=True, help="A value for an option of a bundle; no secret.")
 @click.option("--config-from", type=_file, help="A TOML file with values for a bundle's options, secrets included.")
+@click.option(
+    "--header-secret",
+    metavar="[HEADER=]SECRET",
+    multiple=True,
+    help="Of a remote server: a header and the secret that is its value; SECRET alone: Authorization.",
+)
+@click.option(
+    "--wire",
+    type=click.Choice(["auto", "streamable", "sse"]),
+    help="Of a remote server: how it speaks; by default found out.",
+)
 @click.option("--from-config", type=_file, help="Deploy servers of this mcpServers file; SOURCE are their names.")
 @click.option("--all", "everything", is_flag=True, help="With --from-config: all of its servers.")
 @click.option("--env", metavar="NAME=VALUE", multiple=True, help="With --from-config: a value that the file has not.")
@@ -33,8 +44,9 @@ def deploy_command(
 ) -> None:
     """Deploy a server, or the next version of one.
 
-    SOURCE is pypi:NAME[==VERSION], npm:NAME[@VERSION], a folder with a lock file, or an .mcpb bundle. The new version
-    is live once it has answered; until then, and when it fails, the version before it serves.
+    SOURCE is pypi:NAME[==VERSION], npm:NAME[@VERSION], a folder with a lock file, an .mcpb bundle, or the address of a
+    remote server (https://HOST/PATH). The new version is live once it has answered; until then, and when it fails, the
+    version before it serves.
     """
     if options["from_config"] is not None:
         made = _from_config(cli, sources, options)
@@ -77,12 +89,23 @@ def _send(cli: session.Session, api: client.Client, owner: str, parcel: parcels.
 
 
 def _parcel(sources: tuple[str, ...], options: dict[str, Any]) -> parcels.Parcel:
-    if len(sources) != 1:
-        raise _usage("Say what to deploy: one of pypi:NAME, npm:NAME, a folder, or an .mcpb bundle.")
-    [source] = sources
     name: str | None = options["name"]
     manifest = None if options["manifest"] is None else pack.read_text(options["manifest"])
+    if not sources and manifest is not None:
+        # A remote server's manifest says where it is, so there may be nothing else to name.
+        sources = tuple(filter(None, (remotes.address(manifest),)))
+    if len(sources) != 1:
+        raise _usage("Say what to deploy: one of pypi:NAME, npm:NAME, a folder, an .mcpb bundle, or an address.")
+    [source] = sources
     path = pathlib.Path(source)
+    if not remotes.is_address(source) and path.is_dir():
+        # As with a folder's own manifest otherwise: it says what the folder stands for.
+        manifest = manifest if manifest is not None else pack.manifest(path)
+        source = remotes.address(manifest) or source
+    if remotes.is_address(source):
+        return _elsewhere(source, name, manifest, options)
+    if options["header_secret"] or options["wire"]:
+        raise _usage("--header-secret and --wire belong to the address of a remote server (https://…).")
     is_package = source.startswith(_SCHEMES)
     is_folder = not is_package and path.is_dir()
     if options["include"] and not is_folder:
@@ -101,8 +124,15 @@ def _parcel(sources: tuple[str, ...], options: dict[str, Any]) -> parcels.Parcel
     raise _usage(f"'{source[:80]}' is no source. A package of an index is written pypi:{source[:60]} or npm:…")
 
 
+def _elsewhere(source: str, name: str | None, manifest: str | None, options: dict[str, Any]) -> parcels.Parcel:
+    for other in ("include", "config", "config_from"):
+        if options[other]:
+            raise _usage(f"--{other.replace('_', '-')} does not go with a remote server: nothing of it is sent.")
+    return remotes.parcel(source, name, manifest, options["header_secret"], options["wire"])
+
+
 def _from_config(cli: session.Session, names: tuple[str, ...], options: dict[str, Any]) -> list[parcels.Parcel]:
-    for other in ("name", "manifest", "include", "config", "config_from"):
+    for other in ("name", "manifest", "include", "config", "config_from", "header_secret", "wire"):
         if options[other]:
             raise _usage(f"--{other.replace('_', '-')} does not go with --from-config: the file says it.")
     path: pathlib.Path = options["from_config"]

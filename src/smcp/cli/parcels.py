@@ -99,6 +99,8 @@ def from_bundle(
 
 def from_entry(found: clientconfig.Translation, env: Mapping[str, str]) -> Parcel:
     """An entry of a client's configuration; `env` are values for variables that it only refers to."""
+    if found.remote:
+        return _from_remote_entry(found, env)
     plain = {name: env[name] for name in found.needs if name in env}
     left = [name for name in found.needs if name not in env]
     secret = tuple(name for name in left if clientconfig.is_secret(name, ""))
@@ -128,6 +130,26 @@ def from_entry(found: clientconfig.Translation, env: Mapping[str, str]) -> Parce
     parcel.label = f"{found.entry} ({found.folder})"
     parcel.secrets, parcel.needs = found.secrets, secret
     return parcel
+
+
+def _from_remote_entry(found: clientconfig.Translation, env: Mapping[str, str]) -> Parcel:
+    for name in found.needs:
+        if name in env:
+            raise failures.Failure(
+                "usage",
+                f"{found.entry}: {name} is a header's value, and the command line is no place for one: every user of"
+                " this machine can see it there. Nothing was sent.",
+                hint="Leave --env out: you are asked for it, or set it before with 'smcp secret set'.",
+                exit_code=failures.Exit.USAGE,
+            )
+    return Parcel(
+        label=f"{found.entry} ({found.source})",
+        name=found.server,
+        source=found.source,
+        manifest=found.manifest(),
+        secrets=found.secrets,
+        needs=found.needs,
+    )
 
 
 def read_values(path: pathlib.Path | None) -> dict[str, Any]:

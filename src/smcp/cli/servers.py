@@ -176,12 +176,21 @@ def _show(cli: session.Session, target: session.Target, server: client.Json) -> 
             ("endpoint", server.get("endpoint")),
             ("live", server.get("live")),
             ("source", deployment.get("source")),
+            *_remote(client.mapping(deployment.get("remote"))),
             ("tools", [client.mapping(tool).get("name") for tool in deployment.get("tools") or ()]),
             ("instances", server.get("instances")),
             *_running(client.mapping(server.get("running"))),
             ("created", output.moment(server.get("created"))),
         )
     )
+
+
+def _remote(found: client.Json) -> tuple[tuple[str, object], ...]:
+    """How a server is reached that runs elsewhere."""
+    if not found:
+        return ()
+    headers = [f"{name} from the secret {secret}" for name, secret in client.mapping(found.get("headers")).items()]
+    return (("runs", "elsewhere (remote)"), ("speaks", found.get("wire")), ("headers", headers))
 
 
 def _running(found: client.Json) -> tuple[tuple[str, object], ...]:

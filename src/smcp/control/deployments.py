@@ -10,6 +10,7 @@ from smcp.audit import events
 from smcp.control import views
 from smcp.control.endpoint import Call, Nothing, Page, endpoint
 from smcp.deploy import deployer, versions
+from smcp.deploy.sources import any as sources
 from smcp.kernel import errors, ids, redact
 
 _OPERATION: Final = {
@@ -33,6 +34,8 @@ EXAMPLE: Final = {
     "argv": ["/app/bin/mcp-server-time"],
     "legacy_versions": ["2025-06-18", "2025-11-25"],
     "modern_versions": [],
+    "runtime": "python",
+    "remote": None,
     "tools": [{"name": "get_current_time", "description": "Get current time in a specific timezone"}],
     "lock": [{"name": "mcp-server-time", "version": "2026.1.1", "sha256": "9f86d081884c7d65…"}],
 }
@@ -46,7 +49,10 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             # What is wrong in it is said by its own grammar, with the forms that are right.
             max_length=320,
-            description="`pypi:NAME[==VERSION]`, `npm:NAME[@VERSION]` or `upload:DIGEST`.",
+            description=(
+                "`pypi:NAME[==VERSION]`, `npm:NAME[@VERSION]`, `upload:DIGEST`, or a remote server's `https://HOST/PATH`"
+                " (its headers stand in the manifest: `[remote.headers]`)."
+            ),
         ),
     ]
     name: (
@@ -71,14 +77,17 @@ async def submit(call: Call[Order, Nothing]) -> views.Operation:
     """Deploy a server.
 
     Answers at once with an operation; read it until its state is `succeeded` or `failed`. What was live before stays
-    live until the new deployment has been fetched, built without network, started and asked for its tools.
+    live until the new deployment has been fetched, built without network, started and asked for its tools. A remote
+    server is only asked: nothing of it is fetched or built.
     """
     order = call.body
     name = None if order.name is None else ids.server(order.name)
     if redact.text(order.source) != order.source:
         raise errors.InvalidParams("The source holds what looks like a credential; it would be kept and shown.")
     operation = await call.services.deployer.submit(call.principal.id, call.tenant, order.source, name, order.manifest)
-    call.changed(events.DeploySubmitted, operation=operation.id, server=operation.server or "", source=order.source)
+    # In the one spelling that is recorded.
+    source = str(sources.parse(order.source))
+    call.changed(events.DeploySubmitted, operation=operation.id, server=operation.server or "", source=source)
     return _operation(operation)
 
 
@@ -121,8 +130,17 @@ def view(deployment: versions.Deployment, live: str | None) -> views.Deployment:
         legacy_versions=list(deployment.eras.legacy),
         modern_versions=list(deployment.eras.modern),
         tools=[views.ToolName(tool.name, tool.description) for tool in deployment.tools],
+        runtime=deployment.runtime,
+        remote=_remote(deployment),
         lock=[views.Locked(one.name, one.version, one.sha256) for one in deployment.lock],
     )
+
+
+def _remote(deployment: versions.Deployment) -> views.Remote | None:
+    said = deployment.manifest.remote
+    if said is None:
+        return None
+    return views.Remote(said.url, dict(said.headers), deployment.wire or said.wire)
 
 
 def _operation(operation: deployer.Operation) -> views.Operation:

@@ -199,6 +199,16 @@ class ToolName(msgspec.Struct, frozen=True):
     description: str
 
 
+class Remote(msgspec.Struct, frozen=True):
+    """How a server is reached that runs elsewhere."""
+
+    url: str
+    headers: Annotated[
+        dict[str, str], Meta(description="Headers of every request to it, each with the name of the secret that it is.")
+    ]
+    wire: Annotated[str, Meta(description="`streamable` or `sse`.")]
+
+
 class Deployment(msgspec.Struct, frozen=True):
     """An immutable version of a server."""
 
@@ -209,10 +219,12 @@ class Deployment(msgspec.Struct, frozen=True):
     created: Time
     by: Annotated[str, Meta(description="The principal that deployed it.")]
     source: str
-    digest: str
+    digest: Annotated[str, Meta(description="Of the artefact; of a remote server of how it is reached.")]
     argv: list[str]
     legacy_versions: Annotated[list[str], Meta(description="MCP versions up to 2025-11-25 that the server speaks.")]
     modern_versions: Annotated[list[str], Meta(description="MCP versions from 2026-07-28 on that the server speaks.")]
+    runtime: Annotated[str, Meta(description="`python`, `node`, or `remote`: it runs elsewhere.")]
+    remote: Annotated[Remote | None, Meta(description="Of a remote server: how it is reached.")]
     tools: list[ToolName]
     lock: list[Locked]
 

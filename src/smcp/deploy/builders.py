@@ -30,7 +30,7 @@ class Builders:
 
     # Before `build`, whose name hides the module's in what follows it.
     async def _built(
-        self, source: sources.Source, asked: manifest.Manifest, directory: pathlib.Path, tell: build.Tell
+        self, source: sources.Package, asked: manifest.Manifest, directory: pathlib.Path, tell: build.Tell
     ) -> build.Built:
         match source:
             case pypi.Pypi():
@@ -43,7 +43,7 @@ class Builders:
                 assert_never(source)
 
     async def build(
-        self, source: sources.Source, asked: manifest.Manifest, directory: pathlib.Path, tell: build.Tell
+        self, source: sources.Package, asked: manifest.Manifest, directory: pathlib.Path, tell: build.Tell
     ) -> build.Built:
         """As `build.Builder`. Raises `errors.DeployFailed` for a tier that is not here too, before anything is built
         if the order asks for it, else (a folder's own manifest) afterwards."""

@@ -1,9 +1,10 @@
 """Configurations of MCP clients (`mcpServers` JSON) as deployments: read, translated, explained; nothing is run.
 
 Understood is what Claude Desktop, Cursor, Windsurf (`mcpServers`) and VS Code (`servers`, also below `mcp`) write: an
-object of entries with `command`, `args`, `env`. Every text is taken literally. `${VAR}`, `${env:VAR}` and `${input:x}`
-are references into somebody's environment and are **not** followed: not here, and not on the platform
-(CVE-2026-32625); an entry whose environment holds one needs a value from a person.
+object of entries with `command`, `args`, `env`, or with `url` and `headers` for a server that runs elsewhere. Every
+text is taken literally. `${VAR}`, `${env:VAR}` and `${input:x}` are references into somebody's environment and are
+**not** followed: not here, and not on the platform (CVE-2026-32625); an entry whose environment or header holds one
+needs a value from a person.
 """
 
 import json
@@ -16,13 +17,14 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from smcp.deploy import commandlines
+from smcp.deploy import clientremotes, commandlines
+from smcp.deploy.sources import remote
 from smcp.kernel import errors, ids, redact
 
 MAX_BYTES: Final = 1_048_576
 PROJECT_FILES: Final = ("pyproject.toml", "package.json", "requirements.txt", "pylock.toml")
 
-_REFERENCE: Final = re.compile(r"\$\{[^}]*\}")
+_REFERENCE: Final = clientremotes.REFERENCE
 _SECRET: Final = re.compile(
     r"key|token|secret|passw|passphrase|credential|(?:^|_)(?:auth|pat|pwd|dsn)(?:$|_)|cookie|private", re.IGNORECASE
 )
@@ -32,7 +34,9 @@ _PLACEHOLDER: Final = re.compile(
     r"<[^<>]*>|(?:your|my|insert|enter|changeme|replace)[-_ ].*|x{3,}|\.{3}", re.IGNORECASE
 )
 _UNNAMED: Final = re.compile(r"[^a-z0-9]+")
-_KNOWN: Final = frozenset({"command", "args", "env", "type", "transport", "name", "description"})
+_KNOWN: Final = frozenset(
+    {"command", "args", "env", "type", "transport", "name", "description", "url", "serverUrl", "headers"}
+)
 _LOCAL: Final = frozenset({"stdio", "local"})
 
 
@@ -44,7 +48,7 @@ class Translation(msgspec.Struct, frozen=True, kw_only=True):
     server: str
     """Its name on the platform."""
     source: str = ""
-    """`pypi:…` or `npm:…`; empty for a folder and for what is refused."""
+    """`pypi:…`, `npm:…` or an address; empty for a folder and for what is refused."""
     folder: str = ""
     """The folder of this machine to deploy; empty for a package."""
     command: str = ""
@@ -56,6 +60,9 @@ class Translation(msgspec.Struct, frozen=True, kw_only=True):
     """Variables that need a value, because the file only refers to one."""
     notices: tuple[str, ...] = ()
     refused: str = ""
+    headers: dict[str, str] = {}
+    """Of a remote server: header and the name of its secret."""
+    wire: remote.Wire = "auto"
 
     def __repr__(self) -> str:
         return f"Translation(entry={self.entry!r}, source={self.source!r}, folder={self.folder!r})"
@@ -65,6 +72,11 @@ class Translation(msgspec.Struct, frozen=True, kw_only=True):
         made = msgspec.to_builtins(self)
         made["secrets"] = sorted(self.secrets)
         return made
+
+    @property
+    def remote(self) -> bool:
+        """Does it run elsewhere?"""
+        return self.source.startswith(tuple(f"{scheme}:" for scheme in remote.SCHEMES))
 
     def manifest(self, extra: Mapping[str, str] | None = None) -> str:
         """The `smcp.toml` that starts it; `extra` is environment that was missing. Secrets are not in it."""
@@ -76,7 +88,17 @@ class Translation(msgspec.Struct, frozen=True, kw_only=True):
         env = {**self.env, **(extra or {})}
         if env:
             lines += ["", "[env]", *(f"{name} = {toml(value)}" for name, value in env.items())]
+        if self.remote:
+            lines += remote_table(self.headers, self.wire)
         return "\n".join(lines) + "\n" if lines else ""
+
+
+def remote_table(headers: Mapping[str, str], wire: remote.Wire) -> list[str]:
+    """The lines of a manifest's `[remote]`; the address stands elsewhere."""
+    lines = ["[remote]", f"wire = {toml(wire)}"]
+    if headers:
+        lines += ["[remote.headers]", *(f"{toml(name)} = {toml(secret)}" for name, secret in headers.items())]
+    return lines
 
 
 def toml(text: str) -> str:
@@ -141,13 +163,11 @@ def is_secret(name: str, value: str) -> bool:
 
 
 def _entry(name: str, server: str, entry: Mapping[str, Any], base: pathlib.Path) -> Translation:
-    if isinstance(entry.get("url"), str) or isinstance(entry.get("serverUrl"), str):
-        raise commandlines.Untranslatable(
-            "It is a remote server (an address). SMCP runs servers; forwarding to remote ones comes in a later version."
-        )
+    if clientremotes.address(entry) is not None:
+        return _remote(name, server, clientremotes.read(entry), _about_rest(entry))
     kind = entry.get("type") or entry.get("transport") or "stdio"
     if kind not in _LOCAL:
-        raise commandlines.Untranslatable(f"Its transport is '{str(kind)[:40]}'; only stdio servers can be hosted.")
+        raise commandlines.Untranslatable(f"Its transport is '{str(kind)[:40]}'; only stdio servers have a command.")
     command, args = entry.get("command"), entry.get("args", [])
     if not isinstance(command, str) or not command.strip():
         raise commandlines.Untranslatable("It has no command.")
@@ -155,6 +175,8 @@ def _entry(name: str, server: str, entry: Mapping[str, Any], base: pathlib.Path)
         raise commandlines.Untranslatable("Its args are not a list of texts.")
     parsed = commandlines.read(command, tuple(cast("list[str]", args)))
     env, secrets, needs, told = _environment(entry.get("env", {}))
+    if parsed.kind == "npm" and parsed.package == clientremotes.RELAY:
+        return _remote(name, server, clientremotes.relayed(parsed.args, {**env, **secrets}), _about_rest(entry))
     notices = (*parsed.notices, *_about_args(parsed.args), *told, *_about_rest(entry))
     source, folder, start = _source(parsed, entry, base)
     return Translation(
@@ -168,6 +190,19 @@ def _entry(name: str, server: str, entry: Mapping[str, Any], base: pathlib.Path)
         secrets=secrets,
         needs=needs,
         notices=notices,
+    )
+
+
+def _remote(name: str, server: str, found: clientremotes.Found, told: Sequence[str]) -> Translation:
+    return Translation(
+        entry=name,
+        server=server,
+        source=found.url,
+        headers=found.headers,
+        wire=found.wire,
+        secrets=found.secrets,
+        needs=found.needs,
+        notices=(*found.notices, *told),
     )
 
 

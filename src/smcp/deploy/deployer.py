@@ -15,10 +15,11 @@ from typing import Final, Literal
 import msgspec
 
 from smcp.audit import events
-from smcp.deploy import archive, build, builders, manifest, versions
+from smcp.deploy import archive, build, builders, manifest, remotes, versions
 from smcp.deploy import artefacts as artefact_store
 from smcp.deploy import uploads as upload_store
 from smcp.deploy.sources import any as sources
+from smcp.deploy.sources import remote
 from smcp.kernel import clock as clocks
 from smcp.kernel import errors, ids, observe, redact
 from smcp.stores import records
@@ -62,10 +63,16 @@ class Probed(msgspec.Struct, frozen=True):
     tasks: bool = False
     remarks: tuple[str, ...] = ()
     """What its owner should know, and what keeps nothing from being live."""
+    wire: versions.Wire = ""
+    """How a remote server speaks."""
 
 
 Probe = Callable[[ids.TenantId, ids.ServerName, versions.Deployment], Awaitable[Probed]]
 """Starts one instance of a draft and asks it. Raises `errors.SmcpError` when it is no MCP server."""
+
+
+Reach = Callable[[remote.Remote], Awaitable[None]]
+"""Looks whether an address may be dialled, now. Raises `errors.DeployFailed`, which says why not."""
 
 
 Record = Callable[[events.Event], Awaitable[None]]
@@ -98,11 +105,13 @@ class Deployer:
         *,
         work: pathlib.Path,
         record: Record,
+        reach: Reach | None = None,
         metrics: observe.Metrics | None = None,
         traces: observe.Traces | None = None,
         log: observe.Logger | None = None,
     ) -> None:
-        """`work` is a directory of the deployer's own: `start` empties it."""
+        """`work` is a directory of the deployer's own: `start` empties it. Without `reach` no remote server is
+        deployed."""
         self._log = log
         self._operations = records.Records(store, Operation, ("operation",), cached=1024)
         self._versions = versions
@@ -113,6 +122,7 @@ class Deployer:
         self._clock = clock
         self._work = work
         self._record = record
+        self._reach = reach
         self._metrics = metrics
         self._traces = traces or observe.Traces()
         self._running: dict[str, Operation] = {}
@@ -203,7 +213,10 @@ class Deployer:
             # The tenant's own turn first: one tenant's many orders wait for each other, not the others for them.
             async with self._turns.setdefault(order.tenant, asyncio.Lock()), self._slots:
                 with self._traces.step(observe.Span.DEPLOY, tenant=order.tenant, server=order.server):
-                    deployment = await self._deploy(order)
+                    if isinstance(order.source, remote.Remote):
+                        deployment = await self._connect(order, order.source)
+                    else:
+                        deployment = await self._deploy(order, order.source)
         except errors.SmcpError as failure:
             error, code = failure.public, failure.code
             if self._log is not None:
@@ -224,16 +237,50 @@ class Deployer:
                 self._metrics.histogram(observe.Metric.DEPLOYS, outcome=outcome).observe(took)
             await self._finish(order, error=error, code=code, deployment=deployment)
 
-    async def _deploy(self, order: _Order) -> str:
+    async def _connect(self, order: _Order, source: remote.Remote) -> str:
+        """A server that runs elsewhere: nothing is fetched or built."""
+        described = order.manifest.remote
+        assert described is not None
+        if self._reach is None:
+            raise errors.DeployFailed("This platform can't reach remote servers.")
+        tell = self._teller(order)
+        tell("address", ", ".join((source.url, *(f"{name} from {one}" for name, one in described.headers.items()))))
+        await self._reach(source)
+        number = await self._versions.reserve(order.tenant, order.server)
+        try:
+            draft = versions.Deployment(
+                id=ids.new("dep"),
+                server=order.server,
+                number=number,
+                created=self._clock.now(),
+                by=order.by,
+                source=str(source),
+                digest=remotes.digest(described),
+                manifest=order.manifest,
+                lock=(),
+                argv=(),
+                interpreter="",
+                runtime="remote",
+            )
+            final = await self._probed(order, draft, "asking it")
+            async with self._versions.changing(order.tenant):
+                await self._versions.publish(order.tenant, final)
+        except BaseException:
+            await self._versions.abandon(order.tenant, order.server)
+            raise
+        tell("live", f"{order.server} is deployment {final.number}")
+        return final.id
+
+    async def _deploy(self, order: _Order, source: sources.Package) -> str:
         directory = self._work / order.operation
         directory.mkdir(parents=True, mode=0o700)
         reserved = False
         try:
-            if isinstance(order.source, sources.Upload):
+            if isinstance(source, sources.Upload):
                 # Handed over as a file, so that no builder holds a store or names a tenant.
-                await self._uploads.copy(order.tenant, order.source, directory / build.UPLOAD)
+                await self._uploads.copy(order.tenant, source, directory / build.UPLOAD)
             with self._traces.step(observe.Span.DEPLOY_BUILD):
-                built = await self._builder.build(order.source, order.manifest, directory, self._teller(order))
+                built = await self._builder.build(source, order.manifest, directory, self._teller(order))
             number = await self._versions.reserve(order.tenant, order.server)
             reserved = True
             draft = versions.Deployment(
@@ -270,26 +317,33 @@ class Deployer:
                 await self._artefacts.path(order.tenant, digest)
                 size = (directory / "artefact.tar").stat().st_size
                 tell("store", f"{digest[:19]}…, {size / 1e6:.1f} MB")
-                tell("probe", "starting it once")
-                with self._traces.step(observe.Span.DEPLOY_PROBE):
-                    probed = await self._probe(order.tenant, order.server, draft)
-                final = msgspec.structs.replace(
-                    draft,
-                    eras=probed.eras,
-                    tools=probed.tools,
-                    server_info=probed.server_info,
-                    instructions=probed.instructions,
-                    tasks=probed.tasks,
-                )
-                tell("probe", f"{len(final.tools)} tools, MCP {', '.join((*final.eras.modern, *final.eras.legacy))}")
-                for remark in probed.remarks:
-                    tell("probe", remark)
+                final = await self._probed(order, draft, "starting it once")
                 await self._versions.publish(order.tenant, final)
             except BaseException:
                 await self._versions.forget(order.tenant, digest)
                 raise
         tell("live", f"{order.server} is deployment {final.number}")
         return final.id
+
+    async def _probed(self, order: _Order, draft: versions.Deployment, how: str) -> versions.Deployment:
+        """`draft` with what it answered."""
+        tell = self._teller(order)
+        tell("probe", how)
+        with self._traces.step(observe.Span.DEPLOY_PROBE):
+            probed = await self._probe(order.tenant, order.server, draft)
+        final = msgspec.structs.replace(
+            draft,
+            eras=probed.eras,
+            tools=probed.tools,
+            server_info=probed.server_info,
+            instructions=probed.instructions,
+            tasks=probed.tasks,
+            wire=probed.wire,
+        )
+        tell("probe", f"{len(final.tools)} tools, MCP {', '.join((*final.eras.modern, *final.eras.legacy))}")
+        for remark in probed.remarks:
+            tell("probe", remark)
+        return final
 
     def _teller(self, order: _Order) -> build.Tell:
         def tell(stage: str, text: str) -> None:
@@ -351,14 +405,19 @@ class Deployer:
 
 def _order(by: str, tenant: ids.TenantId, source: str, name: str | None, manifest_toml: str | None) -> _Order:
     asked = manifest.parse(manifest_toml) if manifest_toml is not None else manifest.Manifest()
-    package = sources.parse(source)
-    if asked.source and sources.parse(asked.source) != package:
+    found = sources.parse(source)
+    if asked.source and sources.parse(asked.source) != found:
         raise errors.InvalidParams(
             f"The manifest's source is {asked.source[:100]}, but {source[:100]} was asked for. Make them the same."
         )
-    wanted = name or asked.name or sources.server_name(package)
+    if isinstance(found, remote.Remote):
+        asked = remotes.settled(found, asked)
+    elif asked.remote is not None:
+        raise errors.InvalidParams(f"The manifest has [remote], and {source[:100]} is no remote server's address.")
+    wanted = name or asked.name or sources.server_name(found)
     if not wanted:
-        raise errors.InvalidParams("An upload has no name of its own: say with 'name' what the server is called.")
+        what = "This address" if isinstance(found, remote.Remote) else "An upload"
+        raise errors.InvalidParams(f"{what} has no name of its own: say with 'name' what the server is called.")
     return _Order(
-        operation=ids.new("op"), by=by, tenant=tenant, server=ids.server(wanted), source=package, manifest=asked
+        operation=ids.new("op"), by=by, tenant=tenant, server=ids.server(wanted), source=found, manifest=asked
     )

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from smcp.deploy import toml
+from smcp.deploy.sources import remote as addresses
 from smcp.kernel import errors
 from smcp.sandbox.egress import rules
 
@@ -77,6 +78,35 @@ class Scale(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.max and self.min > self.max:
             raise ValueError("scale.min is larger than scale.max")
+
+
+class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A server that runs elsewhere: where it is, and what the platform says to it."""
+
+    url: Annotated[
+        str,
+        Meta(max_length=addresses.LONGEST),
+        _d("Its address, `https://HOST/PATH`; may be left out where `source` is the address."),
+    ] = ""
+    headers: Annotated[
+        dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=128)]],
+        Meta(max_length=addresses.MOST_HEADERS),
+        _d(
+            "Headers of every request to it, each with the name of the secret that is its value: `X-Api-Key ="
+            ' "API_KEY"`. In `Authorization` a value without a space is sent behind `Bearer `. Names only; `smcp secret'
+            " set` takes the values."
+        ),
+    ] = {}
+    wire: Annotated[
+        addresses.Wire,
+        _d(
+            "How it speaks: `streamable` (Streamable HTTP), `sse` (the HTTP+SSE of MCP 2024-11-05), or `auto`:"
+            " whichever of the two answers when it is deployed."
+        ),
+    ] = "auto"
+
+    def __post_init__(self) -> None:
+        addresses.headers(self.headers)
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -177,6 +207,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         bool,
         _d("Whether clients of MCP 2024-11-05 may use its HTTP+SSE transport, at `…/sse` instead of `…/mcp`."),
     ] = False
+
+    remote: Annotated[
+        Remote | None,
+        _d("A server that runs elsewhere: `[remote]` with `url`, `headers` and `wire`. Nothing is built or started."),
+    ] = None
 
     def __post_init__(self) -> None:
         if self.volume is not None and max(self.scale.min, self.scale.max) > 1:

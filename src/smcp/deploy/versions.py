@@ -20,6 +20,10 @@ from smcp.stores import records
 from smcp.stores import tenant as stores
 
 Desired = Literal["running", "stopped"]
+Runtime = Literal["python", "node", "remote"]
+"""What runs it: a Python, a Node.js, or somebody else, elsewhere."""
+Wire = Literal["", "streamable", "sse"]
+"""How a remote server was found to speak; empty for a hosted one."""
 Locked = wheels.Locked
 
 MOST_KEPT: Final = 50
@@ -66,19 +70,22 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     """With the exact version that was taken."""
     digest: str
+    """Of the artefact; of a remote server its description's (`remotes.digest`)."""
     manifest: manifest.Manifest
     lock: tuple[wheels.Locked, ...]
     argv: tuple[str, ...]
-    """As seen inside the sandbox."""
+    """As seen inside the sandbox; empty for a remote server."""
     interpreter: str
-    """Label of what it was built for: a Python (`sandbox.interpreter`) or a Node.js (`sandbox.node`)."""
-    runtime: Literal["python", "node"] = "python"
+    """Label of what it was built for: a Python (`sandbox.interpreter`) or a Node.js (`sandbox.node`); empty for a
+    remote server."""
+    runtime: Runtime = "python"
     eras: Eras = Eras()
     tools: tuple[Tool, ...] = ()
     server_info: ServerInfo = ServerInfo()
     instructions: str = ""
     tasks: bool = False
     """It hands out tasks: names of work that whoever knows one may ask about."""
+    wire: Wire = ""
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
@@ -285,7 +292,9 @@ class Versions:
     async def _remove(self, tenant: ids.TenantId, name: str, gone: list[Deployment]) -> None:
         for deployment in gone:
             await self._deployments.delete(tenant, (name, deployment.id))
-        for digest in {deployment.digest for deployment in gone} - await self._used(tenant):
+        # A remote server has a description and no artefact.
+        built = {deployment.digest for deployment in gone if deployment.runtime != "remote"}
+        for digest in built - await self._used(tenant):
             await self._artefacts.discard(tenant, digest)
 
     async def _used(self, tenant: ids.TenantId) -> set[str]:

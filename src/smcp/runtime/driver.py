@@ -104,6 +104,8 @@ class Instance(abc.ABC):
     attachment: egress.Attachment | None = None
     """Its network, if it has one."""
     calls: calls.Calls
+    wire: Literal["", "streamable", "sse"] = ""
+    """How a remote server was found to speak, once it has answered."""
     hide: Callable[[str], str] = staticmethod(str)
     """Takes the values of its secrets out of a text of its own that is kept or shown to others than its callers."""
 

@@ -38,6 +38,17 @@ async def test_a_server_that_ends_at_initialize_is_hosted_for_clients_of_both_er
     assert await _how(one, await one.open()) == "exits-modern"
 
 
+@pytest.mark.requirement("quirk:13:recorded")
+@pytest.mark.parametrize("how", [*_OLDER, "exits-modern"])
+def test_what_the_probe_found_is_recorded_with_the_deployment(gate: Gate, shy: dict[str, Endpoint], how: str) -> None:
+    assert how in shy
+    made = gate.platform.api("GET", f"/tenants/acme/servers/shy-{how}", key=gate.admin)["deployment"]
+    if how == "exits-modern":
+        assert (made["modern_versions"], made["legacy_versions"]) == (["2026-07-28"], [])
+    else:
+        assert (made["modern_versions"], made["legacy_versions"][0]) == ([], "2025-11-25")
+
+
 @pytest.mark.requirement("quirk:13:clients")
 @pytest.mark.parametrize("id_", [1, 0, "probe-1"])
 async def test_a_client_that_probes_an_older_server_may_stay_modern_or_shake_hands_at_once(

@@ -25,10 +25,14 @@ _ANSWERS: dict[str, dict[str, Any]] = {
 
 
 class _Both(driver.Driver):
-    """Starts copies that speak both eras, the first `deaths` of which end when they are asked `initialize`."""
+    """Starts copies that speak both eras, the first `deaths` of which end when they are asked `initialize`.
 
-    def __init__(self, deaths: int) -> None:
+    `page_s`: their list of tools has no end, and a page of it takes so long.
+    """
+
+    def __init__(self, deaths: int, page_s: float = 0.0) -> None:
         self.deaths = deaths
+        self.page_s = page_s
         self.started = 0
 
     async def start(self, spec: driver.Spec, *, modern: bool, lines: driver.Lines) -> driver.Instance:
@@ -62,6 +66,9 @@ class _Copy(driver.Instance):
         if message["method"] == "initialize" and self._home.deaths:
             self._home.deaths -= 1
             loop.call_soon(self._end)
+        elif message["method"] == "tools/list" and self._home.page_s:
+            page = jsonrpc.result(b"%d" % message["id"], b'{"tools": [], "nextCursor": "more"}')
+            loop.call_later(self._home.page_s, self.calls.received, page)
         elif message["method"] in _ANSWERS:
             said = jsonrpc.result(b"%d" % message["id"], json.dumps(_ANSWERS[message["method"]]).encode())
             loop.call_soon(self.calls.received, said)
@@ -71,7 +78,7 @@ async def _eras(home: _Both) -> versions.Eras:
     return (await _probed(home)).eras
 
 
-async def _probed(home: _Both) -> deployer.Probed:
+async def _probed(home: _Both, whole_s: float = 0.0) -> deployer.Probed:
     async def spec(tenant: ids.TenantId, server: ids.ServerName, draft: versions.Deployment) -> driver.Spec:
         return inside.spec()
 
@@ -88,7 +95,7 @@ async def _probed(home: _Both) -> deployer.Probed:
         argv=("time",),
         interpreter="3.11",
     )
-    prober = probing.Prober(home, spec, lambda spec: lambda line: None, timeout_s=30.0)
+    prober = probing.Prober(home, spec, lambda spec: lambda line: None, timeout_s=30.0, whole_s=whole_s)
     return await prober(ids.TenantId("acme"), ids.ServerName("time"), draft)
 
 
@@ -108,6 +115,13 @@ async def test_a_server_whose_every_copy_ends_at_a_question_does_not_speak_that_
     spoken = await _eras(home)
     assert (spoken.modern, spoken.legacy) == (("2026-07-28",), ())
     assert home.started == 4
+
+
+@pytest.mark.requirement("deploy:probe:whole")
+async def test_a_server_that_gives_each_of_many_pages_just_in_time_is_not_waited_for_to_the_end() -> None:
+    # A hundred pages of each era would be asked for.
+    with pytest.raises(errors.DeployFailed, match="too long"):
+        await _probed(_Both(0, page_s=0.05), whole_s=1.0)
 
 
 @pytest.mark.requirement("validation:schema:size")

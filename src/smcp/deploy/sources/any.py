@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from smcp.deploy.sources import npm, pypi
+from smcp.deploy.sources import npm, pypi, remote
 from smcp.kernel import errors, ids
 
 UPLOAD: Final = "upload"
@@ -22,7 +22,9 @@ class Upload(msgspec.Struct, frozen=True):
         return f"{UPLOAD}:{self.digest}"
 
 
-Source = pypi.Pypi | npm.Npm | Upload
+Package = pypi.Pypi | npm.Npm | Upload
+"""What is built."""
+Source = Package | remote.Remote
 
 
 def parse(text: str) -> Source:
@@ -33,12 +35,14 @@ def parse(text: str) -> Source:
             return pypi.parse(text)
         case npm.SCHEME:
             return npm.parse(text)
+        case _ if scheme.lower() in remote.SCHEMES:
+            return remote.parse(text)
         case "upload" if _DIGEST.fullmatch(rest) is not None:
             return Upload(rest)
         case _:
             raise errors.InvalidParams(
-                "A source is written pypi:NAME, pypi:NAME==VERSION, npm:NAME, npm:NAME@VERSION, or upload:sha256:DIGEST"
-                f" (one name, one exact version): '{text[:100]}' is not."
+                "A source is written pypi:NAME, pypi:NAME==VERSION, npm:NAME, npm:NAME@VERSION, upload:sha256:DIGEST"
+                f" (one name, one exact version), or https://HOST/PATH for a remote server: '{text[:100]}' is not."
             )
 
 
@@ -49,6 +53,8 @@ def server_name(source: Source) -> str:
             name = source.name
         case npm.Npm():
             name = re.sub(r"[^a-z0-9]+", "-", source.name.rpartition("/")[2].lower())
+        case remote.Remote():
+            name = remote.server_name(source)
         case Upload():
             return ""
     # A package's name may be longer than a server's.

@@ -16,6 +16,8 @@ from smcp.sandbox import egress, launch, walls
 from smcp.sandbox.egress import rules
 from smcp.sandbox.volumes import keeper
 
+Wire = Literal["", "streamable", "sse"]
+
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """How patient the platform is with one instance. What the instance may take is said by its sandbox."""
@@ -104,10 +106,13 @@ class Instance(abc.ABC):
     attachment: egress.Attachment | None = None
     """Its network, if it has one."""
     calls: calls.Calls
-    wire: Literal["", "streamable", "sse"] = ""
-    """How a remote server was found to speak, once it has answered."""
     hide: Callable[[str], str] = staticmethod(str)
     """Takes the values of its secrets out of a text of its own that is kept or shown to others than its callers."""
+
+    @property
+    def wire(self) -> Wire:
+        """How a remote server was found to speak, once it has answered."""
+        return ""
 
     @property
     @abc.abstractmethod

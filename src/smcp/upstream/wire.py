@@ -3,7 +3,7 @@
 import abc
 import contextlib
 from collections.abc import AsyncGenerator
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 
@@ -75,7 +75,7 @@ class Owner(Protocol):
 class Wire(abc.ABC):
     """One way to speak to a server, with everything that one instance needs."""
 
-    name: str
+    name: Literal["streamable", "sse"]
     """As it is recorded with a deployment."""
 
     def __init__(self, http: client.Client, place: places.Place, owner: Owner, limit: int) -> None:

@@ -193,7 +193,7 @@ class RemoteInstance(driver.Instance, wires.Owner):
             self._or_sse = oldsse.OldSse(http, place, self, limit) if wanted == "auto" else None
 
     @property
-    def wire(self) -> str:
+    def wire(self) -> driver.Wire:
         """`streamable` or `sse`; empty before the server has answered."""
         return self._wire.name if self._wire is not None and self._answered else ""
 

@@ -20,6 +20,8 @@ SERVER: Final = "echo"
 """Speaks both eras."""
 SHARED: Final = "echo-modern"
 """Speaks 2026-07-28 only, so that legacy sessions share one copy of it."""
+REMOTE: Final = "echo-remote"
+"""Speaks 2026-07-28, and is reached over HTTP."""
 OWN: Final = "echo-legacy"
 """Speaks the legacy era only: a copy for each session."""
 
@@ -32,6 +34,8 @@ LIMITS: Final = {
     "SMCP_LIMITS_PRINCIPAL_CONCURRENCY": "4096",
     "SMCP_LIMITS_PRINCIPAL_SESSIONS": "4096",
     "SMCP_LIMITS_TENANT_INSTANCES": "4096",
+    # Where the remote echo server is: on this machine.
+    "SMCP_EGRESS_ALLOWED_NETWORKS": "127.0.0.0/8",
     "SMCP_LIMITS_STANDARD": "session_per_minute=100000000,memory_bytes=1000000000000000",
 }
 
@@ -152,6 +156,14 @@ def module_on(where: cores.Cores, module: str) -> Generator[Site]:
     finally:
         process.terminate()
         process.communicate(timeout=10)
+
+
+@contextlib.contextmanager
+def remote(platform: running.Platform, admin: Key, where: cores.Cores) -> Generator[Site]:
+    """The echo server over HTTP, on the measured core, deployed as a remote server of the newer era."""
+    with module_on(where, "bench.lean") as site:
+        platform.deploy(TENANT, f"http://127.0.0.1:{site.port}/mcp", REMOTE, admin.text, 'era = "modern"\n')
+        yield site
 
 
 def site_on(where: cores.Cores) -> contextlib.AbstractContextManager[Site]:

@@ -75,7 +75,7 @@ class Bench:
             self._platform.stop()
             called = self._calls(keys.caller, cold) if "calls" in self._parts else None
             held = self._sessions(keys, deployed) if "sessions" in self._parts else None
-            between = self._translation(keys.caller) if "translation" in self._parts else None
+            between = self._translation(keys) if "translation" in self._parts else None
         finally:
             self._platform.stop()
         if prepared is not None:
@@ -164,8 +164,8 @@ class Bench:
                 self._notes.append("no spare copy came to stand ready, so there is no figure for it")
         return sessions.Found(steps, each_kib, took, spare, cold, streams)
 
-    def _translation(self, key: guest.Key) -> translation.Found:
-        plan = self._plan.translation
+    def _translation(self, keys: guest.Keys) -> translation.Found:
+        key, plan = keys.caller, self._plan.translation
         self._tell("clients and servers of both eras")
         self._restart()
         ends = {
@@ -174,7 +174,10 @@ class Bench:
         }
         with contextlib.ExitStack() as stack:
             opened = {era: stack.enter_context(calls.opened(end, translation.CONNECTIONS)) for era, end in ends.items()}
-            rows = translation.rows(translation.subjects(ends, opened), self._roles, plan)
+            asked = translation.subjects(ends, opened)
+            site = stack.enter_context(guest.remote(self._platform, keys.admin, self._where))
+            asked.append(translation.remote(guest.endpoint(self._platform, key, guest.REMOTE), site.pid))
+            rows = translation.rows(asked, self._roles, plan)
         idle: list[translation.Idle] = []
         for how, era, number in (
             ("over one shared copy", wire.MODERN, plan.sessions),

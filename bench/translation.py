@@ -70,6 +70,8 @@ class Subject(NamedTuple):
     client: str
     server: str
     target: load.Target
+    elsewhere: frozenset[int] = frozenset()
+    """Processes of a server that the platform does not run."""
 
 
 class _Once(NamedTuple):
@@ -85,6 +87,11 @@ def subjects(ends: Mapping[str, wire.Endpoint], sessions: Mapping[str, Sequence[
         Subject(wire.LEGACY, wire.LEGACY, wire.legacy(ends[wire.LEGACY], sessions[wire.LEGACY])),
         Subject(wire.LEGACY, wire.MODERN, wire.legacy(ends[wire.MODERN], sessions[wire.MODERN])),
     ]
+
+
+def remote(endpoint: wire.Endpoint, pid: int) -> Subject:
+    """A server of the newer era that is reached over HTTP."""
+    return Subject(wire.MODERN, f"{wire.MODERN}, remote", wire.modern(endpoint), frozenset({pid}))
 
 
 def rows(asked: Sequence[Subject], roles: guest.Roles, plan: Plan) -> list[Row]:
@@ -112,7 +119,7 @@ def _row(subject: Subject, found: _Once, own: load.Sample) -> Row:
 
 
 def _once(subject: Subject, roles: guest.Roles, plan: Plan) -> _Once:
-    hosted, behind = roles.hosted(), list[float]()
+    hosted, behind = roles.hosted() | subject.elsewhere, list[float]()
 
     def cpu() -> float:
         behind.append(cores.cpu_us(hosted))

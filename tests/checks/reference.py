@@ -143,24 +143,32 @@ def _endpoints() -> str:
     return "\n".join(lines)
 
 
+_HOW: dict[suite.Hosting, str] = {"stdio": "runs it", "remote": "remote"}
+
+
 def _runs() -> str:
     lines = [
-        "| client | build of the fixture | scored, all pass | not scored | of these pass |",
-        "|---|---|---|---|---|",
+        "| client | build of the fixture | how SMCP has it | scored, all pass | not scored | of these pass |",
+        "|---|---|---|---|---|---|",
     ]
-    for run in suite.RUNS:
-        build = f"**{run.build}**" if run.translated else run.build
-        others = suite.remarks(run, "stdio")
-        lines.append(f"| {run.revision} | {build} | {run.required} | {run.more} | {run.more - len(others)} |")
+    for hosting, runs in (("stdio", suite.RUNS), ("remote", suite.REMOTE)):
+        for run in runs:
+            build = f"**{run.build}**" if run.translated else run.build
+            numbers = f"{run.required} | {run.more} | {run.more - len(suite.remarks(run, hosting))}"
+            lines.append(f"| {run.revision} | {build} | {_HOW[hosting]} | {numbers} |")
     return "\n".join(lines)
 
 
 def _remarks() -> str:
-    lines = ["| client | build | scenario | the fixture alone | through SMCP | why |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| client | build | how SMCP has it | scenario | the fixture alone | through SMCP | why |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for one in suite.REMARKS:
         builds = "any" if len(one.builds) == len(suite.BUILDS) else ", ".join(one.builds)
         alone = one.alone or "does not speak it"
-        lines.append(f"| {one.revision} | {builds} | `{one.scenario}` | {alone} | {one.hosted} | {one.why} |")
+        how = "either" if len(one.hosting) == len(_HOW) else _HOW[one.hosting[0]]
+        lines.append(f"| {one.revision} | {builds} | {how} | `{one.scenario}` | {alone} | {one.hosted} | {one.why} |")
     return "\n".join(lines)
 
 

@@ -151,7 +151,8 @@ def _runs() -> str:
         "| client | build of the fixture | how SMCP has it | scored, all pass | not scored | of these pass |",
         "|---|---|---|---|---|---|",
     ]
-    for hosting, runs in (("stdio", suite.RUNS), ("remote", suite.REMOTE)):
+    both: tuple[tuple[suite.Hosting, tuple[suite.Run, ...]], ...] = (("stdio", suite.RUNS), ("remote", suite.REMOTE))
+    for hosting, runs in both:
         for run in runs:
             build = f"**{run.build}**" if run.translated else run.build
             numbers = f"{run.required} | {run.more} | {run.more - len(suite.remarks(run, hosting))}"

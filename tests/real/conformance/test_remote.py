@@ -3,9 +3,9 @@
 from collections.abc import Generator
 
 import pytest
-from support.elsewhere import Elsewhere
 
 from support import elsewhere, suite
+from support.elsewhere import Elsewhere
 from support.platform import Platform
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]

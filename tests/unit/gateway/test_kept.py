@@ -98,17 +98,19 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def delete(self, data: st.DataObject) -> None:
         session_id = data.draw(st.sampled_from(list(self.live)))
-        known = self.live.pop(session_id)
-        self.dead.add(session_id)
+        known = self.live[session_id]
         found = self.run(self.world.found(known.who, known.server, session_id))
-        if found is not None:
+        if found is None:
+            return  # its time is over; the next sweep, or the time to live, takes its record
 
-            async def end() -> None:
-                removed = self.world.table.end(found, "deleted")
-                assert removed is not None
-                await removed
+        async def end() -> None:
+            removed = self.world.table.end(found, "deleted")
+            assert removed is not None
+            await removed
 
-            self.run(end())
+        self.run(end())
+        del self.live[session_id]
+        self.dead.add(session_id)
 
     @rule(seconds=st.sampled_from([1.0, 70.0, 250.0, 390.0, 500.0]))
     def wait(self, seconds: float) -> None:

@@ -44,22 +44,39 @@ async def open(
 
 
 async def stop_server(
-    hosted: hosting.Hosting, live: sessions.Sessions, tenant: ids.TenantId, server: ids.ServerName
+    hosted: hosting.Hosting,
+    live: sessions.Sessions,
+    found: targets.Targets,
+    tenant: ids.TenantId,
+    server: ids.ServerName,
 ) -> None:
-    """End a server's sessions and copies."""
+    """End a server's sessions and copies; what it answered before is not given any more."""
     # Twice: at once, and behind the last copy, for what opened meanwhile.
     await live.end_all(tenant, "stopped", server=server)
     await hosted.pool.stop_server(tenant, server, "its owner stopped it")
+    found.outdated(tenant, server)
     await live.end_all(tenant, "stopped", server=server)
 
 
 async def roll_back(
-    hosted: hosting.Hosting, live: sessions.Sessions, tenant: ids.TenantId, server: ids.ServerName
+    hosted: hosting.Hosting,
+    live: sessions.Sessions,
+    found: targets.Targets,
+    tenant: ids.TenantId,
+    server: ids.ServerName,
 ) -> None:
     """End a server's copies, with the sessions that have one; the others go on with the next."""
+    # At once: the deployment that is live again has the id under which its answers were kept.
+    found.outdated(tenant, server)
     await live.end_all(tenant, "replaced", server=server, bridged=False)
     await hosted.pool.stop_server(tenant, server, "its owner went back to another deployment")
     await live.end_all(tenant, "replaced", server=server, bridged=False)
+
+
+def renew(hosted: hosting.Hosting, found: targets.Targets, tenant: ids.TenantId, server: ids.ServerName) -> None:
+    """A server's secrets are others now: its copies end, and what they answered by the old ones is not given."""
+    hosted.pool.renew(tenant, server)
+    found.outdated(tenant, server)
 
 
 async def stop_tenant(hosted: hosting.Hosting, live: sessions.Sessions, tenant: ids.TenantId) -> None:

@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from smcp.kernel import clock, ids, jsonrpc, observe
+from smcp.protocol import eras, translate
 
 LONGEST_S: Final = 3600.0
 TENANT_BYTES: Final = 4 * 1024 * 1024
@@ -29,6 +30,14 @@ TOTAL_BYTES: Final = 64 * 1024 * 1024
 _ENTRY_BYTES: Final = 512
 """What an entry takes beside its answer."""
 _LARGEST: Final = 262_144
+
+_INERT: Final = frozenset(
+    {"baggage", "progressToken", "traceparent", "tracestate", eras.META_VERSION, translate.META_CLIENT}
+)
+"""Members of `_meta` that ask for nothing else: where progress and traces go, who asks; the version has its own place.
+
+All others count. A server may read members of its own there, and what it then answers is nobody else's list.
+"""
 
 _sorted = msgspec.json.Encoder(order="sorted")
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -48,7 +57,7 @@ class Key(NamedTuple):
     """Of MCP, as spoken with the server."""
     method: str
     asked: bytes
-    """`digest` of the params and of what the client can do."""
+    """`digest` of the params, with what the client can do."""
     whose: str
     """Empty: anybody's in the tenant. Else a principal, or a session."""
 
@@ -64,10 +73,15 @@ class Told(msgspec.Struct, frozen=True, rename="camel"):
 _told = msgspec.json.Decoder(Told)
 
 
-def digest(params: jsonrpc.Json, capabilities: Any) -> bytes:
-    """The same for the same request of clients that can do the same; `_meta` says nothing of what is asked for."""
+def digest(params: jsonrpc.Json, stamp: Any = None) -> bytes:
+    """The same for the same request of clients that can do the same.
+
+    `stamp` is what is put over the client's own `_meta` on the way to the server (`translate.stamped`).
+    """
     asked = {name: value for name, value in params.items() if name != "_meta"}
-    return hashlib.sha256(_sorted.encode((asked, capabilities))).digest()
+    meta = {**(jsonrpc.obj(params.get("_meta")) or {}), **(jsonrpc.obj(stamp) or {})}
+    told = {name: value for name, value in meta.items() if name not in _INERT}
+    return hashlib.sha256(_sorted.encode((asked, told))).digest()
 
 
 class _Entry(NamedTuple):

@@ -54,11 +54,9 @@ def _modern(
     principal: policy.Principal,
 ) -> Awaitable[None] | None:
     if x.session is None:
-        version, meta = x.version, message.params.get("_meta")
+        key = _key(target, x.version, message, None)
     else:
-        version, meta = eras.MODERN[-1], jsonrpc.decode(x.session.stamp)
-    able = (jsonrpc.obj(meta) or {}).get(eras.META_CAPABILITIES)
-    key = _key(target, version, message, able)
+        key = _key(target, eras.MODERN[-1], message, jsonrpc.decode(x.session.stamp))
     private = target.share != "tenant"
     found = parts.lists.find(key, principal.id, private=private)
     if found is None:
@@ -84,9 +82,9 @@ def _legacy(
     return _answer(x, message, found)
 
 
-def _key(target: targets.Target, version: str, message: jsonrpc.Message, able: object) -> lists.Key:
+def _key(target: targets.Target, version: str, message: jsonrpc.Message, stamp: object) -> lists.Key:
     spec = target.spec
-    asked = lists.digest(message.params, able)
+    asked = lists.digest(message.params, stamp)
     edition = target.book.edition
     return lists.Key(
         spec.tenant, spec.server, spec.deployment, policy.VERSION, edition, version, message.method, asked, ""

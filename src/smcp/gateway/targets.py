@@ -139,9 +139,17 @@ class Targets:
             return known
         return await self._make(tenant, server, await self._versions.deployment(tenant, server, deployment))
 
+    def outdated(self, tenant: ids.TenantId, server: ids.ServerName) -> None:
+        """What a server said until now is not its word any more: it was stopped, set back, or has other secrets."""
+        for target in self._known.values():
+            if (target.spec.tenant, target.spec.server) == (tenant, server):
+                target.book.outdated()
+
     async def _make(self, tenant: ids.TenantId, server: ids.ServerName, deployment: versions.Deployment) -> Target:
         spec = await self._spec(tenant, server, deployment)
         target = Target(deployment, spec, self._books.of(tenant, deployment.id))
+        # Its copies may have kept the book while nobody told it of a change here.
+        target.book.outdated()
         self._known[tenant, deployment.id] = target
         if len(self._known) > _KEPT:
             self._known.popitem(last=False)

@@ -173,3 +173,54 @@ async def test_a_legacy_servers_list_is_kept_in_its_session_until_it_tells_of_a_
     for _ in range(2):
         await one.legacy(session, "prompts/list")
     assert [said["method"] for said in await one.act("asked", session)].count("prompts/list") == 2
+
+
+@pytest.mark.requirement("gateway:lists:apart", "attack:cache:meta")
+async def test_what_a_server_reads_in_meta_is_answered_to_nobody_who_did_not_say_it(
+    gate: Gate, shared: Endpoint, caller: Make
+) -> None:
+    one, other = caller(shared), caller(Endpoint(shared.url, gate.colleague.key))
+    plain: wire.Json = {"uri": "file:///meta"}
+    marked: wire.Json = {**plain, "_meta": {"com.example/project": "mine"}}
+    await _list(one, "resources/read", marked)
+    before = await _asked(one, "resources/read")
+    await _list(other, "resources/read", plain)
+    assert await _asked(one, "resources/read") == before + 1
+    for each in (one, other):
+        await _list(each, "resources/read", marked)
+        await _list(each, "resources/read", plain)
+    assert await _asked(one, "resources/read") == before + 1
+    # Through the bridge, what a legacy client says there reaches the server, too.
+    session = await one.open(capabilities={})
+    for said, times in (({}, 1), ({"_meta": {"com.example/project": "other"}}, 2)):
+        await one.legacy(session, "resources/read", {**plain, **said})
+        assert await _asked(one, "resources/read") == before + times
+
+
+@pytest.mark.requirement("gateway:lists:deployed")
+@pytest.mark.parametrize("event", ["stop", "rollback", "secret"])
+async def test_what_was_kept_ends_with_the_copies_that_said_it(gate: Gate, caller: Make, event: str) -> None:
+    name, uri = f"ended-{event}", {"uri": "file:///a"}
+    at = f"/tenants/acme/servers/{name}"
+    one = caller(Endpoint(_deploy(gate, "acme", gate.admin, name, "public", 'era = "modern"\n'), gate.acme.key))
+
+    def now(method: str, path: str, body: wire.Json | None = None) -> wire.Json:
+        return gate.platform.api(method, at + path, body, key=gate.admin) or {}
+
+    first = now("GET", "")["live"]
+    for _ in range(2):
+        await _list(one, "resources/read", uri)
+    assert await _asked(one, "resources/read") == 1
+    if event == "stop":
+        now("POST", "/stop")
+        assert (await one.modern("resources/read", uri)).status_code >= 400
+        now("POST", "/start")
+    elif event == "rollback":
+        _deploy(gate, "acme", gate.admin, name, "private", 'era = "modern"\n')
+        now("POST", "/rollback", {"to": first})
+        assert now("GET", "")["live"] == first
+    else:
+        now("PUT", "/secrets/TOKEN", {"value": "another"})
+    await _list(one, "resources/read", uri)
+    # By the copy that is at work now.
+    assert await _asked(one, "resources/read") == 1

@@ -16,7 +16,7 @@ ABLE: list[jsonrpc.Json] = [{}, {"sampling": {}}]
 def _key(**other: object) -> lists.Key:
     usual = lists.Key(
         ids.TenantId("acme"), ids.ServerName("files"), "dep-1", "policy", EDITIONS[0], "2026-07-28", "tools/list",
-        lists.digest({}, None), "",
+        lists.digest({}), "",
     )  # fmt: skip
     return usual._replace(**other)
 
@@ -75,9 +75,16 @@ def test_an_answer_is_for_who_asks_the_same_of_the_same_and_no_other(
 
 
 @pytest.mark.requirement("gateway:lists:apart")
-def test_meta_says_nothing_of_what_is_asked_for_and_all_else_does() -> None:
+def test_what_may_change_an_answer_counts_and_tokens_traces_and_names_do_not() -> None:
     first = lists.digest({"cursor": "1", "_meta": {"progressToken": 1, "traceparent": "x"}}, ABLE[0])
     assert first == lists.digest({"_meta": {}, "cursor": "1"}, ABLE[0])
+    named = {"io.modelcontextprotocol/clientInfo": {"name": "a"}, "tracestate": "t", "baggage": "b"}
+    assert first == lists.digest({"_meta": named, "cursor": "1"}, ABLE[0])
+    assert first != lists.digest({"_meta": {"com.example/project": "x"}, "cursor": "1"}, ABLE[0])
+    assert first != lists.digest({"_meta": {"io.modelcontextprotocol/logLevel": "debug"}, "cursor": "1"}, ABLE[0])
+    # What a bridged client says itself gives way to its session's stamp, as on the way to the server.
+    own, stamp = {"able": "much"}, {"able": "little"}
+    assert lists.digest({"_meta": own}, stamp) == lists.digest({}, stamp) != lists.digest({"_meta": own})
     assert first != lists.digest({"cursor": 1}, ABLE[0])
     assert first != lists.digest({"cursor": "1", "more": None}, ABLE[0])
     assert first != lists.digest({"cursor": "1"}, ABLE[1])

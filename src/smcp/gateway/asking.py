@@ -77,6 +77,7 @@ class Asking:
         if found is None or self._x.instance is None or self._over or self._call.done:
             return False
         self._x.instance.calls.park(number, self._call)
+        self._call.history().asked = True
         self._state, self._answers = found.state, {}
         if found.requests:
             self._pause = 0.0

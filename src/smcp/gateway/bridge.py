@@ -137,10 +137,15 @@ def _told(x: exchange.Exchange, session: sessions.Session, message: jsonrpc.Mess
         if waiting is not None and isinstance(told, str):
             waiting.answer(told, message)
     elif message.method == "notifications/cancelled":
-        wanted = message.params.get("requestId")
-        if type(wanted) in (str, int):
-            for (instance, number), id_raw in list(session.running.items()):
-                if msgspec.json.decode(id_raw) == wanted:
-                    # Its answer would never come: the request must not keep its place among those in flight.
-                    instance.calls.cancel(number, "the client cancelled it", errors.BadRequest(calls.CANCELLED))
+        cancelled(session, message)
     x.answer(202)
+
+
+def cancelled(session: sessions.Session, message: jsonrpc.Message) -> None:
+    """The client does not want an answer any more to what is in `Session.running`."""
+    wanted = message.params.get("requestId")
+    if type(wanted) in (str, int):
+        for (instance, number), id_raw in list(session.running.items()):
+            if msgspec.json.decode(id_raw) == wanted:
+                # Its answer would never come: the request must not keep its place among those in flight.
+                instance.calls.cancel(number, "the client cancelled it", errors.BadRequest(calls.CANCELLED))

@@ -126,12 +126,27 @@ class Parts:
     log: observe.Logger
 
 
+class Repetition:
+    """A call's second try, since its first copy is gone: see `again`."""
+
+    __slots__ = ("before", "lost", "ran", "task")
+
+    def __init__(self, before: tuple[driver.Instance, int], *, ran: bool) -> None:
+        """`before`: where the call was, and its number there. `ran`: it may have run there."""
+        self.before = before
+        self.ran = ran
+        self.lost = False
+        """The second copy is gone, too."""
+        self.task: asyncio.Task[None] | None = None
+
+
 class Exchange:
     """One HTTP request, filled in stage by stage."""
 
     __slots__ = (
         "action",
         "address",
+        "again",
         "answered",
         "call",
         "era",
@@ -204,6 +219,7 @@ class Exchange:
         """A copy that serves this request only and ends with it."""
         self.number = 0
         self.call: calls.Call | None = None
+        self.again: Repetition | None = None
         self.answered = False
         self.streaming = False
         self.gone = False

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable
 
-from smcp.gateway import exchange, living, resume, sending
+from smcp.gateway import again, exchange, living, resume, sending
 from smcp.kernel import errors, jsonrpc
 from smcp.protocol import eras
 from smcp.runtime import calls
@@ -16,7 +16,12 @@ def forward(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | No
     if instance is None:
         raise errors.ServerFailed
     if message.kind is jsonrpc.Kind.REQUEST:
-        sending.send(parts, x, message, instance)
+        try:
+            sending.send(parts, x, message, instance)
+        except errors.ServerFailed as error:
+            if instance.alive:
+                raise
+            return again.elsewhere(parts, x, message, error)
     elif message.kind is jsonrpc.Kind.NOTIFICATION:
         instance.calls.notify(message)
         if x.session is not None and message.method == "notifications/initialized":
@@ -35,6 +40,8 @@ def give_back(parts: exchange.Parts, x: exchange.Exchange) -> None:
         parts.pool.release_soon(x.own_instance, "its request is over")
     if x.number == 0 or x.call is None or x.instance is None:
         return
+    if x.again is not None:
+        again.over(parts, x, x.call, x.again)
     if x.session is not None:
         x.session.busy -= 1
         x.session.running.pop((x.instance, x.number), None)

@@ -118,6 +118,8 @@ def acquire(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | No
     # What is no request was for the copy that is gone: the next one will be told what it has to know.
     if x.message.method == "notifications/initialized":
         x.session.greet()
+    elif x.message.method == "notifications/cancelled":
+        bridge.cancelled(x.session, x.message)
     x.answer(202)
     return None
 

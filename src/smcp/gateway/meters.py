@@ -23,6 +23,9 @@ class Meters:
             for decision in ("deny", "conceal")
         }
         self.invalid = metrics.counter(observe.Metric.INVALID, sender="client")
+        self.repeated = {
+            outcome: metrics.counter(observe.Metric.CALLS_REPEATED, outcome=outcome) for outcome in observe.REPEATED
+        }
         self.limited = {
             limit: metrics.counter(observe.Metric.RATE_LIMITED, limit=limit)
             for limit in ("platform", "rate", "concurrency", "unauthenticated")

@@ -15,6 +15,7 @@ from typing import Final
 from smcp.access import policy
 from smcp.audit import events
 from smcp.gateway import (
+    again,
     batch,
     check,
     exchange,
@@ -285,10 +286,14 @@ def stream_back(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] 
     x.out.when_gone(functools.partial(streams.hung_up, x, call))
     if call.done or call.frames or x.gone:
         return streams.reply(parts, x, call)
-    waits = parts.settings.gateway
-    parts.alarms.set(call, x.started + min(waits.heartbeat_s, waits.call_timeout_s))
+    _alarm(parts, x, call)
     call.watch(functools.partial(_woken, parts, x, call))
     return None
+
+
+def _alarm(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call) -> None:
+    waits = parts.settings.gateway
+    parts.alarms.set(call, x.started + min(waits.heartbeat_s, waits.call_timeout_s))
 
 
 def _woken(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call) -> None:
@@ -296,6 +301,11 @@ def _woken(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call) -> Non
     parts.alarms.clear(call)
     x.parked = False
     if not streams.at_once(x, call):
+        if call.failure is not None and again.begin(parts, x, call) and not call.frames:
+            x.parked = True
+            call.watch(functools.partial(_woken, parts, x, call))
+            _alarm(parts, x, call)
+            return
         x.task = asyncio.get_running_loop().create_task(_walk(parts, x, streams.reply(parts, x, call), ()))
         return
     try:

@@ -10,7 +10,7 @@ import time
 from typing import Final
 
 from smcp.access import policy
-from smcp.gateway import bridge, exchange, large, recheck, replay, route, sending, sessions, tracks
+from smcp.gateway import again, bridge, exchange, large, recheck, replay, route, sending, sessions, tracks
 from smcp.kernel import errors, jsonrpc
 from smcp.protocol import sse
 from smcp.runtime import calls
@@ -70,7 +70,8 @@ async def _own(
     try:
         session, instance = x.session, x.instance
         own = session is not None and instance is not None and instance is session.instance
-        track.drive(call, instance.brake if own and instance is not None else None)
+        brake = functools.partial(_hold, x) if own else None
+        track.drive(call, brake, functools.partial(again.begin, parts, x, call))
         await _serve(parts, x, events, track, follower, owns=True)
     except errors.SmcpError as error:
         # Nobody waits for the call any more: who comes back to its stream must hear of an end.
@@ -84,6 +85,12 @@ async def _own(
         # The client has it on its stream, or will.
         x.refused = call.failure.code
         parts.metrics.error("gateway", x.refused)
+
+
+def _hold(x: exchange.Exchange, on: bool) -> None:
+    # Nothing is held back when a copy ends: what is told to its successor is told as a pair, too.
+    if x.instance is not None:
+        x.instance.brake(on)
 
 
 async def listen(parts: exchange.Parts, x: exchange.Exchange) -> None:

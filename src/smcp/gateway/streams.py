@@ -9,7 +9,7 @@ A stream of the legacy wire can be resumed: from its first event on it is the bu
 import time
 from typing import Final
 
-from smcp.gateway import exchange, large, read, recheck, resume, sessions
+from smcp.gateway import again, exchange, large, read, recheck, resume, sessions
 from smcp.kernel import errors, jsonrpc
 from smcp.protocol import eras, sse
 from smcp.runtime import calls
@@ -67,6 +67,8 @@ def at_once(x: exchange.Exchange, call: calls.Call) -> bool:
 async def reply(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call) -> None:
     """Stream interim messages, then the response. Raises what ended the call instead."""
     try:
+        if call.failure is not None:
+            again.begin(parts, x, call)
         if call.done and not call.frames:
             await _answer(parts, x, call)
         else:
@@ -100,6 +102,8 @@ async def _stream(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call)
             # Also between frames: a server that never pauses must not keep a revoked key's stream alive.
             checked = await recheck.check(parts, x, checked)
         if call.done:
+            if call.failure is not None and again.begin(parts, x, call):
+                continue
             await _answer(parts, x, call)
             return
         if x.gone:
@@ -130,6 +134,8 @@ async def _resumable(parts: exchange.Parts, x: exchange.Exchange, call: calls.Ca
     deadline = x.started + parts.settings.gateway.call_timeout_s
     while not call.frames:
         if call.done:
+            if call.failure is not None and again.begin(parts, x, call):
+                continue
             await _answer(parts, x, call)
             return True
         if x.gone:

@@ -151,6 +151,7 @@ class Track:
         self._follower: Follower | None = None
         self._ending = False
         self._brake: Callable[[bool], None] | None = None
+        self._again: Callable[[], bool] | None = None
         self._braked = False
 
     def follow(self, follower: Follower) -> None:
@@ -164,10 +165,16 @@ class Track:
         if self._follower is follower:
             self._follower = None
 
-    def drive(self, call: calls.Call, brake: Callable[[bool], None] | None) -> None:
-        """Put on record what `call` brings, until it is over; `brake` holds back the hosted server meanwhile."""
+    def drive(
+        self, call: calls.Call, brake: Callable[[bool], None] | None, again: Callable[[], bool] | None = None
+    ) -> None:
+        """Put on record what `call` brings, until it is over; `brake` holds back the hosted server meanwhile.
+
+        `again`: is the call, which has failed, in flight again?
+        """
         self.call = call
         self._brake = brake
+        self._again = again
         self.pump()
 
     def _hold(self, on: bool) -> None:
@@ -189,8 +196,12 @@ class Track:
         if not call.done:
             call.watch(self.pump)
             return
+        doomed = call.failure is not None and self._events.doomed()
+        if call.failure is not None and not doomed and self._again is not None and self._again():
+            call.watch(self.pump)
+            return
         self._ending = True
-        if call.failure is not None and self._events.doomed():
+        if doomed:
             return  # its end is not its own: the next process finds it open, and knows better what to say
         if call.failure is not None:
             failure = call.failure

@@ -327,7 +327,10 @@ class ServerTimeout(SmcpError):
 
 
 class CallInterrupted(SmcpError):
-    """The platform ended while the call ran, and the tool does not say that it may be called again."""
+    """The hosted server, or the platform, ended while the call ran, and the call was not or could not be repeated.
+
+    `data.mayHaveRun` is false where the call is known to have never reached the hosted server.
+    """
 
     code = "call_interrupted"
     http_status = 502

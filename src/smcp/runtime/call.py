@@ -32,6 +32,24 @@ class Inputs(Protocol):
         ...
 
 
+class Past:
+    """What happened to a call beside its answer; made when there is something."""
+
+    __slots__ = ("asked", "floor", "lost", "told", "unsent")
+
+    def __init__(self) -> None:
+        self.asked = False
+        """The hosted server has asked something, in this call or while it ran."""
+        self.lost = False
+        """The hosted server is gone, and nobody has decided yet what becomes of the call."""
+        self.unsent = False
+        """It never got there."""
+        self.told = b""
+        """The progress that its reader has, or is about to have: a number, JSON-encoded."""
+        self.floor: float | None = None
+        """The progress that was told before it was repeated."""
+
+
 class Call:
     """One request in flight: interim frames, then the response. One consumer."""
 
@@ -55,6 +73,7 @@ class Call:
         "method",
         "own",
         "party",
+        "past",
         "response",
         "spooled",
         "task",
@@ -101,6 +120,7 @@ class Call:
         """Whose it is, where several of one caller may hear each other's log messages."""
         self.inputs: Inputs | None = None
         """Set where an answer may ask for more (legacy client, modern server)."""
+        self.past: Past | None = None
         self._loop = loop
         self._limit = limit
         self._limit_bytes = limit_bytes
@@ -183,6 +203,35 @@ class Call:
             self.failure, self.done = failure, True
             self.wake()
 
+    def lose(self, failure: errors.SmcpError) -> None:
+        """There will be no response, since the hosted server is gone: the call may be repeated (`restart`)."""
+        if not self.done:
+            self.history().lost = True
+            self.fail(failure)
+
+    def restart(self) -> None:
+        """What was lost is in flight again, on another copy. The same reader goes on."""
+        past = self.history()
+        past.lost = past.unsent = False
+        past.floor = _number(past.told)
+        self.failure, self.done = None, False
+
+    def history(self) -> Past:
+        """Where to put down what happened to it."""
+        if self.past is None:
+            self.past = Past()
+        return self.past
+
+    def rises(self, progress: bytes) -> bool:
+        """May this progress be told? A repeated call tells nothing again: values must increase (MCP, "Progress")."""
+        past = self.history()
+        if past.floor is not None:
+            value = _number(progress)
+            if value is None or value <= past.floor:
+                return False
+        past.told = progress
+        return True
+
     def abandon(self) -> None:
         """Nobody reads any more, and the hosted server is not told: drop what comes."""
         self.release()
@@ -202,3 +251,11 @@ class Call:
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+
+
+def _number(raw: bytes) -> float | None:
+    try:
+        value: object = msgspec.json.decode(raw) if raw else None
+    except msgspec.DecodeError:
+        return None
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -26,9 +26,9 @@ import msgspec
 from smcp.kernel import errors, jsonrpc
 from smcp.protocol import eras
 from smcp.runtime import budgets, checks, spool
-from smcp.runtime.call import Call
+from smcp.runtime.call import Call, Past
 
-__all__ = ("CANCELLED", "Call", "Calls")
+__all__ = ("CANCELLED", "Call", "Calls", "Past")
 
 _HELD_BYTES: Final = 16 * 1024 * 1024
 _KEPT: Final = 256
@@ -129,7 +129,7 @@ class Calls:
         return number, call
 
     def again(self, call: Call, message: jsonrpc.Message) -> int:
-        """Forward `message` for a call whose last answer was a question; returns the call's new number."""
+        """Forward `message` for a call whose last answer was a question, or whose copy is gone; its new number."""
         if self._closed is not None:
             raise self._closed
         self._next += 1
@@ -249,7 +249,15 @@ class Calls:
         self._background = 0
         self._tokens.clear()
         for call in pending.values():
-            call.fail(failure)
+            call.lose(failure)
+
+    def unsent(self, lines: list[bytes]) -> None:
+        """These messages never got to the hosted server, which is as good as gone: their calls are not carried out."""
+        for line in lines:
+            frame = jsonrpc.frame(line)
+            call = self._pending.get(_number(frame.id)) if frame.method else None
+            if call is not None:
+                call.history().unsent = True
 
     def waits(self, number: int) -> bool:
         """Is there no response to this call yet, and somebody who may want it?"""
@@ -347,7 +355,7 @@ class Calls:
                 call.fail(errors.ServerInvalid(f"The hosted server's answer to {call.method[:128]}: {error.public}"))
 
     def park(self, number: int, call: Call) -> None:
-        """The answer to `number` was a question: `again` follows, or the call's end."""
+        """The answer to `number` was a question, or there was none: `again` follows, or the call's end."""
         self._parked[number] = call
 
     def _pop(self, number: int) -> Call | None:
@@ -373,6 +381,8 @@ class Calls:
                 self._write(jsonrpc.error(bytes(frame.id), errors.InvalidParams.rpc_code, text))
             return
         # What answers a request with a task comes by another way.
+        for call in self._pending.values():
+            call.history().asked = True  # it does not say which of them it asks for
         self._asked[key] = "" if b'"task"' in bytes(frame.params) else frame.method
         if len(self._asked) > _KEPT:
             del self._asked[next(iter(self._asked))]
@@ -407,6 +417,8 @@ class Calls:
         number = self._tokens.get(token)
         call = None if number is None else self._pending.get(number)
         if call is None:
+            return
+        if not call.rises(bytes(members.get("progress", b""))):
             return
         if self._modern:
             members["progressToken"] = msgspec.Raw(call.token)

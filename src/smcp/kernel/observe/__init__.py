@@ -20,6 +20,7 @@ from smcp.kernel.observe.names import EGRESS_REASONS as EGRESS_REASONS
 from smcp.kernel.observe.names import INSTANCE_STATES as INSTANCE_STATES
 from smcp.kernel.observe.names import METHODS as METHODS
 from smcp.kernel.observe.names import OTHER as OTHER
+from smcp.kernel.observe.names import REPEATED as REPEATED
 from smcp.kernel.observe.names import VERSIONS as VERSIONS
 from smcp.kernel.observe.names import Definition as Definition
 from smcp.kernel.observe.names import Kind as Kind

@@ -62,6 +62,13 @@ DEFINITIONS: Final[Mapping[Metric, Definition]] = {
         "Requests that ended with an error, by its code; `rpc_error`: the hosted server's own answer was one.",
         (("surface", names.SURFACE), ("error_type", names.ERRORS)),
     ),
+    Metric.CALLS_REPEATED: Definition(
+        Kind.COUNTER,
+        "calls",
+        "Calls that were repeated since their copy of the hosted server ended: `answered`, `lost` with the second copy,"
+        " too, or `failed`: there was no other copy, or nobody waited any longer.",
+        (("outcome", names.REPEATED),),
+    ),
     Metric.INVALID: Definition(
         Kind.COUNTER,
         "messages",

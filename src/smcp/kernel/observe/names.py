@@ -38,6 +38,7 @@ STATUS_CODES: Final = (
     OTHER,
 )
 INSTANCE_STATES: Final = ("serving", "spare", "starting", "ending")
+REPEATED: Final = ("answered", "lost", "failed")
 EGRESS_REASONS: Final = ("", "name", "address", "port", "network", "busy", "quota", "resolve", "connect")
 
 PLAN_LIMITS: Final = (
@@ -90,6 +91,7 @@ class Metric(enum.Enum):
     AUTH_FAILURES = "smcp_auth_failures_total"
     ACCESS_REFUSED = "smcp_access_refused_total"
     ERRORS = "smcp_errors_total"
+    CALLS_REPEATED = "smcp_calls_repeated_total"
     INVALID = "smcp_invalid_messages_total"
     CACHE_LOOKUPS = "smcp_cache_lookups_total"
     CACHE_BYTES = "smcp_cache_bytes"

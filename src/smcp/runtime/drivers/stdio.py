@@ -233,6 +233,8 @@ class StdioInstance(driver.Instance):
         if out and self._stdin is not None and not self._stdin.is_closing():
             out.append(b"")
             self._stdin.write(b"\n".join(out))
+        elif out:
+            self.calls.unsent(out)
 
     def _stray(self, data: bytes, method: str) -> None:
         if self.owner is not None:

@@ -2,8 +2,8 @@
 
 The client notices nothing: `initialize` with its own params, `notifications/initialized`, its log level and its
 subscriptions are said again by the platform. It happens at the next request or GET, where the manifest's `resume`
-allows it; calls that were in flight have failed. What the old copy knew besides is lost: a server that keeps such
-things says `resume = "end"` (docs/decisions/0031-sessions.md).
+allows it, or at once for a call that may be repeated (`again`). What the old copy knew besides is lost: a server that
+keeps such things says `resume = "end"` (docs/decisions/0031-sessions.md).
 """
 
 import asyncio

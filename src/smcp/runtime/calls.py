@@ -254,10 +254,11 @@ class Calls:
     def unsent(self, lines: list[bytes]) -> None:
         """These messages never got to the hosted server, which is as good as gone: their calls are not carried out."""
         for line in lines:
-            frame = jsonrpc.frame(line)
-            call = self._pending.get(_number(frame.id)) if frame.method else None
-            if call is not None:
-                call.history().unsent = True
+            with contextlib.suppress(errors.ParseError):
+                frame = jsonrpc.frame(line)
+                call = self._pending.get(_number(frame.id)) if frame.method else None
+                if call is not None:
+                    call.history().unsent = True
 
     def waits(self, number: int) -> bool:
         """Is there no response to this call yet, and somebody who may want it?"""

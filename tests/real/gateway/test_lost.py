@@ -324,7 +324,7 @@ async def test_a_server_that_was_stopped_is_not_started_for_a_call(house: House,
 
 
 @pytest.mark.requirement("gateway:lost:repeated")
-@pytest.mark.parametrize("way", ["modern", "legacy"])
+@pytest.mark.parametrize("way", ["auto", "legacy"])
 async def test_a_real_client_notices_nothing(house: House, way: clients.Mode) -> None:
     steps: list[float] = []
     running = asyncio.Event()

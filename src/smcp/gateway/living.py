@@ -111,8 +111,7 @@ class Session(driver.Owner):
         self.steady: frozenset[str] = frozenset()
         """Lists whose changes its server tells."""
         self.running: dict[tuple[driver.Instance, int], bytes] = {}
-        """Calls in flight on shared copies, or between two copies (`again`): where they are, or were, and what the
-        client calls them, perhaps all the same."""
+        """Calls in flight on shared copies, or between two copies: where, and their ids, perhaps all the same."""
         self.questions: dict[str, Question] = {}
         """What its client was asked in the calls of shared copies, by our ids; nobody but it knows them."""
         self.version = version

@@ -228,7 +228,7 @@ async def test_a_session_outlives_its_copy_and_a_call_in_flight_is_told(house: H
         assert (await waiting.message())["method"] == "notifications/progress"  # it is at work
         failed = await one.legacy(session, "tools/call", wire.call("exit"), 6)
         for answer in (wire.messages(failed)[-1], await waiting.message()):
-            assert "ended before it answered" in answer["error"]["message"]
+            assert "ended while this call ran" in answer["error"]["message"]
         await stream.end()  # its client is to come back, and gives the server somebody to talk to
     async with one.listening(session) as stream:
         assert await one.act("notice", session, n=1) == "told"

@@ -278,7 +278,7 @@ async def test_a_call_of_a_session_whose_answers_were_handed_over_is_not_repeate
         params = {**wire.call("input", wants=wants, ends=True), "name": "look"}
         async with caller.streaming(*request(session, params)) as stream:
             question = await stream.message()
-            answer = {"jsonrpc": "2.0", "id": question["id"], "result": {"roots": []}}
+            answer: wire.Json = {"jsonrpc": "2.0", "id": question["id"], "result": {"roots": []}}
             told = await caller.send(wire.legacy(session, "x")[0], json.dumps(answer).encode())
             assert told.status_code == 202
             error = (await stream.message())["error"]

@@ -96,7 +96,7 @@ async def test_every_outcome_is_on_record_and_no_secret_or_argument_is(
         "rpc_error": await acme.modern("prompts/get", {"name": "nothing", "arguments": {"x": secret}}),
         "insufficient_scope": await caller(gate.reader).modern("tools/call", wire.call("echo", text=secret)),
         "server_timeout": await acme.modern("tools/call", wire.call("never", text=secret)),
-        "server_failed": await acme.modern("tools/call", wire.call("exit", text=secret)),
+        "call_interrupted": await acme.modern("tools/call", wire.call("exit", text=secret)),
         "not_found": await caller(gate.umbra._replace(url=gate.acme.url)).modern("tools/call", wire.call("echo")),
         "read": await acme.modern("resources/read", {"uri": f"file:///{secret}"}),
     }

@@ -106,7 +106,7 @@ async def test_a_server_that_dies_in_a_call_is_a_clear_error_at_once_and_lives_a
     lines = len(_log(gate))
     # At once: when the call's time was over, the error would be another one.
     error = await _error(acme, session, act, **arguments)
-    assert (error["code"], error["message"]) == (-32000, "The hosted server ended before it answered.")
+    assert (error["code"], error["data"]) == (-32000, {"mayHaveRun": True})
     assert await _logged(gate, lines, "ended by itself (exit code")
     # A session goes on in another copy: the server keeps nothing that would be lost (docs/decisions/0031-sessions.md).
     assert (await acme.act("echo", session, text="again"))["text"] == "again"
@@ -155,7 +155,7 @@ async def test_a_flood_of_messages_on_stdout_is_taken_and_holds_nobody_up(acme: 
 async def test_a_flood_of_garbage_on_stdout_ends_its_server_and_the_log_says_why(gate: Gate, acme: wire.Caller) -> None:
     lines = len(_log(gate))
     error = await _error(acme, None, "out", kind="garbage", thousands=200)
-    assert (error["code"], error["message"]) == (-32000, "The hosted server ended before it answered.")
+    assert (error["code"], error["data"]) == (-32000, {"mayHaveRun": True})
     assert await _logged(gate, lines, "[smcp] ended", "that are no messages")
     assert (await acme.act("echo", text="again"))["text"] == "again"
 

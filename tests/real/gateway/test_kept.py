@@ -244,7 +244,7 @@ async def test_a_session_outlives_its_copy_and_a_call_in_flight_is_told(house: H
         answer = await one.legacy(session, "tools/call", wire.call("exit"))
         if answer.status_code == 404:
             break
-        assert "ended before it answered" in wire.messages(answer)[-1]["error"]["message"]
+        assert "ended while this call ran" in wire.messages(answer)[-1]["error"]["message"]
     assert (await one.legacy(session, "ping")).status_code == 404
 
 

@@ -146,7 +146,7 @@ async def test_a_copy_that_takes_more_memory_than_it_may_ends_and_the_log_says_s
     await tool.act("echo")
     after = owner.log()[-1]["position"]
     answer = await tool.modern("tools/call", wire.call("swell"))
-    assert "ended before it answered" in answer.text
+    assert "ended while this call ran" in answer.text
     ended = (await owner.following(http, after)).json()["items"]
     assert "it took more memory than sandbox.memory_bytes" in ended[-1]["text"]
 

@@ -23,7 +23,10 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
 
 _GROUPS: Final = bool({"cgroup_memory", "cgroup_pids"} & cell.host().layers)
 _LIMITED: Final = "cgroup_memory" in cell.host().layers
-_ENDED: Final = "The hosted server ended before it answered."
+_ENDED: Final = (
+    "The hosted server ended while this call ran. It may have been carried out, in part or as a whole, and was not"
+    " repeated: the tool declares neither readOnlyHint nor idempotentHint."
+)
 _SILENT: Final = "The hosted MCP server did not answer in time."
 
 

@@ -141,6 +141,15 @@ async def elsewhere(
         raise _interrupted(error, f"could not be repeated: {error.public}", ran=False) from error
 
 
+def failed(call: calls.Call) -> errors.SmcpError | None:
+    """What the caller of a call is told that has failed and is never repeated; None: it has not."""
+    if call.failure is None or call.past is None or not call.past.lost:
+        return call.failure
+    return _interrupted(
+        call.failure, "was not repeated: its session has ended with the server.", ran=not call.past.unsent
+    )
+
+
 def _interrupted(failure: errors.SmcpError, why: str, *, ran: bool) -> errors.CallInterrupted:
     text = (_MAY if ran else _NOT) + why
     return errors.CallInterrupted(text, detail=failure.detail or failure.public, data={"mayHaveRun": ran})

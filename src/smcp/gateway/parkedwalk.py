@@ -23,6 +23,7 @@ from typing import Any, Final
 from smcp.access import policy
 from smcp.audit import events
 from smcp.gateway import (
+    again,
     exchange,
     large,
     living,
@@ -313,8 +314,9 @@ async def _ask(parts: exchange.Parts, x: exchange.Exchange, run: parkedruns.Run,
 async def _finished(
     parts: exchange.Parts, x: exchange.Exchange, run: parkedruns.Run, message: jsonrpc.Message, call: calls.Call
 ) -> None:
-    if call.failure is not None:
-        raise call.failure
+    failure = again.failed(call)
+    if failure is not None:
+        raise failure
     if call.spooled is not None:
         checked = time.monotonic()
 

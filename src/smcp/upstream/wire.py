@@ -172,12 +172,13 @@ class Wire(abc.ABC):
             )
         if answer.media == JSON:
             return jsonrpc.frame(await self.whole(answer, self._limit))
-        if answer.media == EVENTS:
-            async with contextlib.aclosing(self.events(answer, self.parser())) as events:
-                async for event in events:
-                    frame = jsonrpc.frame(event.data) if event.data else jsonrpc.Frame()
-                    if frame.id and not frame.method:
-                        return frame
+        if answer.media != EVENTS:
+            raise errors.ServerFailed("The remote server's answer is neither JSON nor an event stream.")
+        async with contextlib.aclosing(self.events(answer, self.parser())) as events:
+            async for event in events:
+                frame = jsonrpc.frame(event.data) if event.data else jsonrpc.Frame()
+                if frame.id and not frame.method:
+                    return frame
         raise errors.ServerFailed("The remote server ended its answer before the response.")
 
     async def error(self, answer: client.Answer) -> msgspec.Raw | None:

@@ -76,7 +76,7 @@ class Peer:
     async def introduce(self) -> Server:
         """`server/discover`, or `initialize` and its notification. Raises as `request` does."""
         if self._modern:
-            result = await self.request("server/discover")
+            result = await self._discover()
             meta = jsonrpc.obj(result.get("_meta")) or {}
             info = jsonrpc.obj(meta.get("io.modelcontextprotocol/serverInfo")) or {}
             return _server(result, result.get("supportedVersions"), info)
@@ -86,6 +86,17 @@ class Peer:
         version = result.get("protocolVersion")
         spoken = list(eras.LEGACY[: eras.LEGACY.index(version) + 1]) if version in eras.LEGACY else [version]
         return _server(result, spoken, jsonrpc.obj(result.get("serverInfo")) or {})
+
+    async def _discover(self) -> jsonrpc.Json:
+        try:
+            return await self.request("server/discover")
+        except errors.RpcError as error:
+            told = jsonrpc.obj((error.data or {}).get("data")) or {}
+            refused = (error.data or {}).get("code") == errors.UnsupportedVersion.rpc_code
+            if not refused or eras.MODERN[-1] not in jsonrpc.array(told.get("supported")):
+                raise
+            # It names the version that it was asked in: once more (MCP 2026-07-28, "Versioning").
+            return await self.request("server/discover")
 
     async def tools(self) -> list[jsonrpc.Json]:
         """Every tool, over all pages. Raises as `request` does, also when there is no end of them."""

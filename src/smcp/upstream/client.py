@@ -127,10 +127,10 @@ class Client:
         `silence_s`: for how long nothing may come, before the head and between two pieces of the body.
         Raises `errors.ServerFailed`, `errors.ServerTimeout` or `errors.QuotaExceeded`.
         """
-        origin = place.origin
+        origin, sent = place.origin, [*fields, *self._credentials]
         for _ in range(HOPS + 1):
-            sent = [*fields, *self._credentials]
             if place.origin != origin:
+                # For good: a stranger that sends us back would choose what the credentials are shown to.
                 sent = [(name, value) for name, value in fields if name.lower() not in _BOUND_TO_ORIGIN]
             answer = await self._once(method, place, sent, body, silence_s)
             try:

@@ -195,6 +195,33 @@ async def test_a_credential_does_not_go_to_another_origin_and_goes_on_within_its
             assert _SECRET not in json.dumps([one.fields for one in other.asked])
 
 
+@pytest.mark.requirement("attack:remote:redirect")
+async def test_what_belongs_to_an_origin_stays_there_and_does_not_come_back_by_way_of_another() -> None:
+    async with conversations.far() as far:
+        first = ""
+        async with Rude(lambda _: answer(307, None, f"Location: {first}/chosen")).open() as other:
+
+            def lead(one: Asked) -> bytes:
+                if one.method == "initialize":
+                    return polite(one).replace(b"\r\n\r\n", b"\r\nMcp-Session-Id: s1\r\n\r\n", 1)
+                if one.method == "tools/call" and one.target == "/mcp":
+                    return answer(307, None, f"Location: {other.url}")
+                return polite(one)
+
+            async with Rude(lead).open() as rude:
+                first = f"http://127.0.0.1:{rude.port}"
+                client = await _meet(far, rude.url, secrets=(("X-Api-Key", "KEY", _SECRET),))
+                await client.introduce()
+                await client.request("tools/call", {"name": "x", "arguments": {}})
+                calls = [one for one in rude.asked if one.method == "tools/call"]
+                assert [one.target for one in calls] == ["/mcp", "/chosen"]
+                assert calls[0].fields["x-api-key"] == _SECRET
+                assert calls[0].fields["mcp-session-id"] == "s1"
+                for one in (*other.asked, calls[1]):
+                    assert not {"x-api-key", "mcp-session-id"} & set(one.fields)
+                assert len(other.asked) == 1
+
+
 @pytest.mark.requirement("upstream:rude:status")
 @pytest.mark.parametrize(
     ("said", "why"),
@@ -300,3 +327,22 @@ async def test_an_endpoint_of_another_origin_is_refused() -> None:
                 await client.introduce()
             assert _SECRET not in str(caught.value)
             assert other.asked == []
+
+
+@pytest.mark.requirement("upstream:rude:silent")
+async def test_a_server_that_never_answers_is_given_up() -> None:
+    over = asyncio.Event()
+
+    async def never(one: Asked) -> bytes:
+        if one.method == "tools/call":
+            await over.wait()
+        return polite(one)
+
+    async with Rude(never).open() as rude, conversations.far() as far:
+        instance = await far.start(conversations.spec(rude.url))
+        client = peer.Peer(instance, modern=False, timeout_s=5.0)
+        await client.introduce()
+        with pytest.raises(errors.ServerTimeout):
+            await client.request("tools/call", {"name": "x", "arguments": {}})
+        assert "tools/call" in [one.method for one in rude.asked]
+        over.set()

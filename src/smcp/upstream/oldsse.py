@@ -71,16 +71,17 @@ class OldSse(wire.Wire):
         async with contextlib.aclosing(self.events(answer, self.parser())) as events:
             async for event in events:
                 if event.type == "endpoint" and not self._endpoint.done():
-                    self._endpoint.set_result(_there(answer.place, event.data))
+                    self._endpoint.set_result(_there(answer.place, event.data, self._place))
                 elif event.type == "message" and self._endpoint.done():
                     self.hand(event.data, None)
 
 
-def _there(here: places.Place, told: bytes) -> places.Place:
+def _there(here: places.Place, told: bytes, home: places.Place) -> places.Place:
     try:
         there = places.follow(here, told.decode("utf-8"))
     except (errors.InvalidParams, UnicodeDecodeError) as error:
         raise errors.ServerFailed("The remote server says to send messages to what is no address.") from error
-    if there.origin != here.origin:
+    # Of the deployment, and not of where a redirect led: what is sent there carries its credentials.
+    if there.origin != home.origin:
         raise errors.ServerFailed("The remote server says to send messages to another origin, which is not done.")
     return there

@@ -329,6 +329,21 @@ async def test_an_endpoint_of_another_origin_is_refused() -> None:
             assert other.asked == []
 
 
+@pytest.mark.requirement("attack:remote:endpoint")
+async def test_a_stream_that_was_led_elsewhere_names_no_endpoint_there() -> None:
+    def tells(one: Asked) -> bytes:
+        return events("event: endpoint", "data: /messages", "", "") if one.verb == "GET" else polite(one)
+
+    async with Rude(tells).open() as other, conversations.far() as far:
+        async with Rude(lambda _: answer(307, None, f"Location: {other.url}")).open() as rude:
+            client = await _meet(far, rude.url, wire="sse", secrets=_CREDENTIAL)
+            with pytest.raises(errors.SmcpError) as caught:
+                await client.introduce()
+            assert "another origin" in caught.value.public
+        assert [one.verb for one in other.asked] == ["GET"]
+        assert _SECRET not in json.dumps([one.fields for one in other.asked])
+
+
 @pytest.mark.requirement("upstream:rude:silent")
 async def test_a_server_that_never_answers_is_given_up() -> None:
     over = asyncio.Event()

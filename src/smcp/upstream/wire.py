@@ -20,12 +20,9 @@ WORD_S: Final = 30.0
 _LONGEST_WAIT_S: Final = 3600.0
 
 
-class NotHere(errors.ServerFailed):
+def not_here(status: int) -> errors.ServerFailed:
     """The server refuses the request as a whole, with a status that another kind of server would give."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(f"The remote server answered with HTTP status {status}.")
-        self.status = status
+    return errors.ServerFailed(f"The remote server answered with HTTP status {status}.", data={"httpStatus": status})
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -160,7 +157,7 @@ class Wire(abc.ABC):
             raise status
         error = error or await self.error(answer)
         if not number or error is None:
-            raise NotHere(answer.status)
+            raise not_here(answer.status)
         self._owner.received(jsonrpc.failure(b"%d" % number, error), number)
 
     async def response(self, answer: client.Answer) -> jsonrpc.Frame:

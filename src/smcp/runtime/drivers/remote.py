@@ -261,8 +261,8 @@ class RemoteInstance(driver.Instance, wires.Owner):
         older, self._or_sse = self._or_sse, None
         try:
             await self._wire.post(sent)
-        except wires.NotHere as refused:
-            if refused.status not in _FALL_BACK:
+        except errors.ServerFailed as refused:
+            if (refused.data or {}).get("httpStatus") not in _FALL_BACK:
                 raise
             try:
                 await older.post(sent)

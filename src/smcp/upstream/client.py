@@ -6,7 +6,7 @@ of them, and each hop is dialled through the same door:
 | a redirect | what happens |
 |---|---|
 | from https to http | refused |
-| to another origin | the configured fields and the session go no further; the rest goes on |
+| to another origin | the configured fields and the session go no further, also not back; the rest goes on |
 | 307, 308 | method and body are kept (RFC 9110, 15.4.8 and 15.4.9) |
 | 301, 302 | method and body are kept: the change to GET is a MAY (15.4.2), and no MCP server means it |
 | 303 | only for GET: it says that the answer to a POST is elsewhere, and MCP knows no such thing |
@@ -34,6 +34,8 @@ _WRITE_S: Final = 60.0
 _PLACE_S: Final = 30.0
 """Seconds to wait for one of the connections."""
 _CONNECTIONS: Final = 256
+_STREAMS: Final = 2048
+"""Connections that are held by streams, beside the others: as many as there may be sessions and listeners."""
 _KEPT: Final = 16
 _KEPT_S: Final = 4.0
 """Seconds for which an idle connection is kept: less than the five after which uvicorn and Node.js close theirs, so
@@ -108,23 +110,32 @@ class Client:
         door = dial.Door(reach, tenant, told, counted)
         self._credentials = tuple(credentials)
         self._pools = {
-            scheme: httpcore2.AsyncConnectionPool(
+            (scheme, lasting): httpcore2.AsyncConnectionPool(
                 ssl_context=secure,
-                max_connections=_CONNECTIONS,
+                max_connections=_STREAMS if lasting else _CONNECTIONS,
                 max_keepalive_connections=_KEPT,
                 keepalive_expiry=_KEPT_S,
                 network_backend=backend,
             )
             for scheme, backend in (("https", door), ("http", door.plain()))
+            for lasting in (False, True)
         }
 
     @contextlib.asynccontextmanager
     async def send(
-        self, method: str, place: places.Place, fields: Fields, body: bytes = b"", *, silence_s: float = SILENCE_S
+        self,
+        method: str,
+        place: places.Place,
+        fields: Fields,
+        body: bytes = b"",
+        *,
+        silence_s: float = SILENCE_S,
+        lasting: bool = False,
     ) -> AsyncGenerator[Answer]:
         """The answer to a request, after redirects.
 
-        `silence_s`: for how long nothing may come, before the head and between two pieces of the body.
+        `silence_s`: for how long nothing may come, before the head and between two pieces of the body. `lasting`: a
+        stream without an end of its own, which must not take a connection from those who only want an answer.
         Raises `errors.ServerFailed`, `errors.ServerTimeout` or `errors.QuotaExceeded`.
         """
         origin, sent = place.origin, [*fields, *self._credentials]
@@ -132,7 +143,7 @@ class Client:
             if place.origin != origin:
                 # For good: a stranger that sends us back would choose what the credentials are shown to.
                 sent = [(name, value) for name, value in fields if name.lower() not in _BOUND_TO_ORIGIN]
-            answer = await self._once(method, place, sent, body, silence_s)
+            answer = await self._once(method, place, sent, body, silence_s, lasting=lasting)
             try:
                 there = _redirected(answer, method, place)
                 if there is None:
@@ -149,7 +160,9 @@ class Client:
         for pool in self._pools.values():
             await pool.aclose()
 
-    async def _once(self, method: str, place: places.Place, fields: Fields, body: bytes, silence_s: float) -> Answer:
+    async def _once(
+        self, method: str, place: places.Place, fields: Fields, body: bytes, silence_s: float, *, lasting: bool
+    ) -> Answer:
         heads = [("Host", place.authority), ("User-Agent", "smcp"), ("Accept-Encoding", "identity"), *fields]
         if body or method == "POST":
             heads.append(("Content-Length", str(len(body))))
@@ -164,7 +177,7 @@ class Client:
         with failures():
             # A head that comes a byte at a time is as late as one that does not come.
             async with asyncio.timeout(silence_s):
-                return Answer(await self._pools[place.scheme].handle_async_request(request), place)
+                return Answer(await self._pools[place.scheme, lasting].handle_async_request(request), place)
 
 
 def _redirected(answer: Answer, method: str, place: places.Place) -> places.Place | None:

@@ -204,7 +204,9 @@ class Legacy(wire.Wire):
             if at:
                 fields.append(("Last-Event-ID", at))
             try:
-                async with self._http.send("GET", self._place, fields, silence_s=_STREAM_SILENCE_S) as answer:
+                async with self._http.send(
+                    "GET", self._place, fields, silence_s=_STREAM_SILENCE_S, lasting=True
+                ) as answer:
                     if answer.status != 200 or answer.media != wire.EVENTS:
                         if answer.status < 500 and answer.status != 429:
                             return  # 405: there is none; 404: the next request finds out

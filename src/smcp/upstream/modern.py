@@ -47,9 +47,11 @@ class Modern(wire.Wire):
 
     async def _post(self, sent: wire.Sent, *, last: bool = False) -> bool:
         """False when the server misses a header field, and may be asked again with more of them."""
-        silence_s = _LISTEN_SILENCE_S if sent.method == "subscriptions/listen" else client.SILENCE_S
+        silence_s = _LISTEN_SILENCE_S if sent.lasts else client.SILENCE_S
         silence_s = silence_s if sent.number else wire.WORD_S
-        async with self._http.send("POST", self._place, self._fields(sent), sent.body, silence_s=silence_s) as answer:
+        async with self._http.send(
+            "POST", self._place, self._fields(sent), sent.body, silence_s=silence_s, lasting=sent.lasts
+        ) as answer:
             if answer.status >= 400:
                 error = await self.error(answer) if answer.status == 400 else None
                 if error is not None and _code(error) == _MISMATCH and sent.method == "tools/call" and not last:

@@ -53,7 +53,7 @@ class OldSse(wire.Wire):
         failure: errors.SmcpError = errors.ServerFailed("The remote server ended its stream, and with it the session.")
         try:
             fields = [("Accept", wire.EVENTS), ("Cache-Control", "no-store")]
-            async with self._http.send("GET", self._place, fields, silence_s=_SILENCE_S) as answer:
+            async with self._http.send("GET", self._place, fields, silence_s=_SILENCE_S, lasting=True) as answer:
                 if answer.status != 200 or answer.media != wire.EVENTS:
                     raise wire.status_failure(answer) or errors.ServerFailed(
                         f"The remote server has no event stream here (HTTP status {answer.status})."

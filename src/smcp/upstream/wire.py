@@ -34,6 +34,11 @@ class Sent(msgspec.Struct, frozen=True):
     params: msgspec.Raw
     body: bytes
 
+    @property
+    def lasts(self) -> bool:
+        """Has its answer no end of its own?"""
+        return self.method == "subscriptions/listen"
+
 
 class Owner(Protocol):
     """Whose server it is."""

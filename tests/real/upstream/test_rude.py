@@ -1,9 +1,8 @@
 """Remote servers that answer badly, or lead elsewhere: through the real driver, over real connections on loopback."""
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,100 +11,9 @@ from smcp.kernel import errors
 from smcp.runtime import peer
 from support import conversations
 from support.conversations import Far, Names
+from support.upstreams import CREDENTIAL, SECRET, Asked, Rude, answer, events, polite
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
-
-_INFO = {"name": "rude", "version": "1"}
-_HELLO: dict[str, Any] = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": _INFO}
-_SECRET = "a-very-secret-value"
-
-
-class Asked:
-    """One request."""
-
-    def __init__(self, head: str, body: bytes) -> None:
-        lines = head.split("\r\n")
-        self.verb, self.target, _ = lines[0].split(" ")
-        self.fields = {
-            name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:] if line)
-        }
-        self.message: Any = json.loads(body) if body else {}
-
-    @property
-    def method(self) -> str:
-        """The JSON-RPC method."""
-        return str(self.message.get("method", ""))
-
-    def result(self, result: object) -> bytes:
-        """An answer in JSON."""
-        return answer(200, {"jsonrpc": "2.0", "id": self.message.get("id"), "result": result})
-
-
-def answer(status: int, body: object = None, *fields: str) -> bytes:
-    """An HTTP answer."""
-    data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
-    head = [f"HTTP/1.1 {status} X", f"Content-Length: {len(data)}", *fields]
-    if not any(one.lower().startswith("content-type") for one in fields):
-        head.append("Content-Type: application/json")
-    return "\r\n".join([*head, "", ""]).encode() + data
-
-
-def events(*lines: str) -> bytes:
-    """An event stream that ends with its connection."""
-    return "\r\n".join(["HTTP/1.1 200 X", "Content-Type: text/event-stream", "Connection: close", "", *lines]).encode()
-
-
-Do = Callable[[Asked], "bytes | Awaitable[bytes]"]
-
-
-class Rude:
-    """A server whose answers a test writes."""
-
-    def __init__(self, do: Do) -> None:
-        self._do = do
-        self.asked: list[Asked] = []
-        self.port = 0
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                sizes = [x.partition(":")[2] for x in head.split("\r\n") if x.lower().startswith("content-length")]
-                one = Asked(head, await reader.readexactly(int(sizes[0]) if sizes else 0))
-                self.asked.append(one)
-                said = self._do(one)
-                data = said if isinstance(said, bytes) else await said
-                writer.write(data)
-                await writer.drain()
-                if b"Connection: close" in data or not data:
-                    break
-        writer.close()
-
-    @contextlib.asynccontextmanager
-    async def open(self) -> AsyncGenerator["Rude"]:
-        """Listening on loopback."""
-        async with await asyncio.start_server(self._serve, "127.0.0.1", 0) as server:
-            self.port = server.sockets[0].getsockname()[1]
-            yield self
-            server.close()
-
-    @property
-    def url(self) -> str:
-        """Its address."""
-        return f"http://127.0.0.1:{self.port}/mcp"
-
-
-def polite(one: Asked) -> bytes:
-    """What a plain server of the legacy era says."""
-    match one.method:
-        case "initialize":
-            return one.result(_HELLO)
-        case "tools/list":
-            return one.result({"tools": []})
-        case "tools/call":
-            return one.result({"content": [{"type": "text", "text": "fine"}]})
-        case _:
-            return answer(202) if one.verb == "POST" else answer(405)
 
 
 async def _meet(far: Far, url: str, **more: Any) -> peer.Peer:
@@ -117,11 +25,8 @@ async def _refused(far: Far, url: str, **more: Any) -> str:
     """What the first word to a server ends with."""
     with pytest.raises(errors.SmcpError) as caught:
         await (await _meet(far, url, wire="streamable", **more)).introduce()
-    assert _SECRET not in str(caught.value) + repr(caught.value) + " ".join(far.lines)
+    assert SECRET not in str(caught.value) + repr(caught.value) + " ".join(far.lines)
     return caught.value.public
-
-
-_CREDENTIAL = (("Authorization", "TOKEN", _SECRET),)
 
 
 @pytest.mark.requirement("attack:remote:rebinding")
@@ -171,7 +76,7 @@ async def test_a_redirect_is_checked_as_the_first_address_was(location: str, why
     # CVE-2026-64684
     async with Rude(lambda _: answer(307, None, f"Location: {location}")).open() as rude:
         async with conversations.far() as far:
-            assert why in await _refused(far, rude.url, secrets=_CREDENTIAL)
+            assert why in await _refused(far, rude.url, secrets=CREDENTIAL)
         assert len(rude.asked) <= 4
 
 
@@ -187,12 +92,12 @@ async def test_a_credential_does_not_go_to_another_origin_and_goes_on_within_its
             return polite(one)
 
         async with Rude(lead).open() as rude:
-            client = await _meet(far, rude.url, secrets=_CREDENTIAL)
+            client = await _meet(far, rude.url, secrets=CREDENTIAL)
             await client.introduce()
             here = [one for one in rude.asked if one.target == "/here"]
-            assert {one.fields.get("authorization") for one in here} == {f"Bearer {_SECRET}"}
+            assert {one.fields.get("authorization") for one in here} == {f"Bearer {SECRET}"}
             assert [one.method for one in other.asked] == ["initialize"]
-            assert _SECRET not in json.dumps([one.fields for one in other.asked])
+            assert SECRET not in json.dumps([one.fields for one in other.asked])
 
 
 @pytest.mark.requirement("attack:remote:redirect")
@@ -210,12 +115,12 @@ async def test_what_belongs_to_an_origin_stays_there_and_does_not_come_back_by_w
 
             async with Rude(lead).open() as rude:
                 first = f"http://127.0.0.1:{rude.port}"
-                client = await _meet(far, rude.url, secrets=(("X-Api-Key", "KEY", _SECRET),))
+                client = await _meet(far, rude.url, secrets=(("X-Api-Key", "KEY", SECRET),))
                 await client.introduce()
                 await client.request("tools/call", {"name": "x", "arguments": {}})
                 calls = [one for one in rude.asked if one.method == "tools/call"]
                 assert [one.target for one in calls] == ["/mcp", "/chosen"]
-                assert calls[0].fields["x-api-key"] == _SECRET
+                assert calls[0].fields["x-api-key"] == SECRET
                 assert calls[0].fields["mcp-session-id"] == "s1"
                 for one in (*other.asked, calls[1]):
                     assert not {"x-api-key", "mcp-session-id"} & set(one.fields)
@@ -226,7 +131,7 @@ async def test_what_belongs_to_an_origin_stays_there_and_does_not_come_back_by_w
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        (answer(401, {"secret": _SECRET}), "refused the credential (401)"),
+        (answer(401, {"secret": SECRET}), "refused the credential (401)"),
         (answer(403, None), "refused the credential (403)"),
         (answer(500, b"x" * 100), "status 500"),
         (answer(429, None, "Retry-After: 7"), "no more requests"),
@@ -241,7 +146,7 @@ async def test_what_belongs_to_an_origin_stays_there_and_does_not_come_back_by_w
 )
 async def test_what_is_no_answer_is_a_clear_error_without_the_secret(said: bytes, why: str) -> None:
     async with Rude(lambda _: said).open() as rude, conversations.far() as far:
-        assert why in await _refused(far, rude.url, secrets=_CREDENTIAL)
+        assert why in await _refused(far, rude.url, secrets=CREDENTIAL)
 
 
 @pytest.mark.requirement("upstream:rude:bounded")
@@ -322,10 +227,10 @@ async def test_an_endpoint_of_another_origin_is_refused() -> None:
             return events("event: endpoint", f"data: {other.url}", "", "") if one.verb == "GET" else answer(405)
 
         async with Rude(elsewhere).open() as rude:
-            client = await _meet(far, rude.url, wire="sse", secrets=_CREDENTIAL)
+            client = await _meet(far, rude.url, wire="sse", secrets=CREDENTIAL)
             with pytest.raises(errors.SmcpError) as caught:
                 await client.introduce()
-            assert _SECRET not in str(caught.value)
+            assert SECRET not in str(caught.value)
             assert other.asked == []
 
 
@@ -336,12 +241,12 @@ async def test_a_stream_that_was_led_elsewhere_names_no_endpoint_there() -> None
 
     async with Rude(tells).open() as other, conversations.far() as far:
         async with Rude(lambda _: answer(307, None, f"Location: {other.url}")).open() as rude:
-            client = await _meet(far, rude.url, wire="sse", secrets=_CREDENTIAL)
+            client = await _meet(far, rude.url, wire="sse", secrets=CREDENTIAL)
             with pytest.raises(errors.SmcpError) as caught:
                 await client.introduce()
             assert "another origin" in caught.value.public
         assert [one.verb for one in other.asked] == ["GET"]
-        assert _SECRET not in json.dumps([one.fields for one in other.asked])
+        assert SECRET not in json.dumps([one.fields for one in other.asked])
 
 
 @pytest.mark.requirement("upstream:rude:silent")

@@ -26,6 +26,8 @@ from smcp.upstream import wire as wires
 
 _AT_ONCE: Final = 128
 """Messages of one instance that are under way at once: each has a connection of its own."""
+_LISTENERS: Final = 512
+"""Streams that last, of one instance, beside those messages."""
 _WAITING: Final = 256
 """Messages that wait for the ones before them."""
 _WAITING_BYTES: Final = 8 * 1024 * 1024
@@ -162,6 +164,7 @@ class RemoteInstance(driver.Instance, wires.Owner):
         self._ended = asyncio.Event()
         self._tasks: dict[asyncio.Task[None], int] = {}
         self._places = asyncio.Semaphore(_AT_ONCE)
+        self._listening = 0
         self._before: asyncio.Task[None] | None = None
         """The last message that what follows waits for."""
         self._held = 0
@@ -219,23 +222,26 @@ class RemoteInstance(driver.Instance, wires.Owner):
             raise errors.ServerFailed("A server of HTTP+SSE speaks no modern version of MCP.")
         frame = jsonrpc.frame(body)
         number = int(bytes(frame.id)) if frame.method and frame.id else 0
-        if len(self._tasks) >= _AT_ONCE + _WAITING or self._held + len(body) > _WAITING_BYTES:
-            raise errors.Unavailable("Too many messages to the remote server are under way. Retry shortly.")
         sent = wires.Sent(number, frame.method, frame.params, body)
+        full = len(self._tasks) - self._listening >= _AT_ONCE + _WAITING
+        if full or (sent.lasts and self._listening >= _LISTENERS) or self._held + len(body) > _WAITING_BYTES:
+            raise errors.Unavailable("Too many messages to the remote server are under way. Retry shortly.")
         cancelled = _cancelled(frame) if frame.method == "notifications/cancelled" else 0
         if cancelled and self._modern:
             self._abort(cancelled)
             return
         self._held += len(body)
+        self._listening += sent.lasts
         task = asyncio.create_task(self._deliver(sent, self._before, cancelled), name="remote message")
         self._tasks[task] = number
-        task.add_done_callback(functools.partial(self._delivered, len(body)))
+        task.add_done_callback(functools.partial(self._delivered, sent))
         if not number:
             # What has no response has no other sign of its arrival: what follows it must not overtake it.
             self._before = task
 
-    def _delivered(self, size: int, task: "asyncio.Task[None]") -> None:
-        self._held -= size
+    def _delivered(self, sent: wires.Sent, task: "asyncio.Task[None]") -> None:
+        self._held -= len(sent.body)
+        self._listening -= sent.lasts
         self._tasks.pop(task, None)
         if self._before is task:
             self._before = None
@@ -244,10 +250,17 @@ class RemoteInstance(driver.Instance, wires.Owner):
         try:
             if before is not None:
                 await asyncio.wait({before})
-            async with self._places:
+            # What lasts keeps nobody from being answered: it has a bound and connections of its own.
+            async with contextlib.nullcontext() if sent.lasts else self._places:
                 await self._post(sent)
+        except errors.ParseError as error:
+            self._failed(sent, errors.ServerInvalid(f"The remote server's answer is not valid: {error.public}"))
         except errors.SmcpError as error:
             self._failed(sent, error)
+        except Exception:
+            # A fault of ours: the log gets it with the task, and nobody waits for what will not come.
+            self._failed(sent, errors.ServerFailed("The conversation with the remote server failed on the platform."))
+            raise
         finally:
             if cancelled:
                 self._abort(cancelled)
@@ -258,18 +271,20 @@ class RemoteInstance(driver.Instance, wires.Owner):
             await self._wire.post(sent)
             return
         # Streamable HTTP first; what refuses that may be older (MCP 2025-11-25, "Backwards Compatibility").
-        older, self._or_sse = self._or_sse, None
+        newer, older, self._or_sse = self._wire, self._or_sse, None
         try:
-            await self._wire.post(sent)
+            await newer.post(sent)
         except errors.ServerFailed as refused:
             if (refused.data or {}).get("httpStatus") not in _FALL_BACK:
                 raise
+            # Before it is spoken to: its answer may come, and what follows be written, before it has taken this one.
+            self._wire = older
             try:
                 await older.post(sent)
             except errors.SmcpError:
+                self._wire = newer
                 await older.close()
                 raise refused from None
-            self._wire = older
 
     def _failed(self, sent: wires.Sent, error: errors.SmcpError) -> None:
         if self._stopping:

@@ -138,6 +138,17 @@ class Platform:
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}\n{self.story()}"
         return answer.json() if answer.content else None
 
+    def audit(self, tenant: str, *, key: str | None = None) -> list[dict[str, Any]]:
+        """The whole trail of `tenant`, oldest entry first: a platform that many tests share has more than one page."""
+        found: list[dict[str, Any]] = []
+        after = ""
+        while True:
+            page = self.api("GET", f"/tenants/{tenant}/audit?limit=1000{after}", key=key)
+            found += page["items"]
+            if page["next"] is None:
+                return found
+            after = f"&after={page['next']}"
+
     def smcp(self, *argv: str, key: str | None = None, code: int = 0, text: bool = False) -> Any:
         """Run `smcp … --json` against this platform (as the operator, or with `key`): its document, or its error's.
 

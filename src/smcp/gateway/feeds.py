@@ -134,6 +134,7 @@ class Feed:
                     self._pause = min(_LONGEST_PAUSE_S, 2 * self._pause or 1.0)
                     await self._sleep(self._pause)
         except Exception as error:
+            # Nobody waits for this task: a fault of ours must be told, and its sessions hear of the end below.
             self._feeds.log.error("a feed of notices failed", exc_info=error)
         finally:
             self._lost()

@@ -6,7 +6,6 @@ between the check and the connection in which the name could come to mean someth
 
 import asyncio
 import ipaddress
-import os
 import select
 import socket
 import ssl
@@ -19,11 +18,9 @@ from anyio.streams import tls
 
 from smcp.kernel import errors, ids
 from smcp.sandbox import egress
-from smcp.sandbox.egress import budget, relay, verdicts
+from smcp.sandbox.egress import budget, lookup, relay, verdicts
 from smcp.sandbox.egress.verdicts import Reason
 
-_LOOKUPS: Final = 4
-_ADDRESSES: Final = 8
 _USED_UP: Final = "the tenant's bytes of the day are used up"
 _BYTES: Final = (8_388_608, 33_554_432.0)
 """Bytes at once, and a second, for one tenant's connections to one server: as a cell has them."""
@@ -46,8 +43,7 @@ class Door(httpcore2.AsyncNetworkBackend):
         self._verdicts = verdicts.Verdicts(reach.counters, told)
         self._counted = counted
         self._bytes = verdicts.Bucket(*_BYTES)
-        self._lookups = asyncio.Semaphore(_LOOKUPS)
-        self._asking: set[asyncio.Task[Sequence[str]]] = set()
+        self._lookups = lookup.Questions(reach.resolve)
 
     def plain(self) -> "Plain":
         """The same for connections without TLS."""
@@ -77,7 +73,7 @@ class Door(httpcore2.AsyncNetworkBackend):
                 reason = Reason.UNREACHABLE
                 made, address = await relay.dial(addresses, port)
         except (OSError, UnicodeError) as error:
-            why = _why(reason, error)
+            why = verdicts.why(reason, error)
             self._verdicts.tell(reason, target, why=why)
             kind = errors.ServerTimeout if isinstance(error, TimeoutError) else errors.ServerFailed
             raise kind(f"The remote server can't be reached: {why}.") from error
@@ -106,28 +102,10 @@ class Door(httpcore2.AsyncNetworkBackend):
         except ValueError:
             pass
         pinned = self._reach.pins.get(host)
-        found = pinned if pinned is not None else list(dict.fromkeys(await self._ask(host, port)))[:_ADDRESSES]
+        found = pinned if pinned is not None else await self._lookups.addresses(host, port)
         if not found:
             raise OSError("no address")
         return found
-
-    async def _ask(self, host: str, port: int) -> Sequence[str]:
-        # A question can't be taken back: it keeps its place until it is answered, also when nobody waits any more.
-        await self._lookups.acquire()
-        task = asyncio.get_running_loop().create_task(self._resolved(host, port))
-        self._asking.add(task)
-        task.add_done_callback(self._answered)
-        return await asyncio.shield(task)
-
-    async def _resolved(self, host: str, port: int) -> Sequence[str]:
-        return await self._reach.resolve(host, port)
-
-    def _answered(self, task: asyncio.Task[Sequence[str]]) -> None:
-        self._asking.discard(task)
-        self._lookups.release()
-        if not task.cancelled():
-            # Looked at, because nobody may be waiting for it.
-            task.exception()
 
     def _count_sent(self, amount: int) -> float:
         return self._count(amount, 0)
@@ -245,13 +223,3 @@ async def _pause(seconds: float) -> None:
 
 def _cause(error: Exception) -> str:
     return _USED_UP if isinstance(error, budget.UsedUp) else "the connection broke"
-
-
-def _why(reason: Reason, error: OSError | UnicodeError) -> str:
-    told = "its name was not found" if reason is Reason.UNKNOWN else "no connection"
-    if isinstance(error, TimeoutError):
-        return f"{told} in time"
-    if isinstance(error, socket.gaierror):
-        return f"{told}: {error.strerror}"
-    # Not `strerror`: event loops write the address there.
-    return f"{told}: {os.strerror(error.errno)}" if isinstance(error, OSError) and error.errno else told

@@ -7,28 +7,42 @@ tenant's could make two readers see two requests, or speak for a session that is
 import re
 from typing import Final
 
-_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}", re.ASCII)
+# RFC 9110, 5.6.2 (token), without what nobody has in a name of a field.
+_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?", re.ASCII)
 _VALUE: Final = re.compile(r"[!-~]([\t -~]*[!-~])?", re.ASCII)
 _OURS: Final = frozenset(
-    (
-        *("accept", "accept-charset", "accept-encoding", "connection", "content-encoding", "content-length"),
-        *("content-type", "date", "expect", "host", "http2-settings", "keep-alive", "last-event-id", "max-forwards"),
-        *("origin", "te", "trailer", "transfer-encoding", "upgrade", "via"),
-    )
+    {
+        # RFC 9110, 7.6.1 and 7.2; RFC 9112, 6: what says where a message goes and where it ends.
+        *("host", "connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "content-length"),
+        *("expect", "via", "max-forwards", "forwarded", "date"),
+        # What the platform writes itself, and what it reads from.
+        *("accept", "accept-charset", "accept-encoding", "last-event-id", "origin", "referer", "http2-settings"),
+        *("user-agent", "range", "traceparent", "tracestate", "baggage"),
+        # State that whoever is first would share with everybody else.
+        *("cookie", "cookie2", "set-cookie"),
+    }
 )
-_OURS_BEGIN: Final = ("mcp-", "proxy-", "sec-")
+_OURS_BEGIN: Final = ("mcp-", "proxy-", "sec-", "x-forwarded-", "access-control-", "content-", "if-")
 LONGEST: Final = 8192
 """Characters of one value."""
 
 
+def named(name: str) -> bool:
+    """Is this a name that a field may have?"""
+    return _NAME.fullmatch(name) is not None
+
+
+def ours(name: str) -> bool:
+    """Is the field of this name the platform's own to write, or never sent?"""
+    low = name.lower()
+    return low in _OURS or low.startswith(_OURS_BEGIN)
+
+
 def refusal(name: str) -> str:
     """Why a header of this name may not be set, in a few words; empty when it may."""
-    if _TOKEN.fullmatch(name) is None:
+    if not named(name):
         return "it is no name of a header field"
-    low = name.lower()
-    if low in _OURS or low.startswith(_OURS_BEGIN):
-        return "the platform sets it itself"
-    return ""
+    return "the platform sets it itself, or it is never sent" if ours(name) else ""
 
 
 def value(name: str, secret: str) -> str | None:

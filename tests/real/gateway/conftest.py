@@ -59,10 +59,18 @@ def umbra(gate: Gate, caller: Callable[[Endpoint], wire.Caller]) -> wire.Caller:
 
 
 @pytest.fixture(scope="session")
-def older(gate: Gate) -> Endpoint:
+def legacy_server(gate: Gate) -> Endpoint:
     """Acme's server that is hosted in the legacy era."""
     manifest = f'era = "legacy"\n[env]\nCANARY = "acme-older"\nOFFERS = \'{json.dumps(upward.OFFERS)}\'\n'
     return Endpoint(gate.platform.deploy("acme", f"pypi:{wire.SCRIPTED}", "older", gate.admin, manifest), gate.acme.key)
+
+
+@pytest.fixture
+def older(gate: Gate, legacy_server: Endpoint) -> Generator[Endpoint]:
+    """The same; no private session outlives the test, since others count sessions."""
+    yield legacy_server
+    for action in ("stop", "start"):
+        gate.platform.api("POST", f"/tenants/acme/servers/older/{action}", key=gate.admin)
 
 
 @pytest.fixture

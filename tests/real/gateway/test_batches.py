@@ -199,7 +199,7 @@ async def test_each_member_is_decided_on_counted_and_put_on_record_like_a_messag
     after = await reader.legacy(None, "tools/list", mcp_session_id=session)
     assert _left(before) - _left(after) == 1 + len(batch)
     request_id = answer.headers["smcp-request-id"]
-    entries = gate.platform.api("GET", "/tenants/acme/audit?limit=1000", key=gate.admin)["items"]
+    entries = gate.platform.audit("acme", key=gate.admin)
     mine = [one["event"] for one in entries if one["event"].get("request_id") == request_id]
     calls = sorted((one["method"], one["outcome"]) for one in mine if one["event"] == "mcp_call")
     assert calls == [("_OTHER", "refused"), ("tools/call", "refused"), ("tools/list", "ok"), ("tools/list", "ok")]

@@ -198,7 +198,7 @@ async def test_a_session_shown_by_somebody_else_is_in_the_trail_and_the_caller_l
 
 
 def _trail(gate: Gate, tenant: str, key: str) -> list[dict[str, Any]]:
-    items = gate.platform.api("GET", f"/tenants/{tenant}/audit?limit=1000", key=key)["items"]
+    items = gate.platform.audit(tenant, key=key)
     return [one["event"] for one in items if one["event"]["event"] == "session_refused"]
 
 

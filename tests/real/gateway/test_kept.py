@@ -236,7 +236,7 @@ async def test_a_session_outlives_its_copy_and_a_call_in_flight_is_told(house: H
     again = await one.act("echo", session)
     assert again["born"] != born
     assert len(await one.act("heard", session)) == 1
-    told = house.platform.api("GET", "/tenants/acme/audit?limit=1000", key=house.admin)["items"]
+    told = house.platform.audit("acme", key=house.admin)
     resumed = [one["event"] for one in told if one["event"]["event"] == "session_resumed"]
     assert "mortal" in {event["server"] for event in resumed}
     # One that ends right after its start again and again is given up.

@@ -83,14 +83,7 @@ class Hosted:
 
     def audited(self) -> list[tuple[str, str]]:
         """Outcome and code of the calls of its tools, as the trail tells them."""
-        items: list[dict[str, Any]] = []
-        after = ""
-        while True:
-            page = self.house.platform.api("GET", f"/tenants/acme/audit?limit=500{after}", key=self.house.admin)
-            items += page["items"]
-            if page["next"] is None:
-                break
-            after = f"&after={page['next']}"
+        items = self.house.platform.audit("acme", key=self.house.admin)
         told = [one["event"] for one in items if one["event"]["event"] == "mcp_call"]
         mine = [one for one in told if one["server"] == self.name and one["method"] == "tools/call"]
         return [(one["outcome"], one["code"]) for one in mine]

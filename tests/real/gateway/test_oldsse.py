@@ -257,7 +257,7 @@ async def test_who_may_not_call_tools_may_not_at_the_old_addresses_either(gate: 
     fields = {"authorization": f"Bearer {gate.platform.operator_key}", "accept": "text/event-stream"}
     answer = await http.get(gate.old.url.removesuffix("mcp") + "sse", headers=fields)
     assert answer.status_code == 403
-    entries = gate.platform.api("GET", "/tenants/acme/audit?limit=1000", key=gate.admin)["items"]
+    entries = gate.platform.audit("acme", key=gate.admin)
     calls = [one["event"] for one in entries if one["event"]["event"] == "mcp_call" and one["event"]["server"] == "old"]
     assert [one for one in calls if one["method"] == "tools/call" and one["outcome"] == "refused"]
     assert [one for one in calls if one["method"] == "initialize" and one["outcome"] == "ok"]

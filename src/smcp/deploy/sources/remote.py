@@ -17,6 +17,7 @@ import msgspec
 
 from smcp.kernel import errors, redact
 from smcp.sandbox.egress import rules
+from smcp.upstream import fields
 
 SCHEMES: Final = ("https", "http")
 LONGEST: Final = 300
@@ -34,23 +35,8 @@ _PATH: Final = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})
 _QUERY: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*", re.ASCII)
 _VISIBLE: Final = re.compile(r"[!-~]+", re.ASCII)
 _DIGITS: Final = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
-# RFC 9110, 5.6.2 (token), without what nobody has in a name of a field.
-_FIELD: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?", re.ASCII)
 _SECRET: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
 _NUMERIC: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
-_KEEP: Final = frozenset(
-    {
-        # RFC 9110, 7.6.1 and 7.2; RFC 9112, 6: what says where a message goes and where it ends.
-        *("host", "connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "content-length"),
-        *("expect", "via", "max-forwards", "forwarded", "date"),
-        # What the platform writes itself, and what it reads from.
-        *("accept", "accept-charset", "accept-encoding", "last-event-id", "origin", "referer", "http2-settings"),
-        *("user-agent", "range", "traceparent", "tracestate", "baggage"),
-        # State that whoever is first would share with everybody else.
-        *("cookie", "cookie2", "set-cookie"),
-    }
-)
-_KEEP_BELOW: Final = ("mcp-", "proxy-", "sec-", "x-forwarded-", "access-control-", "content-", "if-")
 
 
 class Remote(msgspec.Struct, frozen=True):
@@ -122,10 +108,10 @@ def headers(asked: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     seen: set[str] = set()
     for name, secret in asked.items():
         # Neither is repeated where it may be a value that somebody put into the wrong place.
-        if _FIELD.fullmatch(name) is None:
+        if not fields.named(name):
             raise ValueError("a header's name is made of letters, digits and hyphens, and its value stands in a secret")
         low = name.lower()
-        if low in _KEEP or low.startswith(_KEEP_BELOW):
+        if fields.ours(name):
             raise ValueError(f"the header {name} is the platform's own to write, or is never sent")
         if low in seen:
             raise ValueError(f"the header {name} stands twice")
@@ -152,14 +138,14 @@ def value(header: str, secret: bytes) -> str:
     Raises `ValueError`, which does not repeat it, for what can't be a header's value (RFC 9110, 5.5).
     """
     try:
-        text = secret.decode("ascii").strip(" \t\r\n")
+        said = fields.value(header, secret.decode("ascii"))
     except UnicodeDecodeError:
         raise ValueError("it holds characters that are not ASCII") from None
-    if not text or not all(" " <= one <= "~" or one == "\t" for one in text):
-        raise ValueError("it is empty, or has line breaks or other control characters in it")
-    if header.lower() == AUTHORIZATION.lower() and " " not in text:
-        return f"Bearer {text}"
-    return text
+    if said is None:
+        raise ValueError(
+            f"it is empty, has line breaks or other control characters in it, or more than {fields.LONGEST} characters"
+        )
+    return said
 
 
 def _authority(text: str, usual: int) -> str:

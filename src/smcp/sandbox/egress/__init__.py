@@ -7,7 +7,8 @@ name, checks every address (`guard`), dials the very address that it checked, an
 No code of the tenant's takes part, and a program needs no proxy settings.
 """
 
-from smcp.sandbox.egress.attachment import Attachment, Egress, Resolve
+from smcp.sandbox.egress.attachment import Attachment, Egress
 from smcp.sandbox.egress.inside import ENV, binds, files
+from smcp.sandbox.egress.lookup import Resolve
 
 __all__ = ["ENV", "Attachment", "Egress", "Resolve", "binds", "files"]

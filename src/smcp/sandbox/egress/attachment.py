@@ -4,9 +4,8 @@ import asyncio
 import contextlib
 import functools
 import ipaddress
-import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -15,16 +14,11 @@ from smcp.kernel import errors, ids, observe, settings
 from smcp.sandbox.egress import budget, guard, lookup, names, relay, rules, verdicts
 from smcp.sandbox.egress.verdicts import Reason
 
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""From a name and a port to addresses. Raises OSError or UnicodeError when there is none."""
-
 CONNECT_S: Final = 10.0
 """Seconds to find and reach a host."""
 IDLE_S: Final = 300.0
 """A connection on which nothing moves for so many seconds is ended."""
 
-_LOOKUPS: Final = 4
-_ADDRESSES: Final = 8
 _AT_ONCE: Final = 16
 _USED_UP: Final = "the tenant's bytes of the day are used up"
 _NOT_LISTED: Final = "not in the manifest's egress"
@@ -44,7 +38,7 @@ class Egress:
         self,
         config: settings.Egress,
         metrics: observe.Metrics,
-        resolve: Resolve | None = None,
+        resolve: lookup.Resolve | None = None,
         *,
         budgets: budget.Budgets | None = None,
         connect_s: float = CONNECT_S,
@@ -113,9 +107,8 @@ class Attachment:
         self._connects = verdicts.Bucket(*_CONNECTS)
         self._questions = verdicts.Bucket(*_QUESTIONS)
         self._bytes = verdicts.Bucket(*_BYTES)
-        self._lookups = asyncio.Semaphore(_LOOKUPS)
+        self._lookups = lookup.Questions(egress.resolve)
         self._open: set[asyncio.Task[None]] = set()
-        self._asking: set[asyncio.Task[Sequence[str]]] = set()
         self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
         self._sockets = list(sockets)
         self._closed = False
@@ -134,8 +127,9 @@ class Attachment:
         for one in self._sockets:
             self._loop.remove_reader(one)
             one.close()
-        for task in (*self._open, *self._asking):
+        for task in self._open:
             task.cancel()
+        self._lookups.close()
 
     # --- readiness ---
 
@@ -265,7 +259,7 @@ class Attachment:
                 reason = Reason.UNREACHABLE
                 made, address = await relay.dial(addresses, target.port)
         except (OSError, UnicodeError) as error:
-            self._verdicts.tell(reason, str(target), why=_why(reason, error))
+            self._verdicts.tell(reason, str(target), why=verdicts.why(reason, error))
             return None
         self._verdicts.tell(Reason.ALLOWED, str(target), address)
         return made
@@ -277,26 +271,7 @@ class Attachment:
         pinned = self._egress.pins.get(target.host)
         if pinned is not None:
             return pinned
-        return list(dict.fromkeys(await self._ask(target)))[:_ADDRESSES]
-
-    async def _ask(self, target: _Target) -> Sequence[str]:
-        # A question can't be taken back: it keeps its place until it is answered, also when nobody waits any more.
-        # Otherwise one cell's names whose servers never answer would take every other cell's places.
-        await self._lookups.acquire()
-        task = self._loop.create_task(self._resolved(target))
-        self._asking.add(task)
-        task.add_done_callback(self._answered)
-        return await asyncio.shield(task)
-
-    async def _resolved(self, target: _Target) -> Sequence[str]:
-        return await self._egress.resolve(target.host, target.port)
-
-    def _answered(self, task: asyncio.Task[Sequence[str]]) -> None:
-        self._asking.discard(task)
-        self._lookups.release()
-        if not task.cancelled():
-            # Looked at, because nobody may be waiting for it.
-            task.exception()
+        return await self._lookups.addresses(target.host, target.port)
 
     def _count_sent(self, target: _Target, amount: int) -> float:
         wait = self._count(target, amount)
@@ -313,16 +288,6 @@ class Attachment:
             self._verdicts.tell(Reason.QUOTA, str(target), why=_USED_UP)
             raise budget.UsedUp
         return self._bytes.take(max(amount, _LEAST_CHUNK))
-
-
-def _why(reason: Reason, error: OSError | UnicodeError) -> str:
-    told = "the name was not found" if reason is Reason.UNKNOWN else "no connection"
-    if isinstance(error, TimeoutError):
-        return f"{told}: no answer in time"
-    if isinstance(error, socket.gaierror):
-        return f"{told}: {error.strerror}"
-    # Not `strerror`: event loops write the address there.
-    return f"{told}: {os.strerror(error.errno)}" if isinstance(error, OSError) and error.errno else told
 
 
 def _pins(texts: Sequence[str]) -> dict[str, list[str]]:

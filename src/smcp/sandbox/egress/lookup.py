@@ -4,10 +4,15 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+"""From a name and a port to addresses. Raises OSError or UnicodeError when there is none."""
+
 _AT_ONCE: Final = 32
+_EACH: Final = 4
+_ADDRESSES: Final = 8
 
 
 class Lookup:
@@ -51,3 +56,36 @@ class Lookup:
         except RuntimeError as error:
             finish((), OSError(f"no thread for a lookup: {error}"))
         return await answer
+
+
+class Questions:
+    """One asker's, a few at a time: names whose servers never answer must not take every other asker's places."""
+
+    def __init__(self, resolve: Resolve) -> None:
+        self._resolve = resolve
+        self._places = asyncio.Semaphore(_EACH)
+        self._asking: set[asyncio.Task[Sequence[str]]] = set()
+
+    async def addresses(self, name: str, port: int) -> list[str]:
+        """As `Resolve`: each once, the first few."""
+        # A question can't be taken back: it keeps its place until it is answered, also when nobody waits any more.
+        await self._places.acquire()
+        task = asyncio.get_running_loop().create_task(self._ask(name, port))
+        self._asking.add(task)
+        task.add_done_callback(self._answered)
+        return list(dict.fromkeys(await asyncio.shield(task)))[:_ADDRESSES]
+
+    def close(self) -> None:
+        """Nobody waits for an answer any more."""
+        for task in self._asking:
+            task.cancel()
+
+    async def _ask(self, name: str, port: int) -> Sequence[str]:
+        return await self._resolve(name, port)
+
+    def _answered(self, task: asyncio.Task[Sequence[str]]) -> None:
+        self._asking.discard(task)
+        self._places.release()
+        if not task.cancelled():
+            # Looked at, because nobody may be waiting for it.
+            task.exception()

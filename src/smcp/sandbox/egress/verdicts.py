@@ -1,6 +1,8 @@
 """What is told about a cell's attempts: each counted in the metrics, and a bounded number of lines in its journal."""
 
 import enum
+import os
+import socket
 import time
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -100,3 +102,14 @@ class Verdicts:
 def plain(text: str) -> str:
     """`text` on one line of visible ASCII, whatever the tenant's code put into it."""
     return "".join(one if "!" <= one <= "~" else f"\\x{ord(one):02x}" for one in text[:_LONGEST])
+
+
+def why(reason: Reason, error: OSError | UnicodeError) -> str:
+    """Why there is no connection, in words without an address."""
+    told = "the name was not found" if reason is Reason.UNKNOWN else "no connection"
+    if isinstance(error, TimeoutError):
+        return f"{told}: no answer in time"
+    if isinstance(error, socket.gaierror):
+        return f"{told}: {error.strerror}"
+    # Not `strerror`: event loops write the address there.
+    return f"{told}: {os.strerror(error.errno)}" if isinstance(error, OSError) and error.errno else told

@@ -92,7 +92,7 @@ def test_a_key_that_names_another_tenant_is_no_key(gate: Gate, form: str) -> Non
     secret = gate.umbra.key.rpartition("_")[2]
     fields, body = wire.modern("tools/list")
     crafted = [
-        f"smcp_{form}_{secret[:-1]}x",
+        f"smcp_{form}_{secret[:-1]}{'y' if secret.endswith('x') else 'x'}",
         f"smcp_{form}_{secret.upper()}",
         f"smcp_{form}_",
         f"smcp__{form}_{secret}",

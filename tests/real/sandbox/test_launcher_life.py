@@ -160,15 +160,20 @@ def _resident(pid: int) -> int:
 
 
 def _dead() -> set[str]:
-    """Zombies that were cells' processes."""
+    """Zombies that were cells' processes, and that somebody of ours has yet to take up.
+
+    Not init's: while its launcher lives, no process of a cell is handed on to init, so those are what another test's
+    launcher left when it was killed, and when init takes them up is the machine's affair.
+    """
     found: set[str] = set()
     for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
         try:
             name, _, rest = stat.read_text().partition("(")[2].rpartition(") ")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if rest[0] == "Z" and name in ("bwrap", "sh", "sleep"):
-            found.add(f"{stat.parent.name} {name} child of {rest.split()[1]}")
+        state, parent = rest.split()[:2]
+        if state == "Z" and name in ("bwrap", "sh", "sleep") and parent != "1":
+            found.add(f"{stat.parent.name} {name} child of {parent}")
     return found
 
 

@@ -1,5 +1,7 @@
 """A tool's schemas: what is applied, and the attacks that are not."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -131,6 +133,28 @@ def test_what_would_cost_too_much_passes_and_is_counted() -> None:
     assert heavy.skipped == 1
     # Bytes alone are no cost: one long text is one value.
     assert heavy.wrong(["x" * 1_000_000], b'["' + b"x" * 1_000_000 + b'"]')
+
+
+@pytest.mark.requirement("validation:schema:memory")
+def test_a_large_value_and_many_alternatives_take_no_memory_of_the_platforms() -> None:
+    text = """
+import resource, sys
+from smcp.protocol.validate import schemas
+schema = schemas.Schema(b'{"items":{"anyOf":[%s]}}' % b",".join(b'{"const":%d}' % n for n in range(5000)))
+value, raw = ["x" * 1_000_000], b'["' + b"x" * 1_000_000 + b'"]'
+assert schema.wrong([-1], b"[-1]").startswith("/0: ")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert schema.wrong(value, raw) == ": does not fit the schema"
+assert schema.wrong(["x" * 3000], b'["' + b"x" * 3000 + b'"]').startswith("/0: ")
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+assert grown < 200_000, grown
+"""
+    # In a process behind a fork, whose peak is its own: the peak of who starts one comes along (getrusage(2)).
+    done = subprocess.run(
+        ["/bin/sh", "-c", '"$1" -c "$2"; exit $?', "sh", sys.executable, text],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_is_no_schema_is_not_applied() -> None:

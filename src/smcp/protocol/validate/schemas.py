@@ -15,6 +15,9 @@ _STEPS: Final = 2_000_000
 """Applied subschemas for one value at most: some 20 ns each."""
 _CHARACTERS: Final = 1_000_000
 """States of patterns times bytes of the value at most: some 40 ns each when a pattern is at its worst."""
+_COPIED: Final = 16 * 1024 * 1024
+"""Bytes of the value times subschemas at most where the place of an error is looked for: what the engine says of each
+alternative that does not fit has a copy of the value in it."""
 _TEXT: Final = 300
 _MASK: Final = "the value"
 """Stands for values in errors: they are the caller's, and may be long."""
@@ -58,8 +61,9 @@ class Schema:
             return ""
         if self._validator.is_valid(value):
             return ""
-        if self.weight.recursive:
-            # Finding the place means trying everything again, and what is known of a place is not remembered there.
+        if self.weight.recursive or len(raw) * self.weight.steps > _COPIED:
+            # Finding the place means trying everything again, and what is known of a place is not remembered there;
+            # and a text of 1 MB that is none of 5,000 constants would take gigabytes.
             return ": does not fit the schema"
         try:
             self._validator.validate(value)

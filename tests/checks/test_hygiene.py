@@ -71,6 +71,15 @@ def test_no_file_holds_a_secret() -> None:
 
 
 @pytest.mark.requirement("checks:hygiene:secrets")
+def test_no_platforms_data_is_here() -> None:
+    # A platform that ran in the checkout leaves them: its root key, its stores and their journals.
+    data = re.compile(r"(?:^|/)(?:keys/(?:root\.key|ring\.json|wrapping\.json)|[^/]+\.db(?:-wal|-shm|\.lock)?)$")
+    assert data.search("some/keys/root.key")
+    assert data.search("store/kv.db-wal")
+    assert [name for name in map(tree.name, tree.files()) if data.search(name)] == []
+
+
+@pytest.mark.requirement("checks:hygiene:secrets")
 def test_the_patterns_find_what_they_are_for() -> None:
     samples = ["ghp_" + "a" * 36, "AKIA" + "A" * 16, "-----BEGIN PRIVATE KEY-----\n" + ("A" * 64 + "\n") * 3]
     for sample in samples:

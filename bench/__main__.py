@@ -16,7 +16,22 @@ from typing import NamedTuple
 # The platform under test is started as the tests start it.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
 
-from bench import calls, cores, guest, profiled, report, run, sandbox, sessions, translation, wire
+from bench import (
+    bindings,
+    calls,
+    cores,
+    guest,
+    profiled,
+    report,
+    run,
+    sandbox,
+    sessions,
+    sockets,
+    tokens,
+    translation,
+    wire,
+    workers,
+)
 from smcp.kernel import errors
 
 FULL = run.Plan(
@@ -24,12 +39,20 @@ FULL = run.Plan(
     sessions.Plan((1, 10, 100, 1000), 0.3, 3.0, 51, 5, 1000, 20.0),
     translation.Plan(3, 0.3, 1.5, 1000, 20),
     sandbox.Sizes(starts=60, calls=10_000, colds=7, requests=60),
+    sockets.Plan(9, 4_000),
+    bindings.Plan(5, 1_000),
+    workers.Plan(calls.Plan((16, 64), 5, 0.5, 3.0), starts=101, running=20, stopped=100),
+    tokens.Plan(9, 20_000),
 )
 QUICK = run.Plan(
     calls.Plan((64, 1), 1, 0.2, 0.8),
     sessions.Plan((1, 100), 0.2, 0.8, 11, 2, 50, 2.0),
     translation.Plan(1, 0.2, 0.5, 1000, 4),
     sandbox.Sizes(starts=15, calls=2_000, colds=3, requests=30),
+    sockets.Plan(3, 1_000),
+    bindings.Plan(2, 200),
+    workers.Plan(calls.Plan((16, 64), 1, 0.3, 1.0), starts=11, running=4, stopped=10),
+    tokens.Plan(2, 2_000),
 )
 
 
@@ -50,7 +73,8 @@ def _options() -> _Options:
     parser.add_argument(
         "--only",
         choices=run.PARTS,
-        help="calls under load, legacy sessions, clients and servers of two eras, or the sandbox's cost",
+        help="calls, legacy sessions, two eras, the sandbox, calls over a unix socket, what Workers read, Workers,"
+        " credentials",
     )
     parser.add_argument(
         "--peers",

@@ -27,6 +27,8 @@ class Target(NamedTuple):
     """The body of the request with this number."""
     expect: Callable[[int], tuple[int, str]]
     """Id and text that the answer to the request with this number must have."""
+    path: str = ""
+    """A unix socket, which is connected to instead."""
 
 
 class Sample(NamedTuple):
@@ -151,7 +153,10 @@ async def measure(target: Target, connections: int, warm_s: float, seconds: floa
     for number in range(connections):
         heads = target.heads[number::connections] or (target.heads[number % len(target.heads)],)
         made = functools.partial(_Connection, run, heads)
-        _, connection = await loop.create_connection(made, target.host, target.port)
+        if target.path:
+            _, connection = await loop.create_unix_connection(made, target.path)
+        else:
+            _, connection = await loop.create_connection(made, target.host, target.port)
         open_.append(connection)
     await asyncio.sleep(warm_s)
     run.taken.clear()

@@ -1,13 +1,13 @@
 """What the bench found, as data and as a table."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import calls, figures, sessions, translation
+from bench import calls, figures, sessions, translation, workers
 
 
 class Facts(NamedTuple):
@@ -37,6 +37,7 @@ class Report(NamedTuple):
     calls: Calls | None
     sessions: sessions.Found | None
     translation: translation.Found | None
+    workers: workers.Found | None
     sandbox: Sequence[figures.Figure]
     notes: Sequence[str]
     seconds: float
@@ -45,11 +46,7 @@ class Report(NamedTuple):
         """For `--json`."""
         found: dict[str, object] = {"machine": self.machine, "load": self.load}
         if self.calls is not None:
-            rows = [
-                {**row.sample._asdict(), **{name: value for name, value in row._asdict().items() if name != "sample"}}
-                for row in self.calls.rows
-            ]
-            found |= {"rows": rows, **self.calls.facts._asdict()}
+            found |= {"rows": _as_data(self.calls.rows), **self.calls.facts._asdict()}
         if self.sessions is not None:
             streams = self.sessions.streams
             found["sessions"] = {
@@ -62,15 +59,28 @@ class Report(NamedTuple):
                 "pairings": [row._asdict() for row in self.translation.rows],
                 "idle": [one._asdict() for one in self.translation.idle],
             }
+        if self.workers is not None:
+            found["workers"] = {
+                "rows": _as_data(self.workers.rows),
+                "starts": [one._asdict() for one in self.workers.starts],
+                "rests": [one._asdict() for one in self.workers.rests],
+            }
         sandbox = [one._asdict() for one in self.sandbox]
         return {**found, "sandbox": sandbox, "notes": list(self.notes), "seconds": self.seconds}
+
+
+def _as_data(rows: Sequence[calls.Row]) -> list[dict[str, object]]:
+    return [
+        {**row.sample._asdict(), **{name: value for name, value in row._asdict().items() if name != "sample"}}
+        for row in rows
+    ]
 
 
 def show(report: Report) -> None:
     """Print the tables."""
     console = Console(width=120)
     if report.calls is not None:
-        console.print(_calls(report.calls.rows))
+        console.print(_calls(_CALLS, report.calls.rows))
         console.print(_facts(report.calls.facts))
         console.print()
     if report.sessions is not None:
@@ -81,6 +91,10 @@ def show(report: Report) -> None:
         console.print(_translation(report.translation))
         console.print(_idle(report.translation))
         console.print()
+    if report.workers is not None:
+        console.print(_calls(_WORKERS, report.workers.rows))
+        console.print(_starts(report.workers.starts))
+        console.print(_rests(report.workers.rests))
     if report.sandbox:
         console.print(_sandbox(report.sandbox))
     for note in report.notes:
@@ -96,12 +110,24 @@ def _table(title: str, first: str, *names: str) -> Table:
     return table
 
 
-def _calls(rows: Sequence[calls.Row]) -> Table:
+_COLUMNS: Final = (
+    "CPU, child, load: processor time of the gateway, of the server\n"
+    "behind it and of who measures, each call. MiB: the gateway's memory (Pss). open: a session and its first\n"
+    "call. Each answer's id and text are checked: a figure stands for no error at all"
+)
+_CALLS: Final = (
+    "tools/call of a lean echo server; the server's side on one core, the load on another.\n"
+    f"ratio: calls/s beside the yardstick's. {_COLUMNS}"
+)
+_WORKERS: Final = (
+    "tools/call of a lean Worker; two cores for everything, the load as well.\n"
+    f"ratio: calls/s beside the first line's. {_COLUMNS}"
+)
+
+
+def _calls(title: str, rows: Sequence[calls.Row]) -> Table:
     table = _table(
-        "tools/call of a lean echo server; the server's side on one core, the load on another.\n"
-        "ratio: calls/s beside the yardstick's. CPU, child, load: processor time of the gateway, of the server\n"
-        "behind it and of who measures, each call. MiB: the gateway's memory (Pss). open: a session and its first\n"
-        "call. Each answer's id and text are checked: a figure stands for no error at all",
+        title,
         "what",
         *("calls/s", "ratio", "p50 ms", "p99 ms", "CPU µs", "child µs", "load µs", "MiB", "open ms"),
     )
@@ -220,8 +246,32 @@ def _idle(found: translation.Found) -> Table:
     return table
 
 
+def _starts(found: Sequence[workers.Start]) -> Table:
+    names = ("p50 ms", "asked", "p99 ms", "starts")
+    table = _table("a call to a Worker that was stopped, to its answer through the endpoint", "", *names)
+    for one in found:
+        table.add_row(one.label, f"{one.p50_ms:.0f}", f"< {one.asked_ms:.0f}", f"{one.p99_ms:.0f}", f"{one.samples}")
+    return table
+
+
+def _rests(found: Sequence[workers.Rest]) -> Table:
+    names = ("running", "MB each, private", "the largest", "stopped", "processes at most", "left")
+    table = _table("Workers that nobody asks anything, each of a tenant of its own", "", *names)
+    for one in found:
+        table.add_row(
+            one.label,
+            f"{one.running}",
+            f"{one.each_mb:.1f}",
+            f"{one.most_mb:.1f}",
+            f"{one.stopped}",
+            f"{one.most}",
+            f"{one.left}",
+        )
+    return table
+
+
 def _sandbox(found: Sequence[figures.Figure]) -> Table:
-    table = Table(title="what the sandbox costs", box=box.SIMPLE_HEAD, title_justify="left")
+    table = Table(title="what the sandbox and a unix socket cost", box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("", no_wrap=True)
     for name in ("median", "p95", "of bare"):
         table.add_column(name, justify="right", no_wrap=True)

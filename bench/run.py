@@ -11,11 +11,26 @@ from typing import Final, NamedTuple
 
 import uvloop
 
-from bench import calls, cores, figures, guest, report, sandbox, servers, sessions, translation, wire
+from bench import (
+    bindings,
+    calls,
+    cores,
+    figures,
+    guest,
+    report,
+    sandbox,
+    servers,
+    sessions,
+    sockets,
+    tokens,
+    translation,
+    wire,
+    workers,
+)
 from smcp.app import machine
 from smcp.kernel import errors, settings
 
-PARTS: Final = ("calls", "sessions", "translation", "sandbox")
+PARTS: Final = ("calls", "sessions", "translation", "sandbox", "sockets", "bindings", "workers", "oauth")
 _SPARED: Final = "time"
 """The Python server of `servers.SOURCES` that is started with a spare, and cold."""
 _BUSY: Final = 0.9
@@ -28,6 +43,10 @@ class Plan(NamedTuple):
     sessions: sessions.Plan
     translation: translation.Plan
     sandbox: sandbox.Sizes
+    sockets: sockets.Plan
+    bindings: bindings.Plan
+    workers: workers.Plan
+    tokens: tokens.Plan
 
 
 def _timed(run: Callable[[], object]) -> float:
@@ -80,9 +99,22 @@ class Bench:
             self._platform.stop()
         if prepared is not None:
             uvloop.run(prepared())
+        if "sockets" in self._parts:
+            self._tell("calls over a unix socket")
+            sockets.measure(self._plan.sockets, self._figures, self._where)
+        if "bindings" in self._parts:
+            self._tell("reads of a Worker from KV")
+            bindings.measure(self._plan.bindings, self._figures, self._where)
+        if "oauth" in self._parts:
+            self._tell("who a credential is of")
+            tokens.measure(self._plan.tokens, self._figures)
+        hosted = None
+        if "workers" in self._parts:
+            hosted = workers.measure(self._platform, self._where, self._plan.workers, self._tell, self._notes.append)
         name = f"{os.cpu_count()} cores, Linux {host.release()}, Python {host.python_version()}"
         took = time.monotonic() - began
-        return report.Report(name, os.getloadavg()[0], called, held, between, self._figures.found(), self._notes, took)
+        load, more = os.getloadavg()[0], self._figures.found()
+        return report.Report(name, load, called, held, between, hosted, more, self._notes, took)
 
     def _start(self) -> None:
         self._roles = guest.started(self._platform, self._where)

@@ -6,8 +6,8 @@ For the platform and for its peers alike, so that all are asked the same.
 import http.client
 import json
 import urllib.parse
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
 
 from bench import bare, load
 
@@ -110,10 +110,22 @@ class Client:
         self._http.close()
         self._send("DELETE", None, _within(session))
 
-    def call(self, number: int, session: str = "", *, tool: str = "echo", text: str = "") -> bytes:
-        """Call a tool, modern unless there is a `session`; the message that answers, unchecked."""
-        arguments: dict[str, Any] = {"text": text or f"text {number}"} if tool == "echo" else {"timezone": "UTC"}
-        params = {"name": tool, "arguments": arguments}
+    def call(
+        self,
+        number: int,
+        session: str = "",
+        *,
+        tool: str = "echo",
+        text: str = "",
+        arguments: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """Call a tool, modern unless there is a `session`; the message that answers, unchecked.
+
+        Without `arguments` it is the echo tool with `text`, or one that takes a time zone.
+        """
+        if arguments is None:
+            arguments = {"text": text or f"text {number}"} if tool == "echo" else {"timezone": "UTC"}
+        params: dict[str, object] = {"name": tool, "arguments": arguments}
         if session:
             return self._post(number, "tools/call", params, _within(session))[1]
         fields = {**_MODERN_FIELDS, "mcp-name": tool}

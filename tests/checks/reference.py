@@ -143,7 +143,7 @@ def _endpoints() -> str:
     return "\n".join(lines)
 
 
-_HOW: dict[suite.Hosting, str] = {"stdio": "runs it", "remote": "remote"}
+_HOW: dict[suite.Hosting, str] = {"stdio": "runs it", "remote": "remote", "worker": "Worker"}
 
 
 def _runs() -> str:
@@ -151,8 +151,12 @@ def _runs() -> str:
         "| client | build of the fixture | how SMCP has it | scored, all pass | not scored | of these pass |",
         "|---|---|---|---|---|---|",
     ]
-    both: tuple[tuple[suite.Hosting, tuple[suite.Run, ...]], ...] = (("stdio", suite.RUNS), ("remote", suite.REMOTE))
-    for hosting, runs in both:
+    every: tuple[tuple[suite.Hosting, tuple[suite.Run, ...]], ...] = (
+        ("stdio", suite.RUNS),
+        ("remote", suite.REMOTE),
+        ("worker", suite.WORKER),
+    )
+    for hosting, runs in every:
         for run in runs:
             build = f"**{run.build}**" if run.translated else run.build
             numbers = f"{run.required} | {run.more} | {run.more - len(suite.remarks(run, hosting))}"
@@ -168,7 +172,7 @@ def _remarks() -> str:
     for one in suite.REMARKS:
         builds = "any" if len(one.builds) == len(suite.BUILDS) else ", ".join(one.builds)
         alone = one.alone or "does not speak it"
-        how = "either" if len(one.hosting) == len(_HOW) else _HOW[one.hosting[0]]
+        how = "any" if len(one.hosting) == len(_HOW) else ", ".join(_HOW[each] for each in one.hosting)
         lines.append(f"| {one.revision} | {builds} | {how} | `{one.scenario}` | {alone} | {one.hosted} | {one.why} |")
     return "\n".join(lines)
 

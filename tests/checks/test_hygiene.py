@@ -30,6 +30,7 @@ _LOCKS = [
     "requirements/runtime.txt",
     "requirements/dev.txt",
     *(f"src/smcp/cli/demos/{one}/requirements.txt" for one in ("git", "sqlite")),
+    "src/smcp/cli/templates/python/requirements.txt",
     *(f"tests/clients/python/{one}.txt" for one in ("classic", "fast")),
 ]
 _VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "NPM_CONFIG_REGISTRY")

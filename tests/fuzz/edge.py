@@ -112,7 +112,8 @@ def made(dice: random.Random, at: Endpoint, sessions: Sessions) -> Stream:
 
 def _of_sessions(dice: random.Random, path: str, session: str) -> tuple[str, str, dict[str, str], bytes]:
     """What only the legacy transports have: method, target, fields and body."""
-    told = dice.choice((session, session, session[:-1] + "x", "", "x" * 43, grammar.text(dice)[:40]))
+    other = session[:-1] + ("x" if session[-1] != "x" else "y")
+    told = dice.choice((session, session, other, "", "x" * 43, grammar.text(dice)[:40]))
     fields, body = wire.legacy(None, dice.choice(_METHODS), grammar.value(dice, 2) if dice.random() < 0.3 else None)
     fields |= {"mcp-session-id": re.sub(r"[^!-~]", "_", told)}
     if dice.random() < 0.7:

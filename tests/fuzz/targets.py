@@ -2,6 +2,14 @@
 
 from typing import Final
 
-from fuzz import hosted, shapes, waiting, wires
+from fuzz import answers, bindings, hosted, r2, shapes, waiting, wires
 
-ALL: Final = (*wires.TARGETS, *shapes.TARGETS, *hosted.TARGETS, *waiting.TARGETS)
+ALL: Final = (
+    *wires.TARGETS,
+    *shapes.TARGETS,
+    *hosted.TARGETS,
+    *waiting.TARGETS,
+    *answers.TARGETS,
+    *bindings.TARGETS,
+    *r2.TARGETS,
+)

@@ -12,6 +12,7 @@ from smcp.kernel import jsonrpc
 from smcp.protocol import headers, sse
 from smcp.protocol.validate import quick, schemas
 from smcp.runtime import calls
+from smcp.upstream import connection
 
 pytestmark = pytest.mark.real
 
@@ -25,6 +26,11 @@ def _apart(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUn
 class _Careless(sse.Parser):
     def feed(self, data: bytes) -> list[sse.Event]:
         return super().feed(data.replace(b"\r", b"\n"))
+
+
+class _Short(connection.Answer):
+    def feed(self, part: bytes) -> bool:
+        return super().feed(part[:1000])
 
 
 def _loose(data: bytes, *, max_depth: int) -> Any:
@@ -58,6 +64,7 @@ def _any(raw: bytes | None) -> int:
         pytest.param("batches", jsonrpc, "split", _cut, id="an array is cut at its commas"),
         pytest.param("validate", quick, "request", _right, id="a quick shape takes too much"),
         pytest.param("schemas", schemas, "_MASK", None, id="a value stands in an error"),
+        pytest.param("answers", connection, "Answer", _Short, id="a piece of an answer is cut"),
         pytest.param("calls", calls, "_number", _any, id="a server's id is taken for a number"),
         pytest.param("lines", calls, "_number", _any, id="a server's id is taken for a number, in a line"),
     ],

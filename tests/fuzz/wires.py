@@ -3,6 +3,7 @@
 import contextlib
 import json
 import random
+import re
 from typing import Any, Final
 
 import pytest
@@ -10,10 +11,12 @@ from mcp.shared import inbound
 
 from fuzz import grammar, reference
 from fuzz.engine import Target
+from smcp.deploy.workers import jsonc, wrangler
 from smcp.kernel import errors, jsonrpc
 from smcp.protocol import eras, headers, sse
 
 DEPTH: Final = 64
+_LONG: Final = re.compile(r"[0-9.eE+-]{400}")
 
 
 def _json(data: bytes) -> None:
@@ -25,6 +28,19 @@ def _json(data: bytes) -> None:
         return
     found = jsonrpc.strict_json(data, max_depth=DEPTH)
     assert reference.same(found, expected), f"{found!r:.200} is not {expected!r:.200}"
+
+
+def _wrangler(data: bytes) -> None:
+    """JSON with comments: what plain JSON is, and a Worker or a refusal of all else."""
+    text = data.decode("utf-8", "replace")
+    with contextlib.suppress(errors.DeployFailed):
+        wrangler.translate("wrangler.jsonc", text)
+    try:
+        expected = reference.read(text.encode(), jsonc.DEEPEST)
+    except reference.Refused:
+        return
+    if isinstance(expected, dict) and not _LONG.search(text):
+        assert reference.same(jsonc.loads(text)[0], expected)
 
 
 def _envelope(data: bytes) -> None:
@@ -200,6 +216,7 @@ def _eras(data: bytes) -> None:
 
 TARGETS: Final = (
     Target("json", grammar.json_like, _json),
+    Target("wrangler", grammar.json_like, _wrangler),
     Target("envelope", grammar.envelope, _envelope),
     Target("frame", grammar.envelope, _frame),
     Target("decode", grammar.json_like, _decode),

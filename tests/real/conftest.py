@@ -1,11 +1,12 @@
 """One platform for all tests that need a running one, with two hosted servers: the fixture, and one from PyPI."""
 
 import pathlib
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 
+import httpx2
 import pytest
 
-from support import everything
+from support import everything, wire
 from support.builds import Builds
 from support.clients import Endpoint
 from support.platform import Platform
@@ -50,3 +51,17 @@ def builds(all_builds: Builds) -> Generator[Builds]:
     """The three builds of the fixture, hosted; no session outlives the test."""
     yield all_builds
     all_builds.rest()
+
+
+@pytest.fixture
+async def caller(http: httpx2.AsyncClient) -> AsyncGenerator[Callable[[Endpoint], wire.Caller]]:
+    """Makes callers, by the client `http` of their directory; their sessions are ended in the end."""
+    made: list[wire.Caller] = []
+
+    def make(at: Endpoint) -> wire.Caller:
+        made.append(wire.Caller(http, at))
+        return made[-1]
+
+    yield make
+    for one in made:
+        await one.close()

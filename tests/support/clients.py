@@ -118,15 +118,18 @@ class Person:
 
 @contextlib.asynccontextmanager
 async def connected(
-    target: Endpoint | StdioServerParameters, mode: Mode, person: Person | None = None
+    target: Endpoint | StdioServerParameters, mode: Mode, person: Person | None = None, *, read_s: float = 30.0
 ) -> AsyncGenerator[Client]:
-    """The official Python client (package mcp), connected to `target`, with `person` behind it."""
+    """The official Python client (package mcp), connected to `target`, with `person` behind it.
+
+    `read_s`: how long an answer may say nothing.
+    """
     who = person or Person()
     async with contextlib.AsyncExitStack() as stack:
         transport: Any = target
         if isinstance(target, Endpoint):
             headers = {"Authorization": f"Bearer {target.key}"}
-            http = await stack.enter_async_context(httpx2.AsyncClient(headers=headers, timeout=30.0))
+            http = await stack.enter_async_context(httpx2.AsyncClient(headers=headers, timeout=read_s))
             transport = streamable_http_client(target.url, http_client=http)
         yield await stack.enter_async_context(
             Client(

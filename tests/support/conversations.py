@@ -8,7 +8,7 @@ from typing import Any, Final
 from smcp.kernel import errors, ids, jsonrpc, observe, settings
 from smcp.protocol import eras
 from smcp.runtime import driver
-from smcp.runtime.drivers import remote
+from smcp.runtime.drivers import conversation, remote
 from smcp.sandbox import egress
 
 TENANT: Final = ids.TenantId("acme")
@@ -81,10 +81,10 @@ class Far:
         self.moved[0] += sent
         self.moved[1] += received
 
-    async def start(self, what: driver.Spec, *, modern: bool = False) -> remote.RemoteInstance:
+    async def start(self, what: driver.Spec, *, modern: bool = False) -> conversation.Conversation:
         """A conversation."""
         made = await self.driver.start(what, modern=modern, lines=self.lines.append)
-        assert isinstance(made, remote.RemoteInstance)
+        assert isinstance(made, conversation.Conversation)
         return made
 
 

@@ -55,8 +55,16 @@ class Netcell:
         with tempfile.TemporaryDirectory(dir="/tmp") as made:
             os.chmod(made, 0o755)
             command = _walls(pathlib.Path(made), binds or {}, {"PATH": "/usr/bin:/bin", **(env or {})})
-            line = json.dumps([*command, "--", *argv]).encode() + b"\n"
-            out, err = await asyncio.wait_for(self._process.communicate(line), _WAIT_S)
+            return await asyncio.wait_for(self._run([*command, "--", *argv]), _WAIT_S)
+
+    async def stay(self, *argv: str) -> Said:
+        """Run `argv` in this network, and but for the name system's files with this machine's; until called off."""
+        with tempfile.TemporaryDirectory(dir="/tmp") as made:
+            files = _files(pathlib.Path(made))
+            return await self._run(["/usr/bin/bwrap", "--die-with-parent", "--dev-bind", "/", "/", *files, "--", *argv])
+
+    async def _run(self, command: Sequence[str]) -> Said:
+        out, err = await self._process.communicate(json.dumps(command).encode() + b"\n")
         return Said(self._process.returncode or 0, out.decode(), err.decode())
 
     async def ask(self, code: str) -> Any:
@@ -178,12 +186,18 @@ def _walls(made: pathlib.Path, binds: Mapping[str, str], env: Mapping[str, str])
         if os.path.islink(f"/{name}"):
             words += ["--symlink", os.readlink(f"/{name}"), f"/{name}"]
     words += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
-    for file in egress.files():
-        place = made / file.path.replace("/", "_")
-        place.write_bytes(file.content)
-        words += ["--ro-bind", str(place), file.path]
+    words += _files(made)
     for bind in egress.binds():
         words += ["--ro-bind", bind.source, bind.target]
     for target, source in binds.items():
         words += ["--ro-bind", source, target]
     return [*words, "--remount-ro", "/", "--chdir", "/tmp"]
+
+
+def _files(made: pathlib.Path) -> list[str]:
+    words: list[str] = []
+    for file in egress.files():
+        place = made / file.path.replace("/", "_")
+        place.write_bytes(file.content)
+        words += ["--ro-bind", str(place), file.path]
+    return words

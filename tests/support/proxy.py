@@ -55,13 +55,6 @@ http {{
 """
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 @contextlib.contextmanager
 def nginx(directory: pathlib.Path, port: int, upstream: int) -> Generator[None]:
     """nginx on `port`, set up as docs/how-to/behind-a-proxy.md says."""

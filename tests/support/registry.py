@@ -42,6 +42,11 @@ class Registry:
         """Path and Authorization of every request."""
         self.token = ""
         """When set, only who brings it is answered."""
+        self.knocked = threading.Event()
+        """Set when somebody has asked for something."""
+        self.gate = threading.Event()
+        """While it is cleared, nobody is answered."""
+        self.gate.set()
         self._packages: dict[str, dict[str, Any]] = {}
         self._files: dict[str, bytes] = {}
 
@@ -65,6 +70,8 @@ class Registry:
     def answer(self, path: str, authorization: str) -> tuple[int, bytes]:
         """Status and body of a GET."""
         self.asked.append((path, authorization))
+        self.knocked.set()
+        self.gate.wait()
         if self.token and authorization != f"Bearer {self.token}":
             return 401, b'{"error": "who are you?"}'
         plain = urllib.parse.unquote(path.partition("?")[0])
@@ -101,5 +108,6 @@ def serving() -> Generator[Registry]:
         try:
             yield registry
         finally:
+            registry.gate.set()
             server.shutdown()
             thread.join()

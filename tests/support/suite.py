@@ -11,8 +11,8 @@ from support.clients import Endpoint
 from support.conformance import Outcome, Result, Revision
 from support.everything import Build
 
-Hosting = Literal["stdio", "remote"]
-"""How a build is reached by SMCP: as a package that it runs, or elsewhere, over HTTP."""
+Hosting = Literal["stdio", "remote", "worker"]
+"""How a build is reached by SMCP: as a package that it runs, elsewhere, over HTTP, or as a Worker that it runs."""
 
 
 class Run(NamedTuple):
@@ -51,6 +51,9 @@ RUNS: Final = (
 REMOTE: Final = tuple(one for one in RUNS if one.revision >= "2025-11-25")
 """What is asked of builds that run elsewhere."""
 
+WORKER: Final = tuple(one for one in RUNS if one.build == "dual" and one.revision >= "2025-06-18")
+"""What is asked of the fixture that is a Worker, which speaks both eras."""
+
 ALONE: Final = tuple(one for one in RUNS if not one.translated)
 """What the builds themselves are asked, without SMCP."""
 
@@ -65,7 +68,7 @@ class Remark(NamedTuple):
     hosted: Result
     why: str
     builds: tuple[Build, ...] = BUILDS
-    hosting: tuple[Hosting, ...] = ("stdio", "remote")
+    hosting: tuple[Hosting, ...] = ("stdio", "remote", "worker")
 
 
 _TASKS: Final = (
@@ -91,10 +94,10 @@ REMARKS: Final = (
         "server-sse-polling",
         "passes",
         "checks nothing",
-        "Not scored. A remote server closes the stream that SMCP reads, in the middle of the call; SMCP comes back for"
-        " the rest by itself, and answers its own client as JSON, so there is no stream for the suite to look at.",
+        "Not scored. A server over HTTP closes the stream that SMCP reads, in the middle of the call; SMCP comes back"
+        " for the rest by itself, and answers its own client as JSON, so there is no stream for the suite to look at.",
         builds=("dual", "legacy"),
-        hosting=("remote",),
+        hosting=("remote", "worker"),
     ),
     Remark(
         "2025-11-25",

@@ -14,7 +14,7 @@ from typing import Any
 from smcp.kernel import errors, jsonrpc
 from smcp.protocol import eras
 from smcp.runtime import peer
-from smcp.runtime.drivers import remote
+from smcp.runtime.drivers import conversation
 from support import conversations
 
 
@@ -38,7 +38,7 @@ def _answers(requests: dict[str, Any]) -> dict[str, Any]:
     return {key: kinds[one["method"]] for key, one in requests.items()}
 
 
-async def _call(instance: remote.RemoteInstance, params: jsonrpc.Json, able: jsonrpc.Json, *, modern: bool) -> None:
+async def _call(instance: conversation.Conversation, params: jsonrpc.Json, able: jsonrpc.Json, *, modern: bool) -> None:
     """One call, and again with answers for as long as it asks for some."""
     for _ in range(8):
         meta = {"_meta": {**conversations.meta(), eras.META_CAPABILITIES: able}} if modern else {}

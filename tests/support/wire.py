@@ -234,6 +234,11 @@ def request(method: str, path: str, fields: list[tuple[str, str]], body: bytes =
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 
+def miskeyed(key: str) -> str:
+    """`key` with another last digit: of the same form, and never the key itself."""
+    return key[:-1] + ("0" if key[-1] != "0" else "1")
+
+
 def address(base_url: str) -> tuple[str, int]:
     """Host and port."""
     parts = urllib.parse.urlsplit(base_url)
@@ -255,6 +260,14 @@ class Vitals(NamedTuple):
     instances: float
     in_flight: float
     children: int
+
+    def more(self, before: "Vitals") -> dict[str, float]:
+        """What is held of all but files beyond what was held `before`.
+
+        Less is no fault: sessions and copies that earlier tests have left end when their own time has come.
+        """
+        pairs = zip(self._fields[2:], self[2:], before[2:], strict=True)
+        return {name: now - was for name, now, was in pairs if now > was}
 
 
 def vitals(platform: Platform) -> Vitals:

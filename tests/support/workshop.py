@@ -21,15 +21,18 @@ from smcp.deploy import (
     npm_config,
     npm_modules,
     pypi_builder,
+    shelves,
     upload_builder,
     uploads,
     versions,
     workbench,
 )
+from smcp.deploy.workers import builder as workers
 from smcp.kernel import clock, errors, ids, observe, settings
-from smcp.sandbox import cells, egress, interpreter, launch, node, spawn
+from smcp.sandbox import cells, egress, interpreter, launch, node, spawn, tools
 from smcp.stores import local
 from smcp.stores import tenant as stores
+from support import isolates
 
 ACME = ids.TenantId("acme")
 OFFLINE = {"PIP_NO_INDEX": "1", "HOME": "/nonexistent"}
@@ -45,6 +48,7 @@ class Workshop:
         launcher: launch.Launcher,
         environ: Mapping[str, str],
         pip_cache: pathlib.Path,
+        pinned: tools.Tools,
     ) -> None:
         self.data = data
         self.config = config
@@ -67,7 +71,7 @@ class Workshop:
         self.builder = builders.Builders(
             pypi=pip,
             npm=npm_builder.NpmBuilder(modules),
-            upload=upload_builder.UploadBuilder(self.bench, pip, modules),
+            upload=upload_builder.UploadBuilder(self.bench, pip, modules, workers.Workers(self.bench, modules, pinned)),
         )
         self.uploads = uploads.Uploads(self.store, config.deploy.max_upload_bytes)
         self.deployer = deployer.Deployer(
@@ -89,6 +93,11 @@ class Workshop:
     async def probe(self, tenant: ids.TenantId, server: ids.ServerName, draft: versions.Deployment) -> deployer.Probed:
         """Starts the command once, in its sandbox: it has to end well."""
         self.probing.set()
+        if draft.runtime == "worker":
+            # What it answers is the driver's to ask; here it has to load, and to answer anything.
+            async with self.isolate(draft) as client:
+                await client.get()
+            return deployer.Probed(versions.Eras(legacy=("2025-11-25",)), ())
         outcome = await self.run(draft)
         if outcome.code != 0:
             raise errors.DeployFailed(f"{server} of {tenant} does not start: {' / '.join(outcome.tail)[-500:]}")
@@ -103,27 +112,39 @@ class Workshop:
         cell = cells.hosted(self.config.sandbox, runs, ACME, str(path), (*deployment.argv, *more), env)
         return await spawn.run(cell, self.launcher, timeout_s=60)
 
-    async def deploy(self, source: str, name: str | None = None, manifest: str | None = None) -> deployer.Operation:
-        """Submits and waits for the end."""
-        return await self.ended(await self.deployer.submit("key-1", ACME, source, name, manifest))
+    @asynccontextmanager
+    async def isolate(self, deployment: versions.Deployment) -> AsyncGenerator[isolates.Client]:
+        """Runs a Worker's artefact."""
+        worker = deployment.manifest.worker
+        assert worker is not None
+        path = await self.artefacts.path(ACME, deployment.digest)
+        async with isolates.running(path, worker) as client:
+            yield client
 
-    async def upload(self, content: bytes) -> str:
+    async def deploy(
+        self, source: str, name: str | None = None, manifest: str | None = None, tenant: ids.TenantId = ACME
+    ) -> deployer.Operation:
+        """Submits and waits for the end."""
+        return await self.ended(await self.deployer.submit("key-1", tenant, source, name, manifest))
+
+    async def upload(self, content: bytes, tenant: ids.TenantId = ACME) -> str:
         """Stores what a tenant would send; its source."""
 
         async def chunks() -> AsyncGenerator[bytes]:
             yield content
 
-        return str((await self.uploads.store(ACME, chunks())).source)
+        return str((await self.uploads.store(tenant, chunks())).source)
 
     async def ended(self, operation: deployer.Operation) -> deployer.Operation:
         """The operation when it has ended."""
         async with asyncio.timeout(300):
-            return await self.deployer.ended(ACME, operation.id)
+            return await self.deployer.ended(ids.TenantId(operation.tenant), operation.id)
 
     def leftovers(self) -> list[str]:
-        """What is left of builds, and half-made copies."""
+        """What is left of builds, and half-made copies; not what is kept for the next one."""
         made = self.data / "cache/artefacts"
-        return [path.name for path in [*(self.data / "work").glob("*"), *made.glob("*/.making*")]]
+        found = [path.name for path in [*(self.data / "work").glob("*"), *made.glob("*/.making*")]]
+        return [name for name in found if name != shelves.DIRECTORY]
 
 
 def packed(root: pathlib.Path) -> bytes:
@@ -146,11 +167,11 @@ async def opened(
     wheels = (str(wheel_dir),) if wheel_dir is not None else ()
     config = settings.Settings(deploy=settings.Deploy(wheel_dirs=wheels, **deploy))  # pyright: ignore[reportArgumentType] - a test's own fields
     config = msgspec.structs.replace(config, platform=settings.Platform(data_dir=str(data)))
-    found = machine.Machine.find(config, {"PATH": os.environ["PATH"], **environ})
+    found = machine.Machine.find(config, {"PATH": os.environ["PATH"], **environ}, tools.current(os.environ))
     cache = pip_cache or data / machine.PIP_CACHE
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     launcher = await launch.Launcher.start(msgspec.structs.replace(found.house(config), caches=(str(cache),)))
-    shop = Workshop(data, config, launcher, environ, cache)
+    shop = Workshop(data, config, launcher, environ, cache, found.pinned)
     await shop.store.start()
     await shop.store.provision(ACME)
     await shop.deployer.start()

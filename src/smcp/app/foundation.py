@@ -7,9 +7,11 @@ import os
 
 from smcp.app import tracing
 from smcp.audit import trail
-from smcp.identity import authenticator
+from smcp.identity import authenticator, roles
+from smcp.identity.accounts import people
 from smcp.identity.authn import api_key
 from smcp.kernel import clock, hosts, observe, settings
+from smcp.stores import buckets, heavy, namespaces
 from smcp.stores import tenant as stores
 from smcp.tenancy import egress, limits, meter, plans, tenants
 
@@ -38,9 +40,14 @@ class Common:
     trail: trail.Trail
     tenants: tenants.Tenants
     keys: api_key.ApiKeys
+    roles: roles.Roles
+    people: people.People
     hosts: hosts.Hosts
     authenticator: authenticator.Authenticator
     plans: plans.Plans
     egress: egress.Days
     limiter: limits.Limiter
     meter: meter.Meter
+    namespaces: namespaces.Namespaces
+    buckets: buckets.Buckets
+    heavy: heavy.Heavy

@@ -4,12 +4,12 @@ import dataclasses
 import functools
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 import msgspec
 
-from smcp.app import foundation, machine, probing, remotes
+from smcp.app import foundation, machine, probing, remotes, workers
 from smcp.app import secrets as giving
 from smcp.audit import events
 from smcp.deploy import (
@@ -25,17 +25,21 @@ from smcp.deploy import (
     versions,
     workbench,
 )
+from smcp.deploy.workers import builder as worker_builder
 from smcp.kernel import errors, ids, observe, settings
 from smcp.runtime import checks, driver, hiding, journal, ledger, pool, sampler, spool
+from smcp.runtime.bindings import outbound
 from smcp.runtime.drivers import either, remote, stdio
-from smcp.sandbox import cells, egress, gvisor, interpreter, launch, node, walls
+from smcp.runtime.drivers.workerd import driver as workerd
+from smcp.runtime.drivers.workerd import generation, process
+from smcp.sandbox import cells, egress, gvisor, interpreter, launch, node, tools, walls
 from smcp.sandbox.egress import rules
 from smcp.sandbox.volumes import keeper
 from smcp.tenancy import limits, meter, usage
 
 _MORE: Final = 65_536
 _CONVERSATION: Final = 4 * 1024 * 1024
-"""Bytes that a conversation with a remote server takes of the machine: it has no process."""
+"""Bytes that a conversation with a remote server takes of the machine."""
 _MORE_STARTS: Final = 2
 """Copies that are started at once beyond the number of cores: a start waits for pipes and disks, too."""
 
@@ -55,6 +59,8 @@ class Hosting:
     pool: pool.Pool
     recorder: "Recorder"
     books: checks.Books
+    binders: Callable[[ids.TenantId, ids.ServerName], Iterable[ids.ServerName]]
+    """The servers at work that reach another one of their tenant by service bindings."""
 
 
 class Recorder:
@@ -94,15 +100,17 @@ async def open(
     checked = _checked(books, base.metrics)
     kept_secrets = secrets.Secrets(common.store, base.clock)
     used = functools.partial(_used, common.meter)
-    both = either.Either(
+    moved = functools.partial(_moved, used)
+    isolates = _workers(config, found, started, volumes, common, outbound.Outbound(reach, moved), checked)
+    every = either.Either(
         _driver(config, found, started, volumes, reach, checked),
-        remote.RemoteDriver(_patience(config), reach, checked, functools.partial(_moved, used)),
+        isolates,
+        remote.RemoteDriver(_patience(config), reach, checked, moved),
     )
-    sampled = sampler.Sampler(both, started, used)
+    sampled = sampler.Sampler(every, started, used)
+    isolates.sampled = sampled.shared
     children = hiding.Hiding(sampled, giving.Giver(kept_secrets))
-    lines = journal.Journal(common.store, base.log, days=config.stores.log_days, most_bytes=config.stores.log_bytes)
-    base.undo.push_async_callback(lines.close)
-    await lines.start()
+    lines = await _journal(base, common)
     # Behind the last copy's end, and before the log that it is told in.
     base.undo.push_async_callback(volumes.close)
     copies = _pool(config, children, lines, base, common)
@@ -110,14 +118,10 @@ async def open(
     await copies.start()
 
     kept = artefacts.Artefacts(common.store, config.platform.directory() / machine.ARTEFACTS, config.deploy.max_bytes)
-    made = versions.Versions(
-        common.store, base.clock, kept, lambda tenant: common.limiter.plan(tenant).deployments_kept
-    )
-    specs = Specs(kept, found.python, found.node)
-    sent = uploads.Uploads(common.store, config.deploy.max_upload_bytes)
-    base.undo.push_async_callback(sent.close)
-    await sent.start()
-
+    made = _versions(base, common, kept)
+    specs = Specs(kept, found.python, found.node, found.pinned)
+    isolates.peers = workers.Peers(made, specs, children, lines.lines)
+    sent = await _uploads(base, common)
     record = Recorder(common, copies, lines)
     maker = deployer.Deployer(
         common.store,
@@ -136,7 +140,30 @@ async def open(
     )
     base.undo.push_async_callback(maker.close)
     await maker.start()
-    return Hosting(started, made, sent, kept_secrets, volumes, specs, maker, lines, copies, record, books)
+    return Hosting(
+        started, made, sent, kept_secrets, volumes, specs, maker, lines, copies, record, books, isolates.binders
+    )
+
+
+async def _uploads(base: foundation.Foundation, common: foundation.Common) -> uploads.Uploads:
+    sent = uploads.Uploads(common.store, base.settings.deploy.max_upload_bytes)
+    base.undo.push_async_callback(sent.close)
+    await sent.start()
+    return sent
+
+
+async def _journal(base: foundation.Foundation, common: foundation.Common) -> journal.Journal:
+    stores = base.settings.stores
+    lines = journal.Journal(common.store, base.log, days=stores.log_days, most_bytes=stores.log_bytes)
+    base.undo.push_async_callback(lines.close)
+    await lines.start()
+    return lines
+
+
+def _versions(base: foundation.Foundation, common: foundation.Common, kept: artefacts.Artefacts) -> versions.Versions:
+    return versions.Versions(
+        common.store, base.clock, kept, lambda tenant: common.limiter.plan(tenant).deployments_kept
+    )
 
 
 def _pool(
@@ -158,15 +185,22 @@ def _pool(
         patience,
         caps=functools.partial(_caps, common.limiter),
         starts_at_once=(os.cpu_count() or 1) + _MORE_STARTS,
-        memory_bytes=functools.partial(_memory, config.sandbox.memory_bytes),
+        memory_bytes=functools.partial(_memory, config.sandbox.memory_bytes, common.limiter),
     )
 
 
-def _memory(cell: int, spec: driver.Spec) -> int:
-    """What one copy may take."""
+def _memory(cell: int, limiter: limits.Limiter, spec: driver.Spec) -> int | ledger.Process:
+    """What one copy may take, or the process that it is in."""
     if spec.remote is not None:
         return _CONVERSATION
+    if spec.worker is not None:
+        return ledger.Process(workerd.process(spec), _worker_memory(cell, limiter, spec.tenant))
     return cell + (gvisor.MEMORY if spec.tier == walls.GVISOR else 0)
+
+
+def _worker_memory(cell: int, limiter: limits.Limiter, tenant: ids.TenantId) -> int:
+    """What a process of a tenant's Workers may take: it is made to fit into the plan."""
+    return min(cell, limiter.plan(tenant).memory_bytes)
 
 
 def _caps(limiter: limits.Limiter, tenant: ids.TenantId) -> ledger.Caps:
@@ -216,6 +250,41 @@ def _driver(
     return stdio.StdioDriver(cell, started, _patience(config), spools, volumes, reach, checked)
 
 
+def _workers(
+    config: settings.Settings,
+    found: machine.Machine,
+    started: launch.Launcher,
+    volumes: keeper.Volumes,
+    common: foundation.Common,
+    out: outbound.Outbound,
+    checked: stdio.Checked,
+) -> workerd.WorkerdDriver:
+    means = generation.Means(
+        launcher=started,
+        cell=functools.partial(_worker_cell, config.sandbox, found, common.limiter),
+        doors=os.path.realpath(config.platform.directory() / machine.DOORS),
+        makers=workers.Makers(common.namespaces, common.buckets, common.heavy, out),
+        patience=process.Patience(start_s=config.runtime.start_timeout_s, answer_s=workerd.ANSWER_S),
+        heap_mb=cells.heap_mb(config.sandbox),
+    )
+    return workerd.WorkerdDriver(means, _patience(config), volumes, checked, drain_s=config.gateway.call_timeout_s)
+
+
+def _worker_cell(
+    sandbox: settings.Sandbox,
+    found: machine.Machine,
+    limiter: limits.Limiter,
+    tenant: ids.TenantId,
+    binds: tuple[walls.Bind, ...],
+    volume: walls.Volume | None,
+    /,
+) -> walls.Cell:
+    if found.pinned.workerd is None:
+        raise tools.missing(tools.WORKERD)
+    made = cells.worker(sandbox, found.pinned.workerd, tenant, binds, volume)
+    return msgspec.structs.replace(made, memory_bytes=_worker_memory(sandbox.memory_bytes, limiter, tenant))
+
+
 def _checked(books: checks.Books, metrics: observe.Metrics) -> stdio.Checked:
     wrong = metrics.counter(observe.Metric.INVALID, sender="server")
 
@@ -231,7 +300,7 @@ def _builders(config: settings.Settings, found: machine.Machine, bench: workbenc
     return builders.Builders(
         pypi=pip,
         npm=npm_builder.NpmBuilder(modules),
-        upload=upload_builder.UploadBuilder(bench, pip, modules),
+        upload=upload_builder.UploadBuilder(bench, pip, modules, worker_builder.Workers(bench, modules, found.pinned)),
         gvisor=bool(found.host.runsc),
     )
 
@@ -239,18 +308,29 @@ def _builders(config: settings.Settings, found: machine.Machine, bench: workbenc
 class Specs:
     """How a deployment is run: its artefact, unpacked on this node, and its command."""
 
-    def __init__(self, kept: artefacts.Artefacts, python: interpreter.Interpreter, js: node.Node | None = None) -> None:
+    def __init__(
+        self,
+        kept: artefacts.Artefacts,
+        python: interpreter.Interpreter,
+        js: node.Node | None = None,
+        pinned: tools.Tools | None = None,
+    ) -> None:
         self._artefacts = kept
+        self._pinned = pinned or tools.Tools()
         self._python = python
         self._node = js
 
     async def __call__(
         self, tenant: ids.TenantId, server: ids.ServerName, deployment: versions.Deployment
     ) -> driver.Spec:
-        """Raises `errors.ServerStopped` when it was built for another Python or Node.js than the platform's now,
-        `errors.NotFound` when the artefact is gone, `errors.TamperedData` when it is not what it was."""
+        """Raises `errors.ServerStopped` when it was built for another Python, Node.js or workerd than the platform's
+        now, `errors.NotFound` when the artefact is gone, `errors.TamperedData` when it is not what it was, and
+        `errors.SandboxMissing` for a Worker where there is no workerd."""
         if deployment.runtime == "remote":
             return remotes.spec(tenant, server, deployment)
+        if deployment.runtime == "worker":
+            artefact = await self._artefacts.path(tenant, deployment.digest)
+            return await workers.spec(tenant, server, deployment, artefact, self._pinned)
         if deployment.runtime == "node":
             fits, now = self._node is not None and node.serves(self._node, deployment.interpreter), self._node
         else:

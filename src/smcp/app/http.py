@@ -1,7 +1,8 @@
 """HTTP/1.1 with the patience of a public edge: httptools' parser, the gateway in front, ASGI for everything else.
 
-A request for `/t/…` becomes a `gateway.front.Request`; any other one goes to the ASGI application through uvicorn's own
-cycle, whose server also accepts connections and ends them in order. What is kept of a connection is bounded: `HEADER_S`
+A request for `/t/…` becomes a `gateway.front.Request`, unless it is for an issuer's metadata
+(`/t/{tenant}/.well-known/…`); any other one goes to the ASGI application through uvicorn's own cycle, whose server also
+accepts connections and ends them in order. What is kept of a connection is bounded: `HEADER_S`
 seconds and `HEADER_BYTES` bytes for what comes before a request is one (slow loris; RFC 6585, 431), `LINGER_S` seconds
 for the rest of a body that was refused already, `IDLE_S` seconds between requests.
 
@@ -39,6 +40,8 @@ _NEVER: Final = float("inf")
 _PIPELINED: Final = 64
 """Requests of one connection that may wait for the answers before them."""
 _GATEWAY: Final = b"/t/"
+_WELL_KNOWN: Final = b"/.well-known/"
+"""Right behind the tenant: the issuer's documents, which are no server's (RFC 8414, 3; OpenID Connect Discovery, 4)."""
 
 
 def _plain(status: int) -> bytes:
@@ -277,7 +280,8 @@ class Protocol(asyncio.Protocol):
 
     def _made(self, chunk: bytes, *, newer: bool, keep_alive: bool) -> "front.Request | _AsgiTurn":
         method: str = self._parser.get_method().decode("ascii")
-        if self._url.startswith(_GATEWAY):
+        url = self._url
+        if url.startswith(_GATEWAY) and not url.startswith(_WELL_KNOWN, url.find(b"/", len(_GATEWAY))):
             head = self._heads.last
             if head is None or head.fields.pairs != self._fields or head.target != self._url or head.method != method:
                 key = repeats.learn(chunk, self._length)

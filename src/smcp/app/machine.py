@@ -17,14 +17,16 @@ import msgspec
 
 import smcp
 from smcp.deploy import guard, index, npm_config, npm_modules, pypi_builder
+from smcp.deploy.workers import bundler
 from smcp.kernel import errors, settings
-from smcp.sandbox import egress, interpreter, node, probe, walls
+from smcp.sandbox import egress, interpreter, node, probe, tools, walls
 from smcp.sandbox.launcher import messages
 
 WORK: Final = "work"
 ARTEFACTS: Final = "cache/artefacts"
 PIP_CACHE: Final = "cache/pip"
 VOLUMES: Final = "run/volumes"
+DOORS: Final = "run/doors"
 _ID: Final = 10
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -37,15 +39,24 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     host: walls.Host
     python: interpreter.Interpreter
     node: node.Node | None
+    pinned: tools.Tools
+    """The pinned programs that are here; one that is missing takes only Workers away."""
     index: index.Index
     registry: npm_config.Registry
     uid: int
     """The platform's uid."""
 
     @classmethod
-    def find(cls, config: settings.Settings, environ: Mapping[str, str], *, apart: bool = False) -> "Machine":
-        """Look at this machine (blocking, about 100 ms). `apart`: the platform will be a process of its own, with a uid
-        of its own where this machine has one for it.
+    def find(
+        cls,
+        config: settings.Settings,
+        environ: Mapping[str, str],
+        pinned: tools.Tools | None = None,
+        *,
+        apart: bool = False,
+    ) -> "Machine":
+        """Look at this machine (blocking, about 300 ms). `apart`: the platform will be a process of its own, with a uid
+        of its own where this machine has one for it. `pinned`: what of the pinned programs was found already.
 
         Raises `errors.SandboxMissing`, `errors.BadSettings`.
         """
@@ -56,6 +67,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
             host=host,
             python=interpreter.current(),
             node=node.current(environ),
+            pinned=tools.current(environ) if pinned is None else pinned,
             index=index.read(environ),
             registry=npm_config.read(environ),
             uid=config.sandbox.uid_first if apart and walls.UID in host.layers else os.geteuid(),
@@ -89,25 +101,26 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     def house(self, config: settings.Settings, more: Sequence[str] = ()) -> messages.House:
         """The launcher's part; makes the directories that it names. `more` are further sources of packages."""
         data = pathlib.Path(os.path.realpath(config.platform.directory()))
-        for name in (WORK, ARTEFACTS, PIP_CACHE, VOLUMES):
+        for name in (WORK, ARTEFACTS, PIP_CACHE, VOLUMES, DOORS):
             make(data, name, self.uid)
         js = (*self.node.binds, *self.node.npm_binds) if self.node else ()
-        tools = [
-            bind.source for bind in (*self.python.binds, *js, *self.index.binds, *egress.binds(), *self.registry.binds)
-        ]
-        tools += [pypi_builder.pip(), str(pathlib.Path(guard.__file__).resolve()), *npm_modules.tools()]
-        tools += [self._readable(os.path.realpath(one)) for one in config.deploy.wheel_dirs]
+        binds = (*self.python.binds, *js, *self.pinned.binds, *self.index.binds, *egress.binds(), *self.registry.binds)
+        sources = [bind.source for bind in binds]
+        sources += [pypi_builder.pip(), str(pathlib.Path(guard.__file__).resolve()), *npm_modules.tools()]
+        sources += bundler.tools()
+        sources += [self._readable(os.path.realpath(one)) for one in config.deploy.wheel_dirs]
         return messages.House(
             platform=hashlib.sha256(os.fsencode(data)).hexdigest()[:_ID],
             host=self.host,
             uid=self.uid,
             uid_first=config.sandbox.uid_first if self.drops else 0,
             uid_count=config.sandbox.uid_count if self.drops else 0,
-            fixed=tuple(dict.fromkeys([*tools, *more])),
+            fixed=tuple(dict.fromkeys([*sources, *more])),
             artefacts=str(data / ARTEFACTS),
             work=str(data / WORK),
             caches=(str(data / PIP_CACHE),),
             volumes=str(data / VOLUMES),
+            doors=str(data / DOORS),
         )
 
 

@@ -43,6 +43,10 @@ class Operator(msgspec.Struct, tag="operator", frozen=True):
     another: bool
 
 
+class SetUp(msgspec.Struct, tag="set_up", frozen=True):
+    """Asked by the foreground: the code that makes the first account, if it is time for one."""
+
+
 class Certificate(msgspec.Struct, tag="certificate", frozen=True):
     """Told by the foreground: the certificate's files have changed. There is no answer; the log has it."""
 
@@ -66,6 +70,15 @@ class Key(msgspec.Struct, tag="key", frozen=True):
         return "Key(…)"
 
 
+class Code(msgspec.Struct, tag="code", frozen=True):
+    """A set-up code, or None."""
+
+    text: str | None
+
+    def __repr__(self) -> str:
+        return "Code(…)"
+
+
 class Refused(msgspec.Struct, tag="refused", frozen=True):
     """It can't start, or can't do what was asked: an error of `smcp.kernel.errors`, by its class's name."""
 
@@ -74,8 +87,8 @@ class Refused(msgspec.Struct, tag="refused", frozen=True):
     detail: str
 
 
-Said = Ready | Key | Refused
-Heard = Operator | Certificate
+Said = Ready | Key | Code | Refused
+Heard = Operator | SetUp | Certificate
 
 
 async def _main(plan: Plan, control: socket.socket, launcher: socket.socket, listener: socket.socket) -> int:
@@ -105,7 +118,10 @@ async def _main(plan: Plan, control: socket.socket, launcher: socket.socket, lis
                 platform.certify(question.pair, question.why)
                 continue
             try:
-                await say(Key(await platform.ensure_operator(another=question.another)))
+                if isinstance(question, SetUp):
+                    await say(Code(await platform.set_up()))
+                else:
+                    await say(Key(await platform.ensure_operator(another=question.another)))
             except errors.SmcpError as error:
                 await say(Refused(type(error).__name__, error.public, error.detail or ""))
         ended = lost.done()

@@ -8,6 +8,7 @@ way but through the driver's guarded client.
 
 import asyncio
 import collections
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -63,16 +64,16 @@ class Prober:
         self, tenant: ids.TenantId, server: ids.ServerName, draft: versions.Deployment
     ) -> deployer.Probed:
         """What the deployment is. Raises `errors.DeployFailed` when it answers in no era, with what it wrote."""
-        spec = await self._spec(tenant, server, draft)
+        spec = msgspec.structs.replace(await self._spec(tenant, server, draft), trial=True)
         if spec.volume is not None:
             # It sees what the live version keeps, and what it makes of it is forgotten: it is not live yet.
             spec = msgspec.structs.replace(spec, volume=msgspec.structs.replace(spec.volume, scratch=True))
         wanted = draft.manifest.era
         said: collections.deque[str] = collections.deque(maxlen=_KEPT)
         try:
-            async with asyncio.timeout(self._whole_s):
-                modern = await self._ask(spec, said, modern=True) if wanted != "legacy" else None
-                legacy = await self._ask(spec, said, modern=False) if wanted != "modern" else None
+            async with asyncio.timeout(self._whole_s), contextlib.AsyncExitStack() as kept:
+                modern = await self._ask(spec, said, kept, modern=True) if wanted != "legacy" else None
+                legacy = await self._ask(spec, said, kept, modern=False) if wanted != "modern" else None
         except TimeoutError as error:
             raise errors.DeployFailed("The server took too long to tell which tools it has.") from error
         found = modern or legacy
@@ -93,33 +94,38 @@ class Prober:
         # Modern MCP knows one way over HTTP; of the others a legacy session has said which one it is.
         return msgspec.structs.replace(probed, wire=(legacy or found).wire)
 
-    async def _ask(self, spec: driver.Spec, said: collections.deque[str], *, modern: bool) -> "_Answer | None":
-        """What it answers in one era; None when it answers nothing there."""
+    async def _ask(
+        self, spec: driver.Spec, said: collections.deque[str], kept: contextlib.AsyncExitStack, *, modern: bool
+    ) -> "_Answer | None":
+        """What it answers in one era; None when it answers nothing there. What `kept` ends may be asked more."""
         found: _Answer | None = None
         for _ in range(_COPIES):
             # A copy that ended has said neither yes nor no: what ended it (the machine's memory ran out, say) must not
             # make a server that speaks both eras one of a single era for ever.
-            found, ended = await self._ask_copy(spec, said, modern=modern)
+            found, ended = await self._ask_copy(spec, said, kept, modern=modern)
             if not ended:
                 break
         return found
 
     async def _ask_copy(
-        self, spec: driver.Spec, said: collections.deque[str], *, modern: bool
+        self, spec: driver.Spec, said: collections.deque[str], kept: contextlib.AsyncExitStack, *, modern: bool
     ) -> "tuple[_Answer | None, bool]":
         """The answer of one copy, if there is one, and whether it ended by itself instead."""
         instance = await self._stdio.start(spec, modern=modern, lines=said.append)
-        try:
-            client = peer.Peer(instance, modern=modern, timeout_s=self._timeout_s)
-            server = await client.introduce()
-            tools = await client.tools() if "tools" in server.capabilities else []
+        async with contextlib.AsyncExitStack() as ending:
+            ending.push_async_callback(instance.stop, "the probe is over")
+            try:
+                client = peer.Peer(instance, modern=modern, timeout_s=self._timeout_s)
+                server = await client.introduce()
+                tools = await client.tools() if "tools" in server.capabilities else []
+            except (errors.RpcError, errors.ServerFailed, errors.ServerTimeout) as error:
+                # Not of this era, or not a server at all: the other question, or the caller, tells which.
+                said.append(f"({instance.hide(error.public)})")
+                return None, not instance.alive
+            if spec.worker is not None:
+                # The next question finds its process there: an isolate is locked to no era by its first message.
+                kept.push_async_exit(ending.pop_all())
             return _Answer(server, tools, instance.hide, instance.wire), False
-        except (errors.RpcError, errors.ServerFailed, errors.ServerTimeout) as error:
-            # Not of this era, or not a server at all: the other question, or the caller, tells which.
-            said.append(f"({instance.hide(error.public)})")
-            return None, not instance.alive
-        finally:
-            await instance.stop("the probe is over")
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -155,6 +161,7 @@ def _tool(tool: jsonrpc.Json, hide: Callable[[str], str]) -> versions.Tool:
         input_schema=jsonrpc.encode(tool.get("inputSchema", {})),
         repeatable=hints.get("readOnlyHint") is True or hints.get("idempotentHint") is True,
         output_schema=jsonrpc.encode(tool["outputSchema"]) if "outputSchema" in tool else b"",
+        read_only=hints.get("readOnlyHint") is True,
     )
 
 

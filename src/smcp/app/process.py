@@ -18,7 +18,7 @@ import msgspec
 
 from smcp.app import machine, node, serve, tls
 from smcp.kernel import certificates, errors, settings
-from smcp.sandbox import launch
+from smcp.sandbox import launch, tools
 
 _READY_S: Final = 60.0
 _STOP_S: Final = 60.0
@@ -32,7 +32,7 @@ _PASSED: Final = re.compile(
     r"(?:AWS|GOOGLE|AZURE|OTEL|LC)_[A-Z0-9_]+|LANG|TZ|PATH|SSL_CERT_(?:FILE|DIR)|(?:https?|all|no)_proxy", re.IGNORECASE
 )
 
-_Said = TypeVar("_Said", node.Ready, node.Key)
+_Said = TypeVar("_Said", node.Ready, node.Key, node.Code)
 
 
 class Process:
@@ -52,8 +52,8 @@ class Process:
         self.base_url = ""
 
     @classmethod
-    async def start(cls, config: settings.Settings) -> "Process":
-        """Start both, and return when the platform listens.
+    async def start(cls, config: settings.Settings, pinned: tools.Tools | None = None) -> "Process":
+        """Start both, and return when the platform listens. `pinned` as for `machine.Machine.find`.
 
         Raises OSError for an address that can't be had, and what `wire.Platform.open` raises.
         """
@@ -61,7 +61,7 @@ class Process:
         pair = await asyncio.to_thread(certificates.read, config.tls) if config.tls.on else None
         listener = serve.listen(config.gateway.host, config.gateway.port)
         with contextlib.closing(listener):
-            found = await asyncio.to_thread(machine.Machine.find, config, os.environ, apart=True)
+            found = await asyncio.to_thread(machine.Machine.find, config, os.environ, pinned, apart=True)
             await asyncio.to_thread(hand_over, config, found.uid)
             house = await asyncio.to_thread(found.house, config)
             launcher, peer = launch.process(house)
@@ -87,6 +87,11 @@ class Process:
         """As `serve.Platform.ensure_operator`. The text goes over a socket between the two processes only."""
         await asyncio.get_running_loop().sock_sendall(self._control, msgspec.json.encode(node.Operator(another)))
         return (await self._next(node.Key, _READY_S)).text
+
+    async def set_up(self) -> str | None:
+        """As `serve.Platform.set_up`. The text goes over a socket between the two processes only."""
+        await asyncio.get_running_loop().sock_sendall(self._control, msgspec.json.encode(node.SetUp()))
+        return (await self._next(node.Code, _READY_S)).text
 
     async def _certify(self, pair: certificates.Pair | None, why: str) -> None:
         told = msgspec.json.encode(node.Certificate(pair, why))

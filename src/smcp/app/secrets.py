@@ -6,6 +6,7 @@ from smcp.deploy import secrets
 from smcp.deploy.sources import remote
 from smcp.kernel import errors
 from smcp.runtime import driver, hiding
+from smcp.sandbox.egress import substituted
 
 
 class Giver:
@@ -31,6 +32,8 @@ class Giver:
             )
         if spec.remote is not None:
             return _sent(spec, spec.remote.headers, {one.name: one.value for one in found})
+        if spec.worker is None:
+            _refuse_substituted(spec, wanted)
         given: list[hiding.Given] = []
         for one in found:
             kind = wanted.get(one.name, one.kind)
@@ -41,6 +44,16 @@ class Giver:
                 )
             given.append(hiding.Given(name=one.name, value=one.value, file=kind == "file"))
         return tuple(given)
+
+
+def _refuse_substituted(spec: driver.Spec, wanted: Mapping[str, str]) -> None:
+    """Only a Worker's requests pass through the platform before TLS: any other server would get the value itself."""
+    for name, kind in wanted.items():
+        if substituted.hosts(kind) is not None:
+            raise errors.SecretMissing(
+                f"The manifest of {spec.tenant}/{spec.server} wants the secret {name} substituted, which is only for"
+                " Workers. Let it want a variable or a file."
+            )
 
 
 def _sent(

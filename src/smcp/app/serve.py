@@ -13,7 +13,8 @@ import uvicorn
 
 from smcp.access import policy
 from smcp.app import http, machine, repeats, tls, wire
-from smcp.audit import events
+from smcp.audit import events, identity
+from smcp.identity.oauth import lifetimes
 from smcp.kernel import certificates, ids, observe, settings
 
 _BACKLOG: Final = 2048
@@ -50,6 +51,24 @@ class _Server(uvicorn.Server):
         yield
 
 
+def _server(config: settings.Settings, wired: wire.Platform, terminal: tls.Terminal | None) -> _Server:
+    return _Server(
+        uvicorn.Config(
+            wired.admin,
+            http=cast("Any", functools.partial(http.Protocol, wired.gateway, repeats.Room())),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=_DRAIN_S,
+            headers=tls.hsts(config.gateway.public_url) if terminal is not None else [],
+        ),
+        terminal,
+    )
+
+
 class Platform:
     """A running platform: `start`, then `stop`."""
 
@@ -77,8 +96,9 @@ class Platform:
         found: machine.Machine | None = None,
         launcher: socket.socket | None = None,
         pair: certificates.Pair | None = None,
+        lives: lifetimes.Lifetimes | None = None,
     ) -> "Platform":
-        """Listen and serve; the four come from `app.process`, else they are made here.
+        """Listen and serve; the four come from `app.process`, else they are made here. `lives` as in `app.wire`.
 
         Raises OSError for an address that can't be had, and what `wire.Platform.open` raises.
         """
@@ -93,25 +113,13 @@ class Platform:
             port = int(listener.getsockname()[1])
             if terminal is not None:
                 config = terminal.named(config, port)
-            wired = await wire.Platform.open(config, port=port, version=version, found=found, launcher=launcher)
+            wired = await wire.Platform.open(
+                config, port=port, version=version, found=found, launcher=launcher, lives=lives
+            )
         except BaseException:
             listener.close()
             raise
-        server = _Server(
-            uvicorn.Config(
-                wired.admin,
-                http=cast("Any", functools.partial(http.Protocol, wired.gateway, repeats.Room())),
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_graceful_shutdown=_DRAIN_S,
-                headers=tls.hsts(config.gateway.public_url) if terminal is not None else [],
-            ),
-            terminal,
-        )
+        server = _server(config, wired, terminal)
         if terminal is not None:
             terminal.report(wired.metrics, wired.log)
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
@@ -146,6 +154,21 @@ class Platform:
         )
         await self._wired.trail.write(
             events.KeyCreated(tenant=ids.PLATFORM, actor="platform", key=issued.key.id, roles=("operator",))
+        )
+        return issued.text
+
+    async def set_up(self) -> str | None:
+        """The code that makes the first account of the platform, where there is neither one nor a code for it.
+
+        Shown once, kept as a digest. A code that was shown and not used ends by itself; the next start makes another.
+        """
+        invitations = self._wired.people.invitations
+        if not await invitations.needs_set_up():
+            return None
+        issued = await invitations.set_up(by=None)
+        made = issued.invitation
+        await self._wired.trail.write(
+            identity.UserInvited(tenant=ids.PLATFORM, actor="platform", invitation=made.id, roles=made.roles)
         )
         return issued.text
 

@@ -5,11 +5,16 @@ import contextlib
 from smcp.app import foundation, hosting
 from smcp.audit import events
 from smcp.gateway import kept, sessions, targets
+from smcp.identity.oauth import clients
 from smcp.kernel import errors, ids
 
 
 async def open(
-    base: foundation.Foundation, common: foundation.Common, hosted: hosting.Hosting, found: targets.Targets
+    base: foundation.Foundation,
+    common: foundation.Common,
+    hosted: hosting.Hosting,
+    found: targets.Targets,
+    applications: clients.Clients,
 ) -> sessions.Sessions:
     """The sessions of every tenant; what has expired is ended from now on."""
 
@@ -31,6 +36,7 @@ async def open(
     made.listen(told)
 
     async def retire(tenant: ids.TenantId, server: ids.ServerName, deployment: str) -> None:
+        _renew_binders(hosted, found, tenant, server)
         # It may be gone again, or can't be started: then its requests say so.
         with contextlib.suppress(errors.SmcpError):
             live = await found.deployed(tenant, server, deployment)
@@ -38,6 +44,8 @@ async def open(
 
     hosted.recorder.when_live.append(retire)
     common.keys.when_revoked = made.revoked
+    common.people.users.when_ended.append(made.revoked)
+    applications.when_revoked = made.client_revoked
     base.undo.push_async_callback(made.close)
     await made.start()
     return made
@@ -53,6 +61,7 @@ async def stop_server(
     """End a server's sessions and copies; what it answered before is not given any more."""
     # Twice: at once, and behind the last copy, for what opened meanwhile.
     await live.end_all(tenant, "stopped", server=server)
+    _renew_binders(hosted, found, tenant, server)
     await hosted.pool.stop_server(tenant, server, "its owner stopped it")
     found.outdated(tenant, server)
     await live.end_all(tenant, "stopped", server=server)
@@ -69,14 +78,28 @@ async def roll_back(
     # At once: the deployment that is live again has the id under which its answers were kept.
     found.outdated(tenant, server)
     await live.end_all(tenant, "replaced", server=server, bridged=False)
+    _renew_binders(hosted, found, tenant, server)
     await hosted.pool.stop_server(tenant, server, "its owner went back to another deployment")
     await live.end_all(tenant, "replaced", server=server, bridged=False)
 
 
 def renew(hosted: hosting.Hosting, found: targets.Targets, tenant: ids.TenantId, server: ids.ServerName) -> None:
     """A server's secrets are others now: its copies end, and what they answered by the old ones is not given."""
+    _renew(hosted, found, tenant, server)
+    _renew_binders(hosted, found, tenant, server)
+
+
+def _renew(hosted: hosting.Hosting, found: targets.Targets, tenant: ids.TenantId, server: ids.ServerName) -> None:
     hosted.pool.renew(tenant, server)
     found.outdated(tenant, server)
+
+
+def _renew_binders(
+    hosted: hosting.Hosting, found: targets.Targets, tenant: ids.TenantId, server: ids.ServerName
+) -> None:
+    # A Worker reaches another one as that was when its own copy started: code, secrets, and whether it runs at all.
+    for binder in hosted.binders(tenant, server):
+        _renew(hosted, found, tenant, binder)
 
 
 async def stop_tenant(hosted: hosting.Hosting, live: sessions.Sessions, tenant: ids.TenantId) -> None:

@@ -12,8 +12,8 @@ from typing import Final
 
 from starlette.types import ASGIApp
 
-from smcp.app import allowances, foundation, gauges, hosting, machine, sessions
-from smcp.audit import trail
+from smcp.app import allowances, authorization, edges, foundation, gauges, hosting, inviting, machine, sessions, tokens
+from smcp.audit import identity, trail
 from smcp.control import app as control
 from smcp.control import services
 from smcp.gateway import (
@@ -30,14 +30,16 @@ from smcp.gateway import (
     replay,
     targets,
 )
-from smcp.identity import authenticator
+from smcp.identity import authenticator, roles, signing
+from smcp.identity.accounts import inviters, people
 from smcp.identity.authn import api_key
-from smcp.kernel import hosts, ids, settings
+from smcp.identity.oauth import clients, lifetimes
+from smcp.kernel import errors, hosts, ids, settings
 from smcp.ops import doctor
 from smcp.sandbox import probe
-from smcp.stores import local
+from smcp.stores import buckets, heavy, local, namespaces
+from smcp.stores import tenant as stores
 from smcp.tenancy import egress, limits, meter, overview, plans, tenants
-from smcp.web import docs
 
 NODE: Final = "node-1"
 """The writer's name in the audit trail; there is one node so far."""
@@ -58,6 +60,7 @@ class Platform:
         gateway: front.App,
         admin: ASGIApp,
         keys: api_key.ApiKeys,
+        humans: people.People,
         audit: trail.Trail,
         hosted: hosting.Hosting,
     ) -> None:
@@ -65,6 +68,7 @@ class Platform:
         self.gateway = gateway
         self.admin = admin
         self.keys = keys
+        self.people = humans
         self.trail = audit
         self._journal = hosted.journal
         self.lost = hosted.launcher.ended
@@ -80,16 +84,17 @@ class Platform:
         version: str,
         found: machine.Machine | None = None,
         launcher: socket.socket | None = None,
+        lives: lifetimes.Lifetimes | None = None,
     ) -> "Platform":
         """Put everything together for a platform that listens on `port`.
 
         `found` and `launcher` come from whoever started this process with less privilege than its own; without them
-        the platform looks at the machine and starts a launcher itself.
+        the platform looks at the machine and starts a launcher itself. `lives`: how long tokens live, if otherwise.
         Raises what keeps it from starting: `errors.BadSettings`, `errors.SandboxMissing`, `errors.Unavailable`.
         """
         base = foundation.Foundation(config, version)
         try:
-            return await _compose(base, port, found, launcher)
+            return await _compose(base, port, found, launcher, lives or lifetimes.Lifetimes())
         except BaseException:
             await base.undo.aclose()
             raise
@@ -105,7 +110,11 @@ class Platform:
 
 
 async def _compose(
-    base: foundation.Foundation, port: int, found: machine.Machine | None, peer: socket.socket | None
+    base: foundation.Foundation,
+    port: int,
+    found: machine.Machine | None,
+    peer: socket.socket | None,
+    lives: lifetimes.Lifetimes,
 ) -> Platform:
     config = base.settings
     if found is None:
@@ -127,9 +136,63 @@ async def _compose(
     counting = meter.Meter(store, owners, base.clock, base.metrics, base.log, node=NODE, days=config.stores.audit_days)
     base.undo.push_async_callback(counting.close)
     await counting.start()
-    keys = api_key.ApiKeys(store, owners.active, base.clock, tenant_served=owners.served)
+    spaces, kept = _kept(base, store)
+    custom = roles.Roles(store, base.clock)
+    keys = _keys(base, store, audit, owners, custom)
+    names = _hosts(config, port)
+    authorizing = authorization.open(base, store, audit, owners, names, public_url(config, port))
+    humans = _people(base, store, audit, owners, inviting.behind(keys, authorizing.clients, custom))
+    issuing = tokens.open(store, base.clock, audit, owners, humans.users, custom, authorizing, lives, _scheme(config))
+    common = foundation.Common(
+        store,
+        audit,
+        owners,
+        keys,
+        custom,
+        humans,
+        names,
+        authenticator.Authenticator((keys, issuing.method)),
+        every,
+        days,
+        limits.Limiter(config.limits, every, base.clock),
+        counting,
+        spaces,
+        kept,
+        heavy.Heavy(),
+    )
+    _observe(base, common)
+    hosted = await hosting.open(base, common, found, peer)
+    authorizing.resources.servers = functools.partial(_servers, hosted)
+    parts = await _gateway(base, common, hosted, authorizing.clients)
+    shown = await allowances.open(base, common, hosted, parts.sessions)
+    served = _services(base, common, hosted, parts, shown, authorizing, issuing.signing, port, found.layers)
+    admin = control.build(served, edges.routes(base, common, authorizing, issuing, public_url(config, port)))
+    return Platform(base, front.App(parts), admin, keys, humans, audit, hosted)
+
+
+def _keys(
+    base: foundation.Foundation, store: stores.Store, audit: trail.Trail, owners: tenants.Tenants, custom: roles.Roles
+) -> api_key.ApiKeys:
+    keys = api_key.ApiKeys(store, owners.active, base.clock, custom, tenant_served=owners.served)
+    keys.when_ending = functools.partial(_tell_of_key, base, audit)
     base.undo.push_async_callback(keys.close)
-    names = hosts.Hosts(
+    return keys
+
+
+def _people(
+    base: foundation.Foundation,
+    store: stores.Store,
+    audit: trail.Trail,
+    owners: tenants.Tenants,
+    behind: inviters.Behind,
+) -> people.People:
+    humans = people.build(store, audit, base.clock, owners.active, behind)
+    base.undo.push_async_callback(humans.close)
+    return humans
+
+
+def _hosts(config: settings.Settings, port: int) -> hosts.Hosts:
+    return hosts.Hosts(
         host=config.gateway.host,
         port=port,
         public_url=config.gateway.public_url,
@@ -138,29 +201,46 @@ async def _compose(
         scheme=_scheme(config),
         trusted=config.gateway.trusted_proxies,
     )
-    common = foundation.Common(
-        store,
-        audit,
-        owners,
-        keys,
-        names,
-        authenticator.Authenticator((keys,)),
-        every,
-        days,
-        limits.Limiter(config.limits, every, base.clock),
-        counting,
-    )
-    gauges.connect(base.metrics, config, store, common.limiter, audit)
+
+
+def _observe(base: foundation.Foundation, common: foundation.Common) -> None:
+    gauges.connect(base.metrics, base.settings, common.store, common.limiter, common.trail)
     lag = asyncio.create_task(gauges.time_the_loop(base.metrics), name="event loop's lag")
     base.undo.callback(lag.cancel)
-    hosted = await hosting.open(base, common, found, peer)
-    parts = await _gateway(base, common, hosted)
-    shown = await allowances.open(base, common, hosted, parts.sessions)
-    admin = control.build(_services(base, common, hosted, parts, shown, port, found.layers), docs.pages())
-    return Platform(base, front.App(parts), admin, keys, audit, hosted)
 
 
-async def _gateway(base: foundation.Foundation, common: foundation.Common, hosted: hosting.Hosting) -> exchange.Parts:
+async def _servers(hosted: hosting.Hosting, tenant: ids.TenantId) -> list[str]:
+    """The names of a tenant's servers."""
+    return [one.name for one in await hosted.versions.servers(tenant)]
+
+
+def _tell_of_key(base: foundation.Foundation, audit: trail.Trail, tenant: ids.TenantId, key: str, ends: float) -> None:
+    """A key that is in use ends soon: into the tenant's trail, where its administrators look."""
+    base.log.warning("an API key in use ends soon", tenant=tenant, key=key, ends=ends)
+    try:
+        audit.note(identity.KeyEnding(tenant=tenant, actor="platform", key=key, ends=ends))
+    except errors.Unavailable as error:
+        base.log.error("audit entry lost", detail=error.detail)
+
+
+def _kept(base: foundation.Foundation, store: stores.Store) -> tuple[namespaces.Namespaces, buckets.Buckets]:
+    """What Workers keep, for their bindings and for whoever asks from outside."""
+    spaces = namespaces.Namespaces(
+        store, lambda tenant, why: base.log.error("kv namespaces can't be swept", tenant=tenant, why=why)
+    )
+    kept = buckets.Buckets(store, lambda tenant, why: base.log.error("buckets can't be swept", tenant=tenant, why=why))
+    for one in (spaces, kept):
+        base.undo.push_async_callback(one.close)
+        one.start()
+    return spaces, kept
+
+
+async def _gateway(
+    base: foundation.Foundation,
+    common: foundation.Common,
+    hosted: hosting.Hosting,
+    applications: clients.Clients,
+) -> exchange.Parts:
     config = base.settings
     found = targets.Targets(hosted.versions, hosted.specs, hosted.books)
     kept_s = config.gateway.call_timeout_s + _REPLAY_S
@@ -172,7 +252,7 @@ async def _gateway(base: foundation.Foundation, common: foundation.Common, hoste
         doomed=hosted.launcher.ended.is_set,
     )
     base.undo.push_async_callback(replays.settled)
-    live = await sessions.open(base, common, hosted, found)
+    live = await sessions.open(base, common, hosted, found, applications)
     live.listen(replays.forget)
     waiting = parked.Parked(parkedseal.Seals(common.store.ring.data_key))
     live.listen(waiting.ended)
@@ -214,6 +294,8 @@ def _services(
     hosted: hosting.Hosting,
     parts: exchange.Parts,
     shown: overview.Overview,
+    authorizing: authorization.Authorization,
+    signer: signing.Signing,
     port: int,
     layers: Sequence[probe.Layer],
 ) -> services.Services:
@@ -236,11 +318,18 @@ def _services(
         trail=common.trail,
         tenants=common.tenants,
         keys=common.keys,
+        signing=signer,
+        clients=authorizing.clients,
+        roles=common.roles,
+        people=common.people,
         versions=hosted.versions,
         uploads=hosted.uploads,
         deployer=hosted.deployer,
         secrets=hosted.secrets,
         volumes=hosted.volumes,
+        namespaces=common.namespaces,
+        heavy=common.heavy,
+        buckets=common.buckets,
         invoke=functools.partial(invoke.invoke, parts),
         read_logs=read_logs,
         stop_server=functools.partial(sessions.stop_server, hosted, parts.sessions, parts.targets),
@@ -250,15 +339,20 @@ def _services(
         drop_logs=hosted.journal.drop,
         instances=hosted.pool.instances,
         running=hosted.pool.view,
-        ready=(
-            services.Ready("store", common.store.check),
-            services.Ready("audit", functools.partial(common.trail.check, ids.PLATFORM)),
-            services.Ready("usage", common.meter.check),
-            services.Ready("disk", functools.partial(doctor.require_disk, base.settings)),
-        ),
+        ready=_ready(base, common),
         layers=tuple(services.Layer(*layer) for layer in layers),
         metrics=base.metrics,
         logger=base.log,
+    )
+
+
+def _ready(base: foundation.Foundation, common: foundation.Common) -> tuple[services.Ready, ...]:
+    """What has to hold for taking traffic."""
+    return (
+        services.Ready("store", common.store.check),
+        services.Ready("audit", functools.partial(common.trail.check, ids.PLATFORM)),
+        services.Ready("usage", common.meter.check),
+        services.Ready("disk", functools.partial(doctor.require_disk, base.settings)),
     )
 
 

@@ -1,9 +1,7 @@
 """What can happen: the closed list of audit events, one class each.
 
-The fields are made of few types on purpose, so that a secret or a person has no place to stand: names from the
-grammar of `kernel.ids`, ids that the platform made, closed lists, numbers, `Target` (a public name, or a salted digest
-of what may be private) and `Digest` (a salted digest: addresses, labels). The one text that a person writes is
-`Reason`, which is cut and redacted. `check` holds every event to this before it is written.
+What their fields are made of is in `fields`; `check` holds every event to it before it is written. Those of people,
+clients and tokens are in `identity`.
 
 `tenant` says in whose trail an event stands. What an operator does to a tenant stands in that tenant's trail, where its
 administrators see it; what concerns no tenant stands in the platform's.
@@ -12,117 +10,109 @@ administrators see it; what concerns no tenant stands in the platform's.
 import functools
 import re
 import typing
-from typing import Annotated, Any, Final, Literal, NewType
+from typing import Any, Final
 
 import msgspec
-from msgspec import Meta
 
+from smcp.audit import identity
+from smcp.audit.fields import (
+    KNOWN as KNOWN,
+)
+from smcp.audit.fields import (
+    NO_DIGEST as NO_DIGEST,
+)
+from smcp.audit.fields import (
+    NO_TARGET as NO_TARGET,
+)
+from smcp.audit.fields import (
+    Actor as Actor,
+)
+from smcp.audit.fields import (
+    Count as Count,
+)
+from smcp.audit.fields import (
+    Digest as Digest,
+)
+from smcp.audit.fields import (
+    Entry as Entry,
+)
+from smcp.audit.fields import (
+    Hex as Hex,
+)
+from smcp.audit.fields import (
+    Id as Id,
+)
+from smcp.audit.fields import (
+    Method as Method,
+)
+from smcp.audit.fields import (
+    Millis as Millis,
+)
+from smcp.audit.fields import (
+    Name as Name,
+)
+from smcp.audit.fields import (
+    Reason as Reason,
+)
+from smcp.audit.fields import (
+    SecretName as SecretName,
+)
+from smcp.audit.fields import (
+    Source as Source,
+)
+from smcp.audit.fields import (
+    Space as Space,
+)
+from smcp.audit.fields import (
+    Target as Target,
+)
+from smcp.audit.fields import (
+    Word as Word,
+)
+from smcp.audit.fields import (
+    digest as digest,
+)
+from smcp.audit.fields import (
+    private_target as private_target,
+)
+from smcp.audit.fields import (
+    public_name as public_name,
+)
+from smcp.audit.fields import (
+    reason as reason,
+)
 from smcp.kernel import errors, redact
 
-Actor = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9_-]{0,63}\Z")]
-"""A principal's id, `anonymous` or `platform`."""
-Name = Annotated[str, Meta(pattern=r"\A(?:[a-z0-9-]{1,63})?\Z")]
-"""A tenant's or server's name; empty for none."""
-Id = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9-]{0,64}\Z")]
-"""An id that the platform made; empty for none. Session ids are none: they are credentials."""
-Word = Annotated[str, Meta(pattern=r"\A[a-z0-9_/.:-]{0,80}\Z")]
-"""A word of a closed list that another room keeps: a role, an action, an error code."""
-Method = Annotated[str, Meta(pattern=r"\A[A-Za-z/_]{1,64}\Z")]
-"""An MCP method of a closed list; `_OTHER` for all others."""
-Count = Annotated[int, Meta(ge=0)]
-Millis = Annotated[float, Meta(ge=0)]
-
-Source = Annotated[str, Meta(pattern=r"\A(?:[a-z]{1,16}:[!-~]{1,300})?\Z")]
-"""Where a deployment comes from, as the caller named it: `pypi:…`."""
-SecretName = Annotated[str, Meta(pattern=r"\A[A-Za-z_][A-Za-z0-9_]{0,127}\Z")]
-"""What a server calls a secret: the name of a variable or file, never the value."""
-Hex = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
-
-_Digest = NewType("_Digest", str)
-_Target = NewType("_Target", str)
-_Reason = NewType("_Reason", str)
-Digest = Annotated[_Digest, Meta(pattern=r"\A(?:[0-9a-f]{32})?\Z")]
-"""32 hexadecimal digits made by `Trail.digest` (salted for the tenant); empty for none."""
-Target = Annotated[_Target, Meta(pattern=r"\A(?:[A-Za-z0-9_./-]{1,128}|#[0-9a-f]{32})?\Z")]
-"""What a call was aimed at, made by `Trail.target`; empty for nothing."""
-Reason = Annotated[_Reason, Meta(min_length=1, max_length=400)]
-"""Why an operator looked: made by `reason`."""
-
-NO_DIGEST: Final = _Digest("")
-NO_TARGET: Final = _Target("")
-
-_NAME: Final = re.compile(r"[A-Za-z0-9_./-]{1,128}")
 _ID: Final = re.compile(r"[A-Za-z0-9-]{0,64}")
-_LONGEST_REASON: Final = 400
-_KNOWN_CALLS: Final = 8192
-
-
-def digest(data: bytes) -> Digest:
-    """A digest field from `data`, the output of a keyed digest. `Trail.digest` is what others use."""
-    return _Digest(data.hex()[:32])
-
-
-@functools.lru_cache(maxsize=_KNOWN_CALLS)
-def public_name(text: str) -> Target | None:
-    """`text` as a target if it is the name of a tool or a prompt; None when it may be private.
-
-    A name is what MCP 2026-07-28, "Tool Names", allows (1 to 128 letters, digits, `_`, `-`, `.`, `/`). Resource
-    addresses, and whatever looks like a credential, are private.
-    """
-    if _NAME.fullmatch(text) is not None and redact.text(text) == text:
-        return _Target(text)
-    return None
-
-
-def private_target(data: bytes) -> Target:
-    """A target from the output of a keyed digest of what may be private. `Trail.target` is what others use."""
-    return _Target(f"#{data.hex()[:32]}")
-
-
-def reason(text: str) -> Reason:
-    """An operator's own words, redacted and cut. Raises `errors.InvalidParams` when there are none."""
-    if not text.strip():
-        raise errors.InvalidParams("Say why: access to a tenant's data needs a reason.")
-    return _Reason(redact.text(text.strip())[:_LONGEST_REASON])
-
-
-class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
-    """What every event carries."""
-
-    tenant: Name
-    actor: Actor
-    request_id: Id = ""
-    outcome: Literal["ok", "refused", "failed"] = "ok"
-
 
 # --- the platform --------------------------------------------------------------------------------------
 
 
-class PlatformStarted(_Event, frozen=True, kw_only=True, tag="platform_started"):
+class PlatformStarted(Entry, frozen=True, kw_only=True, tag="platform_started"):
     """A node began to serve."""
 
     version: Word
     node: Id = ""
 
 
-class PlatformStopped(_Event, frozen=True, kw_only=True, tag="platform_stopped"):
+class PlatformStopped(Entry, frozen=True, kw_only=True, tag="platform_stopped"):
     """A node ended in order."""
 
     node: Id = ""
 
 
-class OperatorAccess(_Event, frozen=True, kw_only=True, tag="operator_access"):
+class OperatorAccess(Entry, frozen=True, kw_only=True, tag="operator_access"):
     """An operator opened a tenant's data, and why."""
 
     action: Word
     reason: Reason
 
 
-class AuditRead(_Event, frozen=True, kw_only=True, tag="audit_read"):
+class AuditRead(Entry, frozen=True, kw_only=True, tag="audit_read"):
     """Somebody read the trail."""
 
 
-class AuditVerified(_Event, frozen=True, kw_only=True, tag="audit_verified"):
+class AuditVerified(Entry, frozen=True, kw_only=True, tag="audit_verified"):
     """The trail was verified. `outcome` is `failed` when it was found damaged, first at `position`."""
 
     entries: Count
@@ -130,7 +120,7 @@ class AuditVerified(_Event, frozen=True, kw_only=True, tag="audit_verified"):
     position: Count | None = None
 
 
-class Checkpoint(_Event, frozen=True, kw_only=True, tag="checkpoint"):
+class Checkpoint(Entry, frozen=True, kw_only=True, tag="checkpoint"):
     """Written by the trail itself: so many entries, this head, vouched for by a keyed code."""
 
     count: Count
@@ -138,7 +128,7 @@ class Checkpoint(_Event, frozen=True, kw_only=True, tag="checkpoint"):
     mac: Hex
 
 
-class ChainStarted(_Event, frozen=True, kw_only=True, tag="chain_started"):
+class ChainStarted(Entry, frozen=True, kw_only=True, tag="chain_started"):
     """Written by the trail itself: a writer begins a chain. `failed`: because its earlier chain is damaged."""
 
     writer: Id
@@ -149,21 +139,21 @@ class ChainStarted(_Event, frozen=True, kw_only=True, tag="chain_started"):
 # --- tenants and credentials ---------------------------------------------------------------------------
 
 
-class TenantCreated(_Event, frozen=True, kw_only=True, tag="tenant_created"):
+class TenantCreated(Entry, frozen=True, kw_only=True, tag="tenant_created"):
     """A tenant was made."""
 
     plan: Word = ""
 
 
-class TenantSuspended(_Event, frozen=True, kw_only=True, tag="tenant_suspended"):
+class TenantSuspended(Entry, frozen=True, kw_only=True, tag="tenant_suspended"):
     """A tenant is served no more."""
 
 
-class TenantResumed(_Event, frozen=True, kw_only=True, tag="tenant_resumed"):
+class TenantResumed(Entry, frozen=True, kw_only=True, tag="tenant_resumed"):
     """A tenant is served again."""
 
 
-class PlanChanged(_Event, frozen=True, kw_only=True, tag="plan_changed"):
+class PlanChanged(Entry, frozen=True, kw_only=True, tag="plan_changed"):
     """A tenant has another plan, or other numbers of its own (`name:number`)."""
 
     plan: Word
@@ -171,7 +161,7 @@ class PlanChanged(_Event, frozen=True, kw_only=True, tag="plan_changed"):
     limits: tuple[Word, ...] = ()
 
 
-class LimitCrossed(_Event, frozen=True, kw_only=True, tag="limit_crossed"):
+class LimitCrossed(Entry, frozen=True, kw_only=True, tag="limit_crossed"):
     """The tenant came to 80 % of a limit of its plan (`warning`), or to the limit (`reached`)."""
 
     limit: Word
@@ -180,7 +170,7 @@ class LimitCrossed(_Event, frozen=True, kw_only=True, tag="limit_crossed"):
     most: Count
 
 
-class KeyCreated(_Event, frozen=True, kw_only=True, tag="key_created"):
+class KeyCreated(Entry, frozen=True, kw_only=True, tag="key_created"):
     """An API key was made."""
 
     key: Id
@@ -189,20 +179,20 @@ class KeyCreated(_Event, frozen=True, kw_only=True, tag="key_created"):
     label: Digest = NO_DIGEST
 
 
-class KeyRevoked(_Event, frozen=True, kw_only=True, tag="key_revoked"):
+class KeyRevoked(Entry, frozen=True, kw_only=True, tag="key_revoked"):
     """An API key was revoked."""
 
     key: Id
 
 
-class AuthenticationFailed(_Event, frozen=True, kw_only=True, tag="authentication_failed"):
+class AuthenticationFailed(Entry, frozen=True, kw_only=True, tag="authentication_failed"):
     """A credential was refused, or none was given."""
 
     why: Word
     address: Digest = NO_DIGEST
 
 
-class AuthorizationDenied(_Event, frozen=True, kw_only=True, tag="authorization_denied"):
+class AuthorizationDenied(Entry, frozen=True, kw_only=True, tag="authorization_denied"):
     """A known principal asked for more than its roles allow."""
 
     action: Word
@@ -213,7 +203,7 @@ class AuthorizationDenied(_Event, frozen=True, kw_only=True, tag="authorization_
 # --- servers -------------------------------------------------------------------------------------------
 
 
-class UploadStored(_Event, frozen=True, kw_only=True, tag="upload_stored"):
+class UploadStored(Entry, frozen=True, kw_only=True, tag="upload_stored"):
     """A folder or a bundle was sent, to be deployed within a day."""
 
     digest: Word
@@ -221,7 +211,7 @@ class UploadStored(_Event, frozen=True, kw_only=True, tag="upload_stored"):
     bytes: Count
 
 
-class DeploySubmitted(_Event, frozen=True, kw_only=True, tag="deploy_submitted"):
+class DeploySubmitted(Entry, frozen=True, kw_only=True, tag="deploy_submitted"):
     """A deployment was asked for."""
 
     operation: Id
@@ -229,7 +219,7 @@ class DeploySubmitted(_Event, frozen=True, kw_only=True, tag="deploy_submitted")
     source: Source = ""
 
 
-class DeploySucceeded(_Event, frozen=True, kw_only=True, tag="deploy_succeeded"):
+class DeploySucceeded(Entry, frozen=True, kw_only=True, tag="deploy_succeeded"):
     """A deployment was made and is live."""
 
     operation: Id
@@ -239,7 +229,7 @@ class DeploySucceeded(_Event, frozen=True, kw_only=True, tag="deploy_succeeded")
     """Digest of the artefact, `sha256:…`."""
 
 
-class DeployFailed(_Event, frozen=True, kw_only=True, tag="deploy_failed"):
+class DeployFailed(Entry, frozen=True, kw_only=True, tag="deploy_failed"):
     """A deployment was not made; what was live still is."""
 
     operation: Id
@@ -247,7 +237,7 @@ class DeployFailed(_Event, frozen=True, kw_only=True, tag="deploy_failed"):
     code: Word = ""
 
 
-class ServerRolledBack(_Event, frozen=True, kw_only=True, tag="server_rolled_back"):
+class ServerRolledBack(Entry, frozen=True, kw_only=True, tag="server_rolled_back"):
     """`live` of a server was pointed at another deployment: a rollback."""
 
     server: Name
@@ -255,25 +245,25 @@ class ServerRolledBack(_Event, frozen=True, kw_only=True, tag="server_rolled_bac
     before: Id = ""
 
 
-class ServerStarted(_Event, frozen=True, kw_only=True, tag="server_started"):
+class ServerStarted(Entry, frozen=True, kw_only=True, tag="server_started"):
     """A server was set to run."""
 
     server: Name
 
 
-class ServerStopped(_Event, frozen=True, kw_only=True, tag="server_stopped"):
+class ServerStopped(Entry, frozen=True, kw_only=True, tag="server_stopped"):
     """A server was set to stop."""
 
     server: Name
 
 
-class ServerDeleted(_Event, frozen=True, kw_only=True, tag="server_deleted"):
+class ServerDeleted(Entry, frozen=True, kw_only=True, tag="server_deleted"):
     """A server was removed."""
 
     server: Name
 
 
-class SecretSet(_Event, frozen=True, kw_only=True, tag="secret_set"):
+class SecretSet(Entry, frozen=True, kw_only=True, tag="secret_set"):
     """A server's secret was set: its first version, or one more."""
 
     server: Name
@@ -281,7 +271,7 @@ class SecretSet(_Event, frozen=True, kw_only=True, tag="secret_set"):
     version: Count
 
 
-class SecretRotated(_Event, frozen=True, kw_only=True, tag="secret_rotated"):
+class SecretRotated(Entry, frozen=True, kw_only=True, tag="secret_rotated"):
     """A secret that a server had got a new value."""
 
     server: Name
@@ -289,7 +279,7 @@ class SecretRotated(_Event, frozen=True, kw_only=True, tag="secret_rotated"):
     version: Count
 
 
-class SecretDeleted(_Event, frozen=True, kw_only=True, tag="secret_deleted"):
+class SecretDeleted(Entry, frozen=True, kw_only=True, tag="secret_deleted"):
     """A server's secret was removed, with all its versions; `version` was the newest."""
 
     server: Name
@@ -297,14 +287,14 @@ class SecretDeleted(_Event, frozen=True, kw_only=True, tag="secret_deleted"):
     version: Count
 
 
-class VolumeSaved(_Event, frozen=True, kw_only=True, tag="volume_saved"):
+class VolumeSaved(Entry, frozen=True, kw_only=True, tag="volume_saved"):
     """Somebody asked for a snapshot of a server's volume; `snapshot` is the newest one since."""
 
     server: Name
     snapshot: Id
 
 
-class VolumeRestored(_Event, frozen=True, kw_only=True, tag="volume_restored"):
+class VolumeRestored(Entry, frozen=True, kw_only=True, tag="volume_restored"):
     """A server's volume went back to the state of snapshot `source`, as the new snapshot `snapshot`."""
 
     server: Name
@@ -312,16 +302,54 @@ class VolumeRestored(_Event, frozen=True, kw_only=True, tag="volume_restored"):
     source: Id
 
 
-class VolumeDeleted(_Event, frozen=True, kw_only=True, tag="volume_deleted"):
+class VolumeDeleted(Entry, frozen=True, kw_only=True, tag="volume_deleted"):
     """A server's volume was removed with its history."""
 
     server: Name
 
 
+class KvPut(Entry, frozen=True, kw_only=True, tag="kv_put"):
+    """Somebody gave a key of a KV namespace a value, from outside of the tenant's code. `key` is a digest of it."""
+
+    namespace: Space
+    key: Digest
+    bytes: Count
+
+
+class KvDeleted(Entry, frozen=True, kw_only=True, tag="kv_deleted"):
+    """Somebody removed a key of a KV namespace, from outside of the tenant's code. `key` is a digest of it."""
+
+    namespace: Space
+    key: Digest
+
+
+class KvCleared(Entry, frozen=True, kw_only=True, tag="kv_cleared"):
+    """Somebody removed a KV namespace with all its keys."""
+
+    namespace: Space
+    keys: Count
+
+
+class ObjectPut(Entry, frozen=True, kw_only=True, tag="object_put"):
+    """Somebody wrote an object, from outside of the tenant's code. `key` is a digest of its key."""
+
+    bucket: Space
+    key: Digest
+    bytes: Count
+
+
+class ObjectDeleted(Entry, frozen=True, kw_only=True, tag="object_deleted"):
+    """Somebody removed an object from outside of the tenant's code, or, without `key`, a bucket with all of them."""
+
+    bucket: Space
+    key: Digest = NO_DIGEST
+    objects: Count = 1
+
+
 # --- MCP -----------------------------------------------------------------------------------------------
 
 
-class McpCall(_Event, frozen=True, kw_only=True, tag="mcp_call"):
+class McpCall(Entry, frozen=True, kw_only=True, tag="mcp_call"):
     """One MCP request, when it has ended."""
 
     server: Name
@@ -334,28 +362,28 @@ class McpCall(_Event, frozen=True, kw_only=True, tag="mcp_call"):
     bytes_out: Count = 0
 
 
-class SessionOpened(_Event, frozen=True, kw_only=True, tag="session_opened"):
+class SessionOpened(Entry, frozen=True, kw_only=True, tag="session_opened"):
     """A legacy MCP session began."""
 
     server: Name
     version: Word = ""
 
 
-class SessionResumed(_Event, frozen=True, kw_only=True, tag="session_resumed"):
+class SessionResumed(Entry, frozen=True, kw_only=True, tag="session_resumed"):
     """A legacy MCP session goes on in another copy of its server, which was told the handshake again."""
 
     server: Name
     version: Word = ""
 
 
-class SessionEnded(_Event, frozen=True, kw_only=True, tag="session_ended"):
+class SessionEnded(Entry, frozen=True, kw_only=True, tag="session_ended"):
     """A legacy MCP session ended."""
 
     server: Name
     why: Word = ""
 
 
-class SessionRefused(_Event, frozen=True, kw_only=True, tag="session_refused"):
+class SessionRefused(Entry, frozen=True, kw_only=True, tag="session_refused"):
     """A caller showed the id of a session that is not there for it: 404."""
 
     server: Name
@@ -394,11 +422,17 @@ Event = (
     | VolumeSaved
     | VolumeRestored
     | VolumeDeleted
+    | KvPut
+    | KvDeleted
+    | KvCleared
+    | ObjectPut
+    | ObjectDeleted
     | McpCall
     | SessionOpened
     | SessionResumed
     | SessionEnded
     | SessionRefused
+    | identity.Event
 )
 
 CLASSES: Final[tuple[type[Event], ...]] = typing.get_args(Event)
@@ -437,7 +471,7 @@ def check(event: Event) -> None:
         _check(event)
 
 
-@functools.lru_cache(maxsize=_KNOWN_CALLS)
+@functools.lru_cache(maxsize=KNOWN)
 def _check_call(tenant: str, actor: str, outcome: Any, server: str, method: str, target: Target, code: str) -> None:
     _check(McpCall(tenant=tenant, actor=actor, outcome=outcome, server=server, method=method, target=target, code=code))
 

@@ -41,6 +41,47 @@ def secrets(ctx: click.Context, incomplete: str) -> list[str]:
     return _starting(_secrets(tenant, server, _named(ctx)), incomplete) if slash else []
 
 
+def namespaces(ctx: click.Context, incomplete: str) -> list[str]:
+    """TENANT/NAMESPACE; before the slash, tenants with a slash behind."""
+    tenant, slash, _ = incomplete.partition("/")
+    if not slash:
+        return _starting([f"{name}/" for name in _tenants(_named(ctx))], incomplete)
+    return _starting([f"{tenant}/{name}" for name in _kept(tenant, ("kv",), _named(ctx))], incomplete)
+
+
+def kv_keys(ctx: click.Context, incomplete: str) -> list[str]:
+    """Keys of the namespace that was named before."""
+    tenant, slash, space = str(ctx.params.get("space") or "").partition("/")
+    return _starting(_kept(tenant, ("kv", space), _named(ctx), prefix=incomplete), incomplete) if slash else []
+
+
+def buckets(ctx: click.Context, incomplete: str) -> list[str]:
+    """TENANT/BUCKET; before the slash, tenants with a slash behind."""
+    tenant, slash, _ = incomplete.partition("/")
+    if not slash:
+        return _starting([f"{name}/" for name in _tenants(_named(ctx))], incomplete)
+    return _starting([f"{tenant}/{name}" for name in _kept(tenant, ("buckets",), _named(ctx))], incomplete)
+
+
+def object_keys(ctx: click.Context, incomplete: str) -> list[str]:
+    """Keys of the bucket that was named before."""
+    tenant, slash, bucket = str(ctx.params.get("bucket") or "").partition("/")
+    if not slash:
+        return []
+    return _starting(_kept(tenant, ("buckets", bucket), _named(ctx), prefix=incomplete), incomplete)
+
+
+def _kept(tenant: str, more: tuple[str, ...], profile: str | None, **query: object) -> list[str]:
+    from smcp.cli import client
+
+    try:
+        with _client(tenant, profile) as api:
+            found = api.items(client.path("tenants", tenant, *more), limit=100, **query)
+            return [str(item.get("name") or item["key"]) for item in found]
+    except (failures.Failure, KeyError):
+        return []
+
+
 def _tenants(profile: str | None) -> list[str]:
     from smcp.cli import client
 
@@ -83,10 +124,9 @@ def _secrets(tenant: str, server: str, profile: str | None) -> list[str]:
 def _client(tenant: str | None, profile: str | None) -> "client.Client":
     from smcp.cli import client
 
-    chosen = profiles.choose(
-        profiles.Profiles(profiles.directory(os.environ)), os.environ, named=profile, tenant=tenant
-    )
-    return client.Client(chosen, timeout_s=_PATIENCE_S, ca_file=os.environ.get("SMCP_CA_FILE", ""))
+    known = profiles.Profiles(profiles.directory(os.environ))
+    chosen = profiles.choose(known, os.environ, named=profile, tenant=tenant)
+    return client.Client(chosen, known=known, timeout_s=_PATIENCE_S, ca_file=os.environ.get("SMCP_CA_FILE", ""))
 
 
 def _named(ctx: click.Context) -> str | None:

@@ -40,6 +40,8 @@ class Notes(msgspec.Struct, frozen=True):
     """The admin key of the demo's first tenant, acme."""
     globex: Made | None = None
     """That of its second one."""
+    dev: Made | None = None
+    """The admin key of `smcp dev`."""
     demo_done: bool = False
     """acme/time was live once; what the user deletes afterwards stays deleted."""
     done: tuple[str, ...] = ()
@@ -48,7 +50,7 @@ class Notes(msgspec.Struct, frozen=True):
     @property
     def made(self) -> tuple[Made, ...]:
         """Every profile that was made."""
-        return tuple(one for one in (self.operator, self.demo, self.globex) if one is not None)
+        return tuple(one for one in (self.operator, self.demo, self.globex, self.dev) if one is not None)
 
 
 def digest(key: str) -> str:
@@ -186,5 +188,10 @@ def load_settings(config: pathlib.Path | None, overrides: Mapping[str, Mapping[s
         for group, fields in overrides.items()
     }
     merged = msgspec.structs.replace(loaded, **changed)
-    where = str(merged.platform.directory().absolute())
-    return msgspec.structs.replace(merged, platform=msgspec.structs.replace(merged.platform, data_dir=where))
+    return placed(merged, str(merged.platform.directory()))
+
+
+def placed(loaded: settings.Settings, data: str) -> settings.Settings:
+    """The same settings for the data directory `data`."""
+    where = str(pathlib.Path(data).absolute())
+    return msgspec.structs.replace(loaded, platform=msgspec.structs.replace(loaded.platform, data_dir=where))

@@ -11,8 +11,8 @@ import pathlib
 import shlex
 import tempfile
 import threading
-from collections.abc import Callable, Generator
-from typing import Final, NamedTuple
+from collections.abc import Callable, Collection, Generator
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -32,6 +32,16 @@ _HERE: Final = pathlib.Path(__file__).with_name("demos")
 _NAMES: Final = {TENANT: "Acme (demo)", OTHER: "Globex (demo)"}
 
 
+Need = Literal["", "node", "workerd"]
+
+LACKS: Final[dict[Need, str]] = {
+    "node": "no Node.js with npm on this machine. Install it, for instance with apt install nodejs npm, and start"
+    " again.",
+    "workerd": "the program that runs Workers could not be fetched. 'smcp doctor' says more.",
+}
+"""What is said of a machine without it."""
+
+
 class Part(NamedTuple):
     """One of the servers that follow."""
 
@@ -41,8 +51,8 @@ class Part(NamedTuple):
     """Empty: the folder of that name beside this file."""
     manifest: str = ""
     """A file beside this file."""
-    node: bool = False
-    """Whether it needs Node.js."""
+    needs: Need = ""
+    """What the machine must have for it."""
 
     @property
     def label(self) -> str:
@@ -58,10 +68,11 @@ class Part(NamedTuple):
 
 # In turns, as a platform makes one deployment of a tenant after the other.
 PARTS: Final = (
-    Part(TENANT, "everything", "npm:@modelcontextprotocol/server-everything", node=True),
+    Part(TENANT, "everything", "npm:@modelcontextprotocol/server-everything", needs="node"),
     Part(OTHER, "git"),
-    Part(TENANT, "memory", "npm:@modelcontextprotocol/server-memory", "memory.toml", node=True),
+    Part(TENANT, "memory", "npm:@modelcontextprotocol/server-memory", "memory.toml", needs="node"),
     Part(OTHER, "sqlite"),
+    Part(TENANT, "notes", needs="workerd"),
 )
 
 
@@ -100,16 +111,17 @@ class Demo:
         url: str,
         tell: operations.Tell,
         *,
-        node: bool,
+        lacks: Collection[Need],
         certificate: str = "",
     ) -> None:
-        """`certificate`: the platform's own, which is trusted whoever issued it."""
+        """`lacks`: what the machine does not have. `certificate`: the platform's own, which is trusted whoever issued
+        it."""
         self._cli = cli
         self._place = place
         self._url = url
         self._certificate = certificate
         self._tell = tell
-        self._node = node
+        self._lacks = lacks
         self._stopping = threading.Event()
         self._noting = threading.Lock()
 
@@ -160,20 +172,18 @@ class Demo:
 
     def coming(self) -> list[str]:
         """The servers that `rest` is going to make, as TENANT/SERVER."""
-        return [one.label for one in self._missing() if self._node or not one.node]
+        return [one.label for one in self._missing() if one.needs not in self._lacks]
 
     def rest(self) -> None:
         """Make what is missing, with a line each; returns when all is made, has failed, or `stop` was called."""
         missing = self._missing()
         if not missing:
             return
-        without = [one.label for one in missing if one.node and not self._node]
-        if without:
-            self._tell(
-                f"demo: {' and '.join(without)} left out: no Node.js with npm on this machine. Install it, for instance"
-                " with apt install nodejs npm, and start again."
-            )
-        chosen = [one for one in missing if one.label not in without]
+        for need, why in LACKS.items():
+            without = [one.label for one in missing if one.needs == need and need in self._lacks]
+            if without:
+                self._tell(f"demo: {' and '.join(without)} left out: {why}")
+        chosen = [one for one in missing if one.needs not in self._lacks]
         owners = {tenant: self._owner(tenant) for tenant in dict.fromkeys(one.tenant for one in chosen)}
         work = [(one, mine) for one in chosen if (mine := owners[one.tenant]) is not None]
         with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:

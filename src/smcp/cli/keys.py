@@ -4,32 +4,52 @@ import click
 
 from smcp.cli import client, failures, output, profiles, session
 
-_ROLES = ("admin", "mcp_user", "read_only", "operator")
+_SCOPES = ("mcp:read", "mcp:call", "api:read", "api:write", "api:admin")
 
 
 @click.group("key")
 def key_command() -> None:
-    """Create, list and revoke API keys."""
+    """Create, list, rotate and revoke API keys."""
 
 
 @key_command.command("create")
 @session.tenant_option()
 @click.option(
-    "--role", "roles", multiple=True, required=True, type=click.Choice(_ROLES), help="May be given more than once."
+    "--role", "roles", metavar="ROLE", multiple=True, required=True,
+    help="admin, mcp_user, read_only, or a role of the tenant's own ('smcp role list'). May be given more than once.",
+)  # fmt: skip
+@click.option(
+    "--scope", "scopes", multiple=True, type=click.Choice(_SCOPES), help="What the key may be used for; by default all."
+)
+@click.option("--server", "servers", metavar="SERVER", multiple=True, help="The key reaches this server, and no other.")
+@click.option(
+    "--network",
+    "networks",
+    metavar="NETWORK",
+    multiple=True,
+    help="The key may be used from here only: 203.0.113.0/24.",
 )
 @click.option("--label", metavar="TEXT", default="", help="What the key is for.")
-@click.option("--expires-in-days", type=click.IntRange(1, 3650), metavar="DAYS", help="By default it does not expire.")
+@click.option("--expires-in-days", type=click.IntRange(1, 3650), metavar="DAYS", help="By default 90.")
+@click.option("--never-expires", is_flag=True, help="The key lives until somebody revokes it.")
 @click.option("--save-profile", metavar="NAME", help="Put the key into this profile instead of showing it.")
 @session.remote
 def create(
     cli: session.Session,
     tenant: str | None,
     roles: tuple[str, ...],
+    scopes: tuple[str, ...],
+    servers: tuple[str, ...],
+    networks: tuple[str, ...],
     label: str,
     expires_in_days: int | None,
     save_profile: str | None,
+    *,
+    never_expires: bool,
 ) -> None:
     """Create a key. It is shown this once only."""
+    if never_expires and expires_in_days is not None:
+        raise click.UsageError("--never-expires and --expires-in-days exclude each other.")
     if save_profile is not None:
         _check_free(cli.profiles, save_profile)
     with cli.connect(tenant) as api:
@@ -37,12 +57,18 @@ def create(
         body: client.Json = {"roles": list(dict.fromkeys(roles))}
         if label:
             body["label"] = label
-        if expires_in_days is not None:
+        if never_expires or expires_in_days is not None:
             body["expires_in_days"] = expires_in_days
+        narrowed = {"scopes": scopes, "servers": servers, "networks": networks}
+        body |= {name: list(values) for name, values in narrowed.items() if values}
         made = api.post(client.path("tenants", owner, "keys"), body)
         secret = str(made.get("secret", ""))
         if save_profile is not None:
             cli.profiles.save(save_profile, profiles.Profile(api.url, owner, secret))
+    _made(cli, made, secret, save_profile)
+
+
+def _made(cli: session.Session, made: client.Json, secret: str, save_profile: str | None) -> None:
     key: client.Json = made.get("key") or {}
     if cli.out.as_json:
         shown = {"secret": secret} if save_profile is None else {"profile": save_profile}
@@ -78,6 +104,28 @@ def list_keys(cli: session.Session, tenant: str | None) -> None:
         for item in items
     )
     cli.out.table(("key", "label", "roles", "state", "created (UTC)", "last used (UTC)"), rows, empty="No keys.")
+
+
+@key_command.command("rotate")
+@click.argument("key", metavar="KEY-ID")
+@session.tenant_option()
+@click.option(
+    "--overlap-hours", type=click.FloatRange(0, 720), default=24.0, show_default=True, metavar="HOURS",
+    help="How long the old key still works beside the new one.",
+)  # fmt: skip
+@click.option("--save-profile", metavar="NAME", help="Put the new key into this profile, in place of what it has.")
+@session.remote
+def rotate(cli: session.Session, key: str, tenant: str | None, overlap_hours: float, save_profile: str | None) -> None:
+    """Replace a key by a new one that is worth the same. The old one works on for a while, then ends."""
+    if save_profile is not None:
+        profiles.check_name(save_profile)
+    with cli.connect(tenant) as api:
+        owner = cli.tenant(tenant, api)
+        made = api.post(client.path("tenants", owner, "keys", key, "rotate"), {"overlap_hours": overlap_hours})
+        secret = str(made.get("secret", ""))
+        if save_profile is not None:
+            cli.profiles.save(save_profile, profiles.Profile(api.url, owner, secret))
+    _made(cli, made, secret, save_profile)
 
 
 @key_command.command("revoke")
@@ -133,7 +181,9 @@ def _state(key: client.Json) -> str:
     if key.get("revoked") is not None:
         return "revoked"
     expires = key.get("expires")
-    return "active" if expires is None else f"until {output.moment(expires)}"
+    if expires is None:
+        return "active"
+    return f"until {output.moment(expires)}{' (rotate it)' if key.get('notice') else ''}"
 
 
 def _show(key: client.Json, cli: session.Session) -> None:
@@ -143,6 +193,7 @@ def _show(key: client.Json, cli: session.Session) -> None:
             ("tenant", key.get("tenant")),
             ("label", key.get("label")),
             ("roles", key.get("roles")),
+            *((name, key.get(name)) for name in ("scopes", "servers", "networks") if key.get(name)),
             ("state", _state(key)),
         )
     )

@@ -9,16 +9,20 @@ import click
 
 from smcp.cli import client, failures, output
 
-_ASK_EVERY_S: Final = 0.25
+_WAIT_S: Final = 0.25
+_MOST_S: Final = 1.0
+_LATER: Final = 1.1
 
 Tell = Callable[[str], None]
 """Takes one line of progress."""
 
 
 def follow(api: client.Client, operation: client.Json, tell: Tell) -> client.Json:
-    """The operation once it is over; `tell` gets each step as it happens."""
+    """The operation once it is over; `tell` gets each step soon after it happens.
+
+    The platform answers when it has ended, or after a moment that grows: a key has only so many questions a minute."""
     where = client.path("tenants", str(operation.get("tenant")), "operations", str(operation.get("id")))
-    told = 0
+    told, wait_s = 0, _WAIT_S
     while True:
         steps: list[client.Json] = operation.get("steps") or []
         for step in steps[told:]:
@@ -26,9 +30,10 @@ def follow(api: client.Client, operation: client.Json, tell: Tell) -> client.Jso
         told = len(steps)
         if operation.get("state") != "running":
             return operation
-        if not api.wait_for(_ASK_EVERY_S):
+        if not api.wait_for(0.0):
             raise failures.Failure("interrupted", "Interrupted.", exit_code=failures.Exit.INTERRUPTED)
-        operation = api.get(where)
+        operation = api.get(where, wait=wait_s)
+        wait_s = min(_MOST_S, wait_s * _LATER)
 
 
 def succeeded(operation: client.Json) -> client.Json:

@@ -66,6 +66,10 @@ class Output:
         if not self.as_json:
             click.echo(safe(text), err=True)
 
+    def progress(self, text: str, value: object) -> None:
+        """What somebody has to see before there is a result: on stderr, with `--json` as a document of its own."""
+        click.echo(json.dumps(value, separators=(",", ":")) if self.as_json else safe(text), err=True)
+
     def show(self, renderable: "RenderableType") -> None:
         """A rich table or panel; its texts have been made safe by who built it."""
         self.console.print(renderable)

@@ -13,6 +13,8 @@ from typing import IO, Any, Final, NamedTuple
 
 from smcp.cli import failures
 from smcp.deploy import clientconfig
+from smcp.deploy.workers import wrangler
+from smcp.kernel import errors
 
 MANIFEST: Final = "smcp.toml"
 _MOST: Final = 50_000
@@ -101,11 +103,27 @@ def read_text(path: pathlib.Path) -> str:
         raise _failure(f"{path} can't be read as UTF-8 text.") from error
 
 
-def name(root: pathlib.Path, text: str | None) -> str:
-    """What the server is called when nobody says: as the manifest, the project or the folder is."""
+def worker(root: pathlib.Path, text: str | None) -> wrangler.Translation | None:
+    """What the folder's wrangler file says, if there is one that counts beside the manifest `text`.
+
+    The platform reads it again; here it is read so that what is not supported is said before anything is sent.
+    """
+    file = wrangler.find(root)
+    if file is None or (text and "worker" in _toml(text)):
+        return None
+    try:
+        return wrangler.translate(file, read_text(root / file))
+    except errors.DeployFailed as error:
+        raise _failure(error.public) from error
+
+
+def name(root: pathlib.Path, text: str | None, own: str = "") -> str:
+    """What the server is called when nobody says: as the manifest, the Worker (`own`), the project or the folder is."""
     found = _toml(text).get("name") if text else None
     if isinstance(found, str) and found:
         return found
+    if made := clientconfig.server_name(own):
+        return made
     for file in ("pyproject.toml", "package.json"):
         path = root / file
         if path.is_file():

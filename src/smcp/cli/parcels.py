@@ -54,7 +54,11 @@ def folder(root: pathlib.Path, name: str | None, manifest: str | None, include: 
     """A folder of this machine."""
     chosen = pack.choose(root, include)
     text = manifest if manifest is not None else pack.manifest(root)
-    return Parcel(label=str(root), name=name or pack.name(root, text), chosen=chosen, manifest=text)
+    worker = pack.worker(root, text)
+    if worker is None:
+        return Parcel(label=str(root), name=name or pack.name(root, text), chosen=chosen, manifest=text)
+    chosen = chosen._replace(left_out=(*chosen.left_out, *worker.notes))
+    return Parcel(label=str(root), name=name or pack.name(root, text, worker.name), chosen=chosen, manifest=text)
 
 
 def from_bundle(

@@ -1,4 +1,6 @@
-"""Profiles: which platform, which tenant, which key. The only file of the command line that holds a secret.
+"""Profiles: which platform, which tenant, as whom. The only file of the command line that holds a secret.
+
+A profile holds an API key, or the tokens of a login (`smcp login`): never both.
 
 `profiles.toml` lives in $SMCP_CONFIG, else $XDG_CONFIG_HOME/smcp, else ~/.config/smcp. The file has mode 0600, its
 directory 0700; a file that others may read or write is refused rather than repaired, because its key
@@ -22,17 +24,33 @@ from smcp.cli import failures
 DEFAULT: Final = "default"
 _NAME = re.compile(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*", re.ASCII)
 _KEY = re.compile(r"[\x21-\x7e]{1,512}", re.ASCII)
+_TOKEN = re.compile(r"[\x21-\x7e]{1,8192}", re.ASCII)
+_WITH_KEY = frozenset({"url", "tenant", "key"})
+_WITH_TOKENS = frozenset({"url", "tenant", "access", "refresh"})
+
+
+class Tokens(NamedTuple):
+    """What a login brought (RFC 6749, 5.1)."""
+
+    access: str
+    refresh: str
+    expires: int
+    """When `access` ends, in epoch seconds of this machine's clock."""
+
+    def __repr__(self) -> str:
+        return f"Tokens(hidden, expires={self.expires})"
 
 
 class Profile(NamedTuple):
-    """Where to go and as whom."""
+    """Where to go and as whom: with `key`, or with `tokens`."""
 
     url: str
     tenant: str
-    key: str
+    key: str = ""
+    tokens: Tokens | None = None
 
     def __repr__(self) -> str:
-        return f"Profile(url={self.url!r}, tenant={self.tenant!r}, key=hidden)"
+        return f"Profile(url={self.url!r}, tenant={self.tenant!r}, {'key' if self.key else 'tokens'}=hidden)"
 
 
 class Chosen(NamedTuple):
@@ -42,9 +60,12 @@ class Chosen(NamedTuple):
     tenant: str
     key: str
     source: str
+    tokens: Tokens | None = None
+    name: str = ""
+    """The profile's name; empty for a key of the environment, which is in no file."""
 
     def __repr__(self) -> str:
-        return f"Chosen(url={self.url!r}, tenant={self.tenant!r}, key=hidden, source={self.source!r})"
+        return f"Chosen(url={self.url!r}, tenant={self.tenant!r}, hidden, source={self.source!r})"
 
 
 def directory(environ: Mapping[str, str]) -> pathlib.Path:
@@ -96,6 +117,38 @@ class Profiles:
         """Forget one profile; nothing happens when it is not there."""
         self._change(lambda all_profiles: all_profiles.pop(name, None))
 
+    def renew(self, chosen: Chosen, spent: Tokens, exchange: Callable[[Tokens], Tokens]) -> Tokens:
+        """Put what `exchange` gets for `spent` into the profile that was `chosen`, and return it.
+
+        Nobody else writes meanwhile. Where another command was faster, its tokens are returned and `exchange` is not
+        called: a refresh token is used once (OAuth 2.1, 4.3.1). A profile that has gone, or is another platform's or
+        tenant's by now, raises `Failure`: whoever asks goes to the place that was chosen, and what another place gave
+        is not for its eyes. What `exchange` raises leaves the file as it was.
+        """
+        with self._exclusive():
+            current = self.load()
+            found = current.get(chosen.name)
+            if found is None or found.tokens is None:
+                raise self._lost(chosen, "is logged out", "Log in again: smcp login")
+            if (found.url, found.tenant) != (chosen.url, chosen.tenant):
+                raise self._lost(
+                    chosen, f"is for tenant {found.tenant} at {found.url} by now", "Give the command again."
+                )
+            if found.tokens != spent:
+                return found.tokens
+            fresh = exchange(spent)
+            current[chosen.name] = found._replace(tokens=fresh)
+            self._write(current)
+            return fresh
+
+    def _lost(self, chosen: Chosen, why: str, hint: str) -> failures.Failure:
+        return failures.Failure(
+            "logged_out",
+            f"Profile '{chosen.name}' of {self.file} {why}.",
+            hint=hint,
+            exit_code=failures.Exit.REFUSED,
+        )
+
     def _change(self, change: Callable[[dict[str, Profile]], object]) -> None:
         with self._exclusive():
             current = self.load()
@@ -119,7 +172,7 @@ class Profiles:
             if mode & 0o022:
                 raise failures.Failure(
                     "profiles",
-                    f"Others may write to {self.folder} (mode {stat.S_IMODE(mode):04o}); no key is put there.",
+                    f"Others may write to {self.folder} (mode {stat.S_IMODE(mode):04o}); no secret is put there.",
                     hint=f"Run: chmod 700 {self.folder}",
                 )
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -153,8 +206,8 @@ class Profiles:
         if stat.S_IMODE(status.st_mode) & 0o077:
             raise failures.Failure(
                 "profiles",
-                f"Others may read or write {self.file} (mode {stat.S_IMODE(status.st_mode):04o}), and it holds keys.",
-                hint=f"Run: chmod 600 {self.file}  (and make new keys if somebody may have read it)",
+                f"Others may read or write {self.file} (mode {stat.S_IMODE(status.st_mode):04o}); it holds secrets.",
+                hint=f"Run: chmod 600 {self.file}  (and make new keys, and log in again, if somebody may have read it)",
             )
 
     def _profile(self, name: str, value: object) -> Profile:
@@ -162,9 +215,14 @@ class Profiles:
             raise self._broken(f"has '{name}' outside of a [profile]")
         fields = cast("dict[str, object]", value)
         texts = {key: text for key, text in fields.items() if isinstance(text, str)}
-        if texts.keys() != set(Profile._fields) or len(texts) != len(fields):
-            raise self._broken(f"needs exactly the texts url, tenant and key in [{name}]")
-        return Profile(**texts)
+        if texts.keys() == _WITH_KEY and len(fields) == len(texts):
+            return Profile(texts["url"], texts["tenant"], texts["key"])
+        expires = fields.get("expires")
+        if texts.keys() == _WITH_TOKENS and fields.keys() == {*texts, "expires"} and type(expires) is int:
+            return Profile(texts["url"], texts["tenant"], "", Tokens(texts["access"], texts["refresh"], expires))
+        raise self._broken(
+            f"needs in [{name}] exactly the texts url, tenant and key, or url, tenant, access and refresh with expires"
+        )
 
     def _broken(self, why: str) -> failures.Failure:
         return failures.Failure("profiles", f"The profiles file {self.file} {why}.")
@@ -181,14 +239,24 @@ def check_name(name: str) -> None:
 
 
 def render(profiles: Mapping[str, Profile]) -> str:
-    """The file's text. TOML basic strings are JSON strings here, since all three texts are printable ASCII."""
-    lines = ["# Profiles of the smcp command. Keep it to yourself: it holds keys.\n"]
+    """The file's text. TOML basic strings are JSON strings here, since all texts are printable ASCII."""
+    lines = ["# Profiles of the smcp command. Keep it to yourself: it holds keys and logins.\n"]
     for name, profile in sorted(profiles.items()):
+        lines.append(f"\n[{json.dumps(name)}]\n")
+        lines.extend(f"{field} = {json.dumps(value)}\n" for field, value in _fields(profile).items())
+    return "".join(lines)
+
+
+def _fields(profile: Profile) -> dict[str, str | int]:
+    place: dict[str, str | int] = {"url": profile.url, "tenant": profile.tenant}
+    tokens = profile.tokens
+    if tokens is None:
         if _KEY.fullmatch(profile.key) is None:
             raise failures.Failure("profiles", "A key is printable ASCII without spaces; this one is not.")
-        lines.append(f"\n[{json.dumps(name)}]\n")
-        lines.extend(f"{field} = {json.dumps(text)}\n" for field, text in zip(profile._fields, profile, strict=True))
-    return "".join(lines)
+        return {**place, "key": profile.key}
+    if not (_TOKEN.fullmatch(tokens.access) and _TOKEN.fullmatch(tokens.refresh)):
+        raise failures.Failure("profiles", "A token is printable ASCII without spaces; this one is not.")
+    return {**place, "access": tokens.access, "refresh": tokens.refresh, "expires": tokens.expires}
 
 
 def choose(
@@ -197,7 +265,7 @@ def choose(
     """The profile for one command. The most deliberate choice wins.
 
     `--profile`, then SMCP_URL with SMCP_API_KEY, then SMCP_PROFILE, then the profile whose tenant is the target's (the
-    one of the same name first), then `default`.
+    one of the same name first), then the only one there is, or `default`.
     """
     url, key = environ.get("SMCP_URL", ""), environ.get("SMCP_API_KEY", "")
     if not named and (url or key):
@@ -211,11 +279,13 @@ def choose(
             )
         return Chosen(url, key_tenant(key), key, "SMCP_URL and SMCP_API_KEY")
     everything = profiles.load()
-    wanted = named or environ.get("SMCP_PROFILE") or _of_tenant(everything, tenant) or DEFAULT
+    only = next(iter(everything)) if len(everything) == 1 else DEFAULT
+    wanted = named or environ.get("SMCP_PROFILE") or _of_tenant(everything, tenant) or only
     found = everything.get(wanted)
     if found is None:
         raise _missing(profiles, everything, wanted)
-    return Chosen(found.url, found.tenant, found.key, f"profile '{wanted}' of {profiles.file}")
+    source = f"profile '{wanted}' of {profiles.file}"
+    return Chosen(found.url, found.tenant, found.key, source, found.tokens, wanted)
 
 
 def key_tenant(key: str) -> str:

@@ -61,9 +61,13 @@ class Session:
     def connect(self, tenant: str | None = None) -> client.Client:
         """A client for a command about `tenant` (None: about the platform)."""
         chosen = profiles.choose(self.profiles, os.environ, named=self.profile, tenant=tenant)
-        if chosen.url.startswith("http://") and not client.is_loopback(chosen.url):
-            self.out.note(f"Warning: {chosen.url} is plain HTTP; whoever is on the way can read the key. Use https://.")
-        return client.Client(chosen, ca_file=self.ca_file)
+        self.warn_plain(chosen.url)
+        return client.Client(chosen, known=self.profiles, ca_file=self.ca_file)
+
+    def warn_plain(self, url: str) -> None:
+        """Say so where a credential will travel in the clear."""
+        if url.startswith("http://") and not client.is_loopback(url):
+            self.out.note(f"Warning: {url} is plain HTTP; whoever is on the way can read the credential. Use https://.")
 
     def tenant(self, named: str | None, api: client.Client) -> str:
         """The tenant a command is about: as named, else the key's own."""

@@ -105,6 +105,37 @@ def plan(
         cli.out.note("Nothing was changed.")
 
 
+@tenant_command.command("rotate-signing-key")
+@_name
+@click.option("--now", "end_now", is_flag=True, help="Refuse at once what the keys before have signed: after a leak.")
+@session.destructive
+@session.remote
+def rotate_signing_key(cli: session.Session, tenant: str, *, end_now: bool, yes: bool, dry_run: bool) -> None:
+    """Sign a tenant's access tokens with a new key.
+
+    That happens by itself every 90 days. What the keys before have signed stays good until it ends, an hour at most.
+    With --now it is refused from the next request on; clients get new access tokens by themselves, and nobody has to
+    log in again.
+    """
+    with cli.connect(tenant) as api:
+        if end_now and not dry_run:
+            cli.confirm(f"Refuse every access token of tenant {tenant} that was made before now?", yes=yes)
+        where = client.path("tenants", tenant, "signing-key", "rotate")
+        done = api.post(where, {"end_now": end_now}, dry_run="true" if dry_run else None)
+    if cli.out.as_json:
+        cli.out.json(done)
+        return
+    cli.out.fields(
+        (
+            ("new key", done.get("key")),
+            ("good until their tokens end", done.get("kept")),
+            ("refused from now on", done.get("ended")),
+        )
+    )
+    if dry_run:
+        cli.out.note("Nothing was changed.")
+
+
 def _numbers(texts: Sequence[str]) -> dict[str, int]:
     found: dict[str, int] = {}
     for text in texts:

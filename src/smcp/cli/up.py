@@ -32,7 +32,7 @@ def up_command(
     """Start SMCP here and stay in the foreground; Ctrl-C stops everything.
 
     The first start makes the operator's credential, the tenant 'acme' and its server 'time', and saves the
-    keys as CLI profiles; four more servers, of 'acme' and of 'globex', follow while it serves. With --json,
+    keys as CLI profiles; five more servers, of 'acme' and of 'globex', follow while it serves. With --json,
     one object is printed once the platform is ready.
     """
     import asyncio

@@ -35,6 +35,21 @@ def show(
             out.text(text)
 
 
+def set_up_page(url: str) -> str:
+    """Where the first account of the platform is made."""
+    return f"{url}/account/platform/setup"
+
+
+def set_up(out: output.Output, url: str, code: str) -> None:
+    """How the first person gets an account. The code is shown this once."""
+    from rich.text import Text
+
+    out.show(Text("\nMake the first operator's account, within a day: open"))
+    out.text(set_up_page(url))
+    out.show(Text("and type this code, shown this once ('smcp user setup-link' makes another):"))
+    out.text(code)
+
+
 def _facts(url: str, file: pathlib.Path, operator: str | None, standing: demo.Standing | None) -> list[tuple[str, str]]:
     facts = [("Platform", url)]
     if standing is not None:

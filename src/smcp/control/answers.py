@@ -1,10 +1,13 @@
 """Writing answers: JSON with the security headers, and the one mapper from an error to an answer."""
 
+import asyncio
+import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
 from starlette import responses
+from starlette.types import Receive, Scope, Send
 
 from smcp.control import endpoint
 from smcp.kernel import errors
@@ -40,6 +43,51 @@ async def answer(value: Any, status: int, accepts: str | None) -> responses.Resp
         headers.append(_header(compress.CODED))
         content = await compress.gzip_beside(content)
     return _response(content, status, media_type, headers)
+
+
+class Streamed:
+    """The ASGI application that answers with a stream of bytes, as fast as they are taken."""
+
+    def __init__(self, value: endpoint.Stream, status: int, stall_s: float) -> None:
+        """`stall_s`: how long a client may take nothing of it."""
+        self._value = value
+        self._status = status
+        self._stall_s = stall_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Breaks off, so that what came does not pass for the whole, when the client stalls or the bytes fail."""
+        gone = asyncio.create_task(_gone(receive))
+        try:
+            async with asyncio.timeout(self._value.within_s), contextlib.aclosing(self._value.chunks) as chunks:
+                await send({"type": "http.response.start", "status": self._status, "headers": self._fields()})
+                if scope["method"] != "HEAD":
+                    async for chunk in chunks:
+                        if gone.done():
+                            return
+                        async with asyncio.timeout(self._stall_s):
+                            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except TimeoutError:
+            return
+        finally:
+            gone.cancel()
+            await asyncio.gather(gone, return_exceptions=True)
+
+    def _fields(self) -> list[tuple[bytes, bytes]]:
+        own = {
+            "Content-Type": self._value.media_type,
+            **({} if self._value.length is None else {"Content-Length": str(self._value.length)}),
+            # Whatever it is, a browser is not to show it as a page of this origin.
+            "Content-Disposition": "attachment",
+        }
+        every = {**SECURITY, **own, **dict(self._value.headers)}
+        return [(name.lower().encode(), value.encode("latin-1")) for name, value in every.items()]
+
+
+async def _gone(receive: Receive) -> None:
+    """Return when the client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def refusal(error: errors.SmcpError, request_id: str) -> responses.Response:

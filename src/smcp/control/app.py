@@ -17,8 +17,14 @@ def build(services: services.Services, pages: Sequence[routing.BaseRoute] = ()) 
     by_path: dict[str, dict[str, endpoint.Endpoint]] = {}
     for one in routes.ENDPOINTS:
         by_path.setdefault(one.path, {})[one.method] = one
-    paths = [routing.Route(path, walk.Path(services, ends, document)) for path, ends in by_path.items()]
+    paths = [routing.Route(_pattern(path), walk.Path(services, ends, document)) for path, ends in by_path.items()]
     return Edge(routing.Router([*paths, *pages], redirect_slashes=False, default=_no_such_path), services)
+
+
+def _pattern(path: str) -> str:
+    for name in endpoint.DEEP:
+        path = path.replace(f"{{{name}}}", f"{{{name}:path}}")
+    return path
 
 
 class Edge:

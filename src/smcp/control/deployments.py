@@ -1,10 +1,11 @@
 """Deployments: submitted as a source, built in the background, immutable once made."""
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
 
+from smcp.access import policy, tools
 from smcp.access.policy import Action
 from smcp.audit import events
 from smcp.control import views
@@ -64,6 +65,12 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     manifest: Annotated[str, Meta(max_length=65536, description="The text of an smcp.toml.")] | None = None
 
 
+class Patience(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long somebody would wait for an end."""
+
+    wait: Annotated[float, Meta(ge=0, le=30, description="Seconds to wait for the end, while it is under way.")] = 0.0
+
+
 @endpoint(
     "POST",
     "/api/v1/tenants/{tenant}/deployments",
@@ -97,9 +104,16 @@ async def submit(call: Call[Order, Nothing]) -> views.Operation:
     action=Action.SERVER_READ,
     answer_example=_OPERATION,
 )
-async def operation(call: Call[Nothing, Nothing]) -> views.Operation:
-    """Show how a deployment is getting on."""
-    return _operation(await call.services.deployer.operation(call.tenant, call.path["operation"]))
+async def operation(call: Call[Nothing, Patience]) -> views.Operation:
+    """Show how a deployment is getting on.
+
+    With `wait` the answer comes when it has ended, or as it stands after that time.
+    """
+    found = await call.services.deployer.ended(call.tenant, call.path["operation"], call.query.wait)
+    if call.query.wait:
+        # Who asks may have been stopped meanwhile.
+        await call.ask_again()
+    return _operation(found)
 
 
 @endpoint(
@@ -112,11 +126,13 @@ async def index(call: Call[Nothing, Page]) -> views.Listing[views.Deployment]:
     """List a server's deployments, oldest first."""
     server = await call.services.versions.server(call.tenant, call.server)
     found = await call.services.versions.deployments(call.tenant, call.server)
-    return views.page([view(one, server.live) for one in found], call.query, lambda one: one.id)
+    return views.page([view(call, one, server.live) for one in found], call.query, lambda one: one.id)
 
 
-def view(deployment: versions.Deployment, live: str | None) -> views.Deployment:
-    """A deployment as the API shows it; `live` is the id of its server's live one."""
+def view(call: Call[Any, Any], deployment: versions.Deployment, live: str | None) -> views.Deployment:
+    """A deployment as the caller is shown it; `live` is the id of its server's live one."""
+    server = deployment.server
+    choice = tools.choice(call.principal, policy.Resource(call.tenant, "server", server, server))
     return views.Deployment(
         id=deployment.id,
         server=deployment.server,
@@ -129,7 +145,11 @@ def view(deployment: versions.Deployment, live: str | None) -> views.Deployment:
         argv=list(deployment.argv),
         legacy_versions=list(deployment.eras.legacy),
         modern_versions=list(deployment.eras.modern),
-        tools=[views.ToolName(tool.name, tool.description) for tool in deployment.tools],
+        tools=[
+            views.ToolName(tool.name, tool.description)
+            for tool in deployment.tools
+            if choice is None or choice.shows(tool.name, read_only=tool.read_only)
+        ],
         runtime=deployment.runtime,
         remote=_remote(deployment),
         lock=[views.Locked(one.name, one.version, one.sha256) for one in deployment.lock],

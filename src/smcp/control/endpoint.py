@@ -10,7 +10,7 @@ import inspect
 import re
 import typing
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Annotated, Any, Final, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -19,7 +19,9 @@ from smcp.access import policy
 from smcp.audit import events
 from smcp.control.services import Services
 from smcp.deploy import secrets
+from smcp.identity.oauth import clients
 from smcp.kernel import errors, ids
+from smcp.stores import bucket_model, kvrules
 
 BodyT = TypeVar("BodyT")
 QueryT = TypeVar("QueryT")
@@ -33,6 +35,12 @@ class Binary(msgspec.Struct, frozen=True):
     """A body of plain bytes that the handler reads piece by piece, behind the decision; `reading.binary` bounds it."""
 
     chunks: AsyncIterator[bytes]
+    length: int | None = None
+    """How many bytes are announced."""
+
+
+class Large(Binary, frozen=True):
+    """As `Binary`, for what has no other bound than that of one object: `reading.large`."""
 
 
 class Open(msgspec.Struct, frozen=True):
@@ -75,6 +83,31 @@ class Raw(msgspec.Struct, frozen=True):
 
     content: bytes
     media_type: str
+
+
+class Chunks(Protocol):
+    """Bytes that come, and hold something until they are closed."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """They can be read once."""
+        ...
+
+    def aclose(self) -> Awaitable[object]:
+        """Let go of it."""
+        ...
+
+
+class Stream(msgspec.Struct, frozen=True):
+    """An answer of plain bytes that is written as they come. Its end is as sure as that of the request: `chunks` is
+    closed, and the place among the requests in flight is kept until then."""
+
+    chunks: Chunks
+    length: int | None
+    """None where it is not known."""
+    headers: tuple[tuple[str, str], ...] = ()
+    media_type: str = "application/octet-stream"
+    within_s: float | None = None
+    """Seconds in which all of it must be taken, else it breaks off: for what holds memory meanwhile."""
 
 
 class Call(msgspec.Struct, Generic[BodyT, QueryT], kw_only=True):
@@ -154,7 +187,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         """What the request acts on; platform endpoints act on the platform tenant."""
         kind = self.access.partition(":")[0] if isinstance(self.access, policy.Action) else "platform"
         named = [path[name] for name in self.parameters if name != "tenant"]
-        return policy.Resource(ids.TenantId(path.get("tenant", ids.PLATFORM)), kind, "/".join(named))
+        tenant = ids.TenantId(path.get("tenant", ids.PLATFORM))
+        return policy.Resource(tenant, kind, "/".join(named), path.get("server", ""))
 
 
 def endpoint(
@@ -201,9 +235,10 @@ def endpoint(
 
 
 def _answer(hint: Any) -> Any:
-    # What may be `Raw` beside it is the same in another format.
-    for kind in typing.get_args(hint):
-        if Raw in typing.get_args(hint) and kind is not Raw:
+    # What may be `Raw` beside it is the same in another format, and what may be a `Stream` the same piece by piece.
+    kinds = typing.get_args(hint)
+    for kind in kinds:
+        if (Raw in kinds or Stream in kinds) and kind not in (Raw, Stream):
             return kind
     return None if hint is type(None) else hint
 
@@ -215,14 +250,37 @@ def _opaque(text: str) -> str:
     return text
 
 
+def _client(text: str) -> str:
+    if clients.REF.fullmatch(text) is None:
+        raise errors.NotFound
+    return text
+
+
+def _role(text: str) -> str:
+    if _ROLE.fullmatch(text) is None:
+        raise errors.NotFound
+    return text
+
+
+_ROLE: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}", re.ASCII)
 _PARAMETER: Final = re.compile(r"\{(\w+)\}")
 _ID: Final = re.compile(r"[a-z]+-[0-9a-z]{1,40}|[0-9a-z]{1,40}", re.ASCII)
 
 PARAMETERS: Final[Mapping[str, Callable[[str], str]]] = {
     "tenant": ids.any_tenant,
     "server": ids.server,
+    "client": _client,
     "key": _opaque,
+    "user": _opaque,
+    "invitation": _opaque,
+    "role": _role,
     "operation": _opaque,
     "secret": secrets.name,
+    "namespace": kvrules.name,
+    "item": kvrules.checked,
+    "bucket": bucket_model.bucket_name,
+    "object": bucket_model.key,
 }
 """Every name that a path may hold, with its parser."""
+DEEP: Final = frozenset({"item", "object"})
+"""Names at the end of a path whose values may hold slashes (which clients write as %2F)."""

@@ -40,9 +40,17 @@ _WRITING: Final[tuple[type[errors.SmcpError], ...]] = (
 _PARAMETERS: Final[Mapping[str, str]] = {
     "tenant": "A tenant's id.",
     "server": "A server's name.",
+    "client": "An OAuth client's `ref`: its id, or `document-…` where that is a URL.",
     "key": "An API key's id.",
+    "user": "A person's id, `user-…`.",
+    "invitation": "An invitation's id, `inv-…`.",
+    "role": "A role's name.",
     "operation": "An operation's id.",
     "secret": "A secret's name.",
+    "namespace": "A KV namespace's name.",
+    "bucket": "A bucket's name.",
+    "object": "An object's key, each of its bytes that is no letter or digit percent-encoded.",
+    "item": "A key of a KV namespace, each of its bytes that is no letter or digit percent-encoded.",
 }
 _ABOUT: Final = """The admin API of SMCP, which hosts MCP servers for many tenants.
 
@@ -104,8 +112,8 @@ class _Schemas:
     def __init__(self, endpoints: tuple[endpoint.Endpoint, ...]) -> None:
         types: list[Any] = [views.Error]
         for one in endpoints:
-            types += [one.query] if one.body is endpoint.Binary else [one.body, one.query]
-            if one.answer not in (None, endpoint.Raw):
+            types += [one.query] if issubclass(one.body, endpoint.Binary) else [one.body, one.query]
+            if one.answer not in (None, endpoint.Raw, endpoint.Stream):
                 types.append(one.answer)
         unique = list(dict.fromkeys(types))
         found, components = msgspec.json.schema_components(unique, ref_template=_REF)
@@ -134,7 +142,7 @@ def _operation(one: endpoint.Endpoint, schemas: _Schemas) -> dict[str, Any]:
         "x-smcp-errors": [error.code for error in raised(one)],
         "responses": {str(one.status): _answer(one, schemas), **_refusals(one)},
     }
-    if one.body is endpoint.Binary:
+    if issubclass(one.body, endpoint.Binary):
         plain = {"schema": {"type": "string", "format": "binary"}}
         made["requestBody"] = {"required": True, "content": {"application/octet-stream": plain}}
     elif one.body is not endpoint.Nothing:
@@ -172,6 +180,9 @@ def _answer(one: endpoint.Endpoint, schemas: _Schemas) -> dict[str, Any]:
         return {"description": "Done; no body."}
     if one.answer is endpoint.Raw:
         return {"description": "Plain text.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    if one.answer is endpoint.Stream:
+        plain = {"schema": {"type": "string", "format": "binary"}}
+        return {"description": "The bytes.", "content": {"application/octet-stream": plain}}
     content: dict[str, Any] = {"schema": schemas.of(one.answer)}
     if one.answer_example is not None:
         content["example"] = one.answer_example

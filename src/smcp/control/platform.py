@@ -84,12 +84,26 @@ async def openapi(call: Call[Nothing, Nothing]) -> Mapping[str, Any]:
         "kind": "api_key",
         "roles": ["admin"],
         "label": "laptop",
+        "client": "",
+        "scopes": None,
+        "servers": None,
+        "expires": 1807776000.0,
     },
 )
 async def whoami(call: Call[Nothing, Nothing]) -> views.Principal:
     """Show whom the credential belongs to."""
     caller = call.principal
-    return views.Principal(caller.tenant, caller.id, caller.kind, [str(role) for role in caller.roles], caller.label)
+    return views.Principal(
+        caller.tenant,
+        caller.id,
+        caller.kind,
+        [str(role) for role in caller.roles],
+        caller.label,
+        caller.client,
+        None if caller.scopes is None else sorted(caller.scopes),
+        None if caller.servers is None else sorted(caller.servers),
+        caller.expires,
+    )
 
 
 @endpoint(

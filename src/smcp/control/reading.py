@@ -16,10 +16,12 @@ from starlette import requests
 
 from smcp.control import endpoint
 from smcp.kernel import errors, jsonrpc, settings
+from smcp.stores import bucket_model
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 _JSON: Final = re.compile(r'application/json(?:\s*;\s*charset="?utf-8"?)?\s*', re.IGNORECASE)
+_LARGE_S: Final = 6 * 3600.0
 _BINARY: Final = "application/octet-stream"
 
 
@@ -70,20 +72,33 @@ def binary(request: requests.Request, config: settings.Settings) -> endpoint.Bin
     deploy.timeout_s, and `errors.BadRequest` when it ends early.
     """
     most = config.deploy.max_upload_bytes
+    length = _announced(request, most)
+    return endpoint.Binary(_chunks(request, most, config.gateway.body_timeout_s, config.deploy.timeout_s), length)
+
+
+def large(request: requests.Request, gateway: settings.Gateway) -> endpoint.Large:
+    """As `binary`, with the bounds of one object: its size, and six hours for all of it."""
+    most = bucket_model.MOST_PUT
+    length = _announced(request, most)
+    return endpoint.Large(_chunks(request, most, gateway.body_timeout_s, _LARGE_S), length)
+
+
+def _announced(request: requests.Request, most: int) -> int | None:
     if request.headers.get("content-type", "").strip().lower() != _BINARY:
         raise errors.UnsupportedMedia(f"Send the body as {_BINARY}.")
     _check_length(request, most)
-    return endpoint.Binary(_chunks(request, most, config))
+    length = request.headers.get("content-length")
+    return None if length is None else int(length)
 
 
-async def _chunks(request: requests.Request, most: int, config: settings.Settings) -> AsyncGenerator[bytes]:
+async def _chunks(request: requests.Request, most: int, stall_s: float, all_s: float) -> AsyncGenerator[bytes]:
     size = 0
-    deadline = asyncio.get_running_loop().time() + config.deploy.timeout_s
+    deadline = asyncio.get_running_loop().time() + all_s
     stream = request.stream()
     try:
         while True:
             async with (
-                asyncio.timeout(config.gateway.body_timeout_s),
+                asyncio.timeout(stall_s),
                 asyncio.timeout_at(deadline),
             ):
                 chunk = await anext(stream, None)

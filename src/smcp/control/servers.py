@@ -80,7 +80,7 @@ async def show(call: Call[Nothing, Nothing]) -> views.ServerDetail:
     server, live = await call.services.versions.live(call.tenant, call.server)
     return views.ServerDetail(
         **msgspec.structs.asdict(_view(call, server)),
-        deployment=deployments.view(live, server.live),
+        deployment=deployments.view(call, live, server.live),
         running=msgspec.convert(call.services.running(call.tenant, call.server), views.Running, from_attributes=True),
     )
 

@@ -12,13 +12,20 @@ from smcp.deploy.deployer import Deployer
 from smcp.deploy.secrets import Secrets
 from smcp.deploy.uploads import Uploads
 from smcp.deploy.versions import Versions
+from smcp.identity.accounts.people import People
 from smcp.identity.authenticator import Authenticator
 from smcp.identity.authn.api_key import ApiKeys
+from smcp.identity.oauth.clients import Clients
+from smcp.identity.roles import Roles
+from smcp.identity.signing import Signing
 from smcp.kernel import ids, observe
 from smcp.kernel.hosts import Hosts
 from smcp.kernel.settings import Settings
 from smcp.runtime.pool import View
 from smcp.sandbox.volumes.keeper import Volumes
+from smcp.stores.buckets import Buckets
+from smcp.stores.heavy import Heavy
+from smcp.stores.namespaces import Namespaces
 from smcp.tenancy.limits import Limiter
 from smcp.tenancy.meter import Meter
 from smcp.tenancy.overview import Overview
@@ -112,11 +119,18 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     trail: Trail
     tenants: Tenants
     keys: ApiKeys
+    signing: Signing
+    clients: Clients
+    roles: Roles
+    people: People
     versions: Versions
     uploads: Uploads
     deployer: Deployer
     secrets: Secrets
     volumes: Volumes
+    namespaces: Namespaces
+    heavy: Heavy
+    buckets: Buckets
     invoke: Invoke
     read_logs: ReadLogs
     stop_server: StopServer

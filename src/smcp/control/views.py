@@ -80,9 +80,15 @@ class Principal(msgspec.Struct, frozen=True):
 
     tenant: str
     id: str
-    kind: str
+    kind: Annotated[str, Meta(description="`api_key`, `user` (a person) or `client` (an OAuth client itself).")]
     roles: list[str]
     label: str
+    client: Annotated[str, Meta(description="The OAuth client that acts for a person; else empty.")] = ""
+    scopes: Annotated[
+        list[str] | None, Meta(description="What the credential is narrowed to; null: all that its roles allow.")
+    ] = None
+    servers: Annotated[list[str] | None, Meta(description="The servers that it reaches; null: everything.")] = None
+    expires: Annotated[float | None, Meta(description="When it ends: seconds since the Unix epoch, UTC.")] = None
 
 
 class Tenant(msgspec.Struct, frozen=True):
@@ -132,29 +138,6 @@ class PlanChange(msgspec.Struct, frozen=True):
         Meta(description="Limits of the new plan that the tenant's present use is above. Nothing that is there goes."),
     ]
     limits: Limits
-
-
-class Key(msgspec.Struct, frozen=True):
-    """An API key without its secret, which is not stored."""
-
-    id: str
-    tenant: str
-    label: str
-    roles: list[str]
-    created: Time
-    expires: Time | None
-    revoked: Time | None
-    last_used: Annotated[float, Meta(description="Within a minute; seconds since the Unix epoch, UTC.")] | None
-
-
-class NewKey(msgspec.Struct, frozen=True):
-    """A new API key and, this once, its text."""
-
-    key: Key
-    secret: Annotated[str, Meta(description="The whole key, `smcp_…`. Shown once; only a keyed hash of it is stored.")]
-
-    def __repr__(self) -> str:
-        return f"NewKey(key={self.key!r}, secret=…)"
 
 
 class Upload(msgspec.Struct, frozen=True):
@@ -317,6 +300,81 @@ class Volume(msgspec.Struct, frozen=True):
     open: Annotated[bool, Meta(description="Whether it is in memory now, because a copy of the server runs.")]
     unsaved: Annotated[str | None, Meta(description="Why its last state is not stored, if it could not be.")]
     snapshots: Annotated[list[Snapshot], Meta(description="Newest first.")]
+
+
+class KvNamespace(msgspec.Struct, frozen=True):
+    """A KV namespace that holds something."""
+
+    name: str
+
+
+class KvKey(msgspec.Struct, frozen=True):
+    """A key of a KV namespace, without its value."""
+
+    name: str
+    bytes: Annotated[int, Meta(description="Size of its value.")]
+    expires: Annotated[int | None, Meta(description="When it ends; seconds since the Unix epoch, UTC.")]
+    metadata: Annotated[Any, Meta(description="JSON that was written with it; null for none.")]
+
+
+class KvValue(msgspec.Struct, frozen=True):
+    """A key of a KV namespace with its value, as text or in base64: one of the two is null."""
+
+    name: str
+    bytes: Annotated[int, Meta(description="Size of the value.")]
+    expires: Annotated[int | None, Meta(description="When it ends; seconds since the Unix epoch, UTC.")]
+    metadata: Annotated[Any, Meta(description="JSON that was written with it; null for none.")]
+    value: Annotated[str | None, Meta(description="The value, where it is UTF-8.")]
+    value_base64: Annotated[str | None, Meta(description="The value's bytes, where it is not (RFC 4648, 4).")]
+
+
+class KvCleared(msgspec.Struct, frozen=True):
+    """A KV namespace that was deleted, or would be."""
+
+    name: str
+    keys: int
+    bytes: Annotated[int, Meta(description="Size of their values.")]
+    dry_run: bool
+
+
+class Bucket(msgspec.Struct, frozen=True):
+    """A bucket that something is in."""
+
+    name: str
+    objects: int
+
+
+class Object(msgspec.Struct, frozen=True):
+    """An object of a bucket, without its bytes."""
+
+    key: str
+    bytes: int
+    etag: Annotated[str, Meta(description="MD5 of the bytes; behind a multipart upload, another text with a '-'.")]
+    version: str
+    uploaded: Time
+    storage_class: str
+    http: Annotated[dict[str, str], Meta(description="Header fields that were given with it, such as Content-Type.")]
+    metadata: dict[str, str]
+    checksums: Annotated[
+        dict[str, str], Meta(description="In hexadecimal, by name: md5, sha1, sha256, sha384, sha512.")
+    ]
+
+
+class ObjectPage(msgspec.Struct, frozen=True):
+    """A page of a bucket."""
+
+    items: list[Object]
+    prefixes: Annotated[list[str], Meta(description="What keys begin with up to the delimiter, where one was given.")]
+    next: Annotated[str | None, Meta(description="Send as `after` for the next page; null on the last one.")]
+
+
+class BucketDeleted(msgspec.Struct, frozen=True):
+    """A bucket that was deleted, or would be."""
+
+    name: str
+    objects: int
+    bytes: Annotated[int, Meta(description="Size of them all.")]
+    dry_run: bool
 
 
 class Tools(msgspec.Struct, frozen=True):

@@ -13,11 +13,12 @@ import msgspec
 from starlette import requests
 from starlette.types import Receive, Scope, Send
 
-from smcp.access import policy
+from smcp.access import policy, scopes
 from smcp.audit import events
 from smcp.control import answers, reading
-from smcp.control.endpoint import Binary, Call, Endpoint, Open
+from smcp.control.endpoint import Binary, Call, Endpoint, Large, Open, Stream
 from smcp.control.services import Services
+from smcp.identity.authn import base, binding
 from smcp.kernel import errors, ids, observe
 from smcp.tenancy import limits
 
@@ -46,15 +47,24 @@ class Visit(msgspec.Struct, kw_only=True):
         return self.call
 
 
+def _proof(request: requests.Request) -> base.Proof | None:
+    """The DPoP header (RFC 9449, 4.1). Two of them, joined, are no proof (4.3)."""
+    found = request.headers.getlist("dpop")
+    if not found:
+        return None
+    path: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
+    return base.Proof(", ".join(found), request.method, request.headers.get("host", ""), path.decode("latin-1"))
+
+
 async def _authenticate(visit: Visit) -> None:
     if isinstance(visit.endpoint.access, Open):
         return
     with _counted(visit, "platform"):
         visit.services.limiter.platform()
     headers = visit.request.headers.getlist("authorization")
-    address = visit.request.client.host if visit.request.client else ""
+    address = _address(visit)
     try:
-        visit.caller = await visit.services.authenticator.authenticate(", ".join(headers) if headers else None)
+        visit.caller = await _known(visit)
     except errors.TenantSuspended:
         # A suspended tenant has no rate of its own any more: its callers share the one of the unknown.
         with _counted(visit, "unauthenticated"):
@@ -76,7 +86,30 @@ async def _authenticate(visit: Visit) -> None:
                     address=visit.services.trail.digest(ids.PLATFORM, address),
                 )
             )
-        raise
+        shown = ', error="invalid_token"' if headers else ""
+        challenge = f'Bearer realm="smcp"{shown}{_metadata(visit)}, scope="{scopes.text(scopes.API)}"'
+        raise errors.Unauthenticated(detail=error.detail, headers=(("WWW-Authenticate", challenge),)) from error
+
+
+async def _known(visit: Visit, *, again: bool = False) -> policy.Principal:
+    """Who asks, with a credential that is good here and from there. `again`: the request was let in before."""
+    headers = visit.request.headers.getlist("authorization")
+    shown = ", ".join(headers) if headers else None
+    asked = visit.services.authenticator
+    caller = await (asked.again(shown) if again else asked.authenticate(shown, _proof(visit.request)))
+    if not binding.free(caller):
+        binding.check(caller, None, policy.API, _address(visit))
+    return caller
+
+
+def _address(visit: Visit) -> str:
+    return visit.request.client.host if visit.request.client else ""
+
+
+def _metadata(visit: Visit) -> str:
+    # RFC 9728, 5.1; as the client wrote the platform's name, which has been checked.
+    host = visit.request.headers.get("host", "").lower()
+    return f', resource_metadata="{visit.request.scope["scheme"]}://{host}/.well-known/oauth-protected-resource/api/v1"'
 
 
 async def _rate(visit: Visit) -> None:
@@ -106,10 +139,15 @@ def _counted(visit: Visit, limit: str) -> Generator[None]:
 async def _read(visit: Visit) -> None:
     path = reading.path(visit.request.path_params)
     query = reading.query(visit.request.scope["query_string"], visit.endpoint.query)
-    if visit.endpoint.body is Binary:
+    if visit.endpoint.body is Large:
+        body = reading.large(visit.request, visit.services.settings.gateway)
+    elif visit.endpoint.body is Binary:
         body = reading.binary(visit.request, visit.services.settings)
     else:
         body = await reading.body(visit.request, visit.endpoint.body, visit.services.settings.gateway)
+        if visit.caller is not None:
+            # A body may take its time, and its sender may have lost the credential, or its roles, meanwhile.
+            visit.caller = await _known(visit, again=True)
     visit.call = Call(
         services=visit.services,
         request_id=visit.request_id,
@@ -142,12 +180,18 @@ async def _decide(visit: Visit) -> None:
             resource=str(action).partition(":")[0],
         )
     )
-    raise errors.NotFound if decision is policy.Decision.CONCEAL else errors.Forbidden
+    if decision is policy.Decision.CONCEAL:
+        raise errors.NotFound
+    if decision is policy.Decision.STEP_UP:
+        # RFC 6750, 3.1: all that the token had and what lacks, so that what was possible stays so.
+        wanted = scopes.step_up(call.principal.scopes or frozenset(), action)
+        challenge = f'Bearer realm="smcp", error="insufficient_scope", scope="{wanted}"{_metadata(visit)}'
+        raise errors.Forbidden(headers=(("WWW-Authenticate", challenge),))
+    raise errors.Forbidden
 
 
 async def _ask_again(visit: Visit) -> None:
-    headers = visit.request.headers.getlist("authorization")
-    visit.caller = visit.reading.caller = await visit.services.authenticator.authenticate(", ".join(headers))
+    visit.caller = visit.reading.caller = await _known(visit, again=True)
     await _decide(visit)
 
 
@@ -224,6 +268,10 @@ class Path:
         try:
             for stage in STAGES:
                 await stage(visit)
+            if isinstance(visit.answer, Stream):
+                stall_s = visit.services.settings.gateway.body_timeout_s
+                await answers.Streamed(visit.answer, found.status, stall_s)(scope, receive, send)
+                return
         finally:
             if visit.lease is not None:
                 visit.lease.release()

@@ -20,7 +20,7 @@ UPLOAD: Final = "upload"
 Tell = Callable[[str, str], None]
 """Hears of progress: stage and text."""
 
-Runtime = Literal["python", "node"]
+Runtime = Literal["python", "node", "worker"]
 Locked = wheels.Locked
 
 _Source = TypeVar("_Source", contravariant=True)
@@ -35,9 +35,9 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
     """As text, with the exact version that was taken."""
     lock: tuple[Locked, ...]
     argv: tuple[str, ...]
-    """As seen inside the sandbox."""
+    """As seen inside the sandbox; empty for a Worker."""
     interpreter: str
-    """Label of what it was built for (`sandbox.interpreter`, `sandbox.node`)."""
+    """Label of what it was built for (`sandbox.interpreter`, `sandbox.node`, `sandbox.tools`)."""
     runtime: Runtime = "python"
     asked: manifest.Manifest | None = None
     """The order's manifest, with what the source itself says; None: as it was."""

@@ -3,7 +3,7 @@
 import pathlib
 from typing import TypeVar, assert_never
 
-from smcp.deploy import build, manifest
+from smcp.deploy import build, manifest, shelves, upload_builder
 from smcp.deploy.sources import any as sources
 from smcp.deploy.sources import npm, pypi
 from smcp.kernel import errors
@@ -19,7 +19,7 @@ class Builders:
         *,
         pypi: build.Builder[pypi.Pypi],
         npm: build.Builder[npm.Npm] | None = None,
-        upload: build.Builder[sources.Upload] | None = None,
+        upload: upload_builder.UploadBuilder | None = None,
         gvisor: bool = False,
     ) -> None:
         """`gvisor`: whether this machine has that tier."""
@@ -30,7 +30,12 @@ class Builders:
 
     # Before `build`, whose name hides the module's in what follows it.
     async def _built(
-        self, source: sources.Package, asked: manifest.Manifest, directory: pathlib.Path, tell: build.Tell
+        self,
+        source: sources.Package,
+        asked: manifest.Manifest,
+        directory: pathlib.Path,
+        tell: build.Tell,
+        shelf: shelves.Shelf,
     ) -> build.Built:
         match source:
             case pypi.Pypi():
@@ -38,17 +43,25 @@ class Builders:
             case npm.Npm():
                 return await _have(self._npm, "npm packages").build(source, asked, directory, tell)
             case sources.Upload():
-                return await _have(self._upload, "uploads").build(source, asked, directory, tell)
+                return await _have(self._upload, "uploads").build(source, asked, directory, tell, shelf)
             case _:
                 assert_never(source)
 
     async def build(
-        self, source: sources.Package, asked: manifest.Manifest, directory: pathlib.Path, tell: build.Tell
+        self,
+        source: sources.Package,
+        asked: manifest.Manifest,
+        directory: pathlib.Path,
+        tell: build.Tell,
+        shelf: shelves.Shelf,
     ) -> build.Built:
-        """As `build.Builder`. Raises `errors.DeployFailed` for a tier that is not here too, before anything is built
-        if the order asks for it, else (a folder's own manifest) afterwards."""
+        """As `build.Builder`; `shelf` is the tenant's.
+
+        Raises `errors.DeployFailed` for a tier that is not here too, before anything is built if the order asks for it,
+        else (a folder's own manifest) afterwards.
+        """
         self._check(asked)
-        built = await self._built(source, asked, directory, tell)
+        built = await self._built(source, asked, directory, tell, shelf)
         self._check(built.asked or asked)
         return built
 

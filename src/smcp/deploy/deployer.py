@@ -15,7 +15,7 @@ from typing import Final, Literal
 import msgspec
 
 from smcp.audit import events
-from smcp.deploy import archive, build, builders, manifest, remotes, versions
+from smcp.deploy import archive, build, builders, manifest, remotes, shelves, versions
 from smcp.deploy import artefacts as artefact_store
 from smcp.deploy import uploads as upload_store
 from smcp.deploy.sources import any as sources
@@ -121,6 +121,7 @@ class Deployer:
         self._uploads = uploads
         self._clock = clock
         self._work = work
+        self._shelves = shelves.Shelves(work, clock)
         self._record = record
         self._reach = reach
         self._metrics = metrics
@@ -167,11 +168,11 @@ class Deployer:
         task.add_done_callback(lambda _: self._tasks.pop(operation.id, None))
         return operation
 
-    async def ended(self, tenant: ids.TenantId, operation: str) -> Operation:
-        """As `operation`, when it is not running any more."""
+    async def ended(self, tenant: ids.TenantId, operation: str, within_s: float | None = None) -> Operation:
+        """As `operation`, when it is not running any more, or after `within_s` at the latest."""
         task = self._tasks.get(operation)
         if task is not None and (await self.operation(tenant, operation)).state == "running":
-            await asyncio.wait({task})
+            await asyncio.wait({task}, timeout=within_s)
         return await self.operation(tenant, operation)
 
     async def operation(self, tenant: ids.TenantId, operation: str) -> Operation:
@@ -195,6 +196,7 @@ class Deployer:
         for task in ended:
             task.cancel()
         await asyncio.gather(*ended, return_exceptions=True)
+        await self._shelves.forget(tenant)
 
     async def close(self) -> None:
         """End what runs; it fails and changes nothing. Idempotent."""
@@ -280,7 +282,8 @@ class Deployer:
                 # Handed over as a file, so that no builder holds a store or names a tenant.
                 await self._uploads.copy(order.tenant, source, directory / build.UPLOAD)
             with self._traces.step(observe.Span.DEPLOY_BUILD):
-                built = await self._builder.build(source, order.manifest, directory, self._teller(order))
+                shelf = self._shelves.of(order.tenant)
+                built = await self._builder.build(source, order.manifest, directory, self._teller(order), shelf)
             number = await self._versions.reserve(order.tenant, order.server)
             reserved = True
             draft = versions.Deployment(
@@ -414,6 +417,8 @@ def _order(by: str, tenant: ids.TenantId, source: str, name: str | None, manifes
         asked = remotes.settled(found, asked)
     elif asked.remote is not None:
         raise errors.InvalidParams(f"The manifest has [remote], and {source[:100]} is no remote server's address.")
+    if asked.worker is not None and not isinstance(found, sources.Upload):
+        raise errors.InvalidParams(f"The manifest has [worker], and {source[:100]} is no folder: send the project's.")
     wanted = name or asked.name or sources.server_name(found)
     if not wanted:
         what = "This address" if isinstance(found, remote.Remote) else "An upload"

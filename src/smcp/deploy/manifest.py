@@ -5,6 +5,7 @@ flag of a tool of the platform. An unknown key is refused with its path: a missp
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -12,8 +13,9 @@ from msgspec import Meta
 
 from smcp.deploy import toml
 from smcp.deploy.sources import remote as addresses
+from smcp.deploy.workers import section
 from smcp.kernel import errors
-from smcp.sandbox.egress import rules
+from smcp.sandbox.egress import rules, substituted
 
 MAX_BYTES: Final = 65_536
 
@@ -21,6 +23,8 @@ _VARIABLE: Final = r"\A[A-Za-z_][A-Za-z0-9_]{0,127}\Z"
 # A command's name, or a file of the deployed folder: no part begins with a dot or a hyphen.
 _SCRIPT: Final = r"\A(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}(?:/[A-Za-z0-9_][A-Za-z0-9._-]{0,127}){0,16})?\Z"
 _OPTION: Final = r"\A[A-Za-z_][A-Za-z0-9_-]{0,127}\Z"
+# "substituted" may name hosts behind a colon.
+_GIVEN: Final = r"\A(?:env|file|substituted(?::[ -~]{1,2000})?)\Z"
 _Text = Annotated[str, Meta(max_length=4096, pattern=r"\A[^\x00]*\Z")]
 
 
@@ -109,6 +113,17 @@ class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         addresses.headers(self.headers)
 
 
+_NOT_A_WORKERS: Final[Mapping[str, str]] = {
+    "runtime": "it runs in an isolate",
+    "command": "worker.main says what runs",
+    "args": "worker.vars are what it is told",
+    "env": "worker.vars are what it is told",
+    "config": "that is for a bundle's options",
+    "remote": "it is a server of this platform or one elsewhere, not both",
+}
+"""Fields that mean nothing for a Worker, and what stands in for them."""
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a tenant says about a server."""
 
@@ -141,11 +156,13 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         _d("Environment of the server, literal text: `${HOME}` stays `${HOME}`. Not for secrets: members can read it."),
     ] = {}
     secrets: Annotated[
-        dict[Annotated[str, Meta(pattern=_VARIABLE)], Literal["env", "file"]],
+        dict[Annotated[str, Meta(pattern=_VARIABLE)], Annotated[str, Meta(pattern=_GIVEN)]],
         Meta(max_length=32),
         _d(
-            "Secrets without which it does not start, and how it gets each: `env`, a variable of that name, or `file`,"
-            " the file `/run/secrets/NAME`. Names only; `smcp secret set` takes the values."
+            "Secrets without which it does not start, and how it gets each: `env`, a variable of that name; `file`, the"
+            " file `/run/secrets/NAME`; `substituted`, a stand-in that the platform replaces in header fields of a"
+            " Worker's requests to its egress, or to the hosts named as in `substituted:api.example.com`. Names only;"
+            " `smcp secret set` takes the values."
         ),
     ] = {}
     egress: Annotated[
@@ -213,10 +230,35 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         _d("A server that runs elsewhere: `[remote]` with `url`, `headers` and `wire`. Nothing is built or started."),
     ] = None
 
+    worker: Annotated[
+        section.Worker | None,
+        _d(
+            "A server that is a Cloudflare Worker: `[worker]`. A folder with a wrangler.toml or wrangler.jsonc needs"
+            " none."
+        ),
+    ] = None
+
     def __post_init__(self) -> None:
         if self.volume is not None and max(self.scale.min, self.scale.max) > 1:
             # Each would act on what it has read before the other wrote.
             raise ValueError("a server with a volume has one shared copy: scale.min and scale.max are at most 1")
+        if self.worker is not None:
+            self._check_worker(self.worker)
+
+    def _check_worker(self, worker: section.Worker) -> None:
+        """Raises `ValueError` for what a Worker does not have."""
+        for field, instead in _NOT_A_WORKERS.items():
+            if getattr(self, field) != getattr(_PLAIN, field):
+                raise ValueError(f"a Worker has no {field}: {instead}")
+        for name, kind in self.secrets.items():
+            if kind == "file":
+                raise ValueError(f'a Worker has no files: secrets.{name} can\'t be "file"')
+        section.once((*worker.bindings(), *self.secrets))
+        if self.volume is not None and (not worker.durable_objects or self.volume.path != Volume().path):
+            raise ValueError(
+                "a Worker has a volume for its Durable Objects alone, and sees no path of it: it keeps other things in"
+                " KV and buckets"
+            )
 
     @property
     def resumes(self) -> bool:
@@ -225,6 +267,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     def __repr__(self) -> str:
         return f"Manifest(name={self.name!r}, source={self.source!r})"
+
+
+_PLAIN: Final = Manifest()
+"""One that says nothing."""
 
 
 def parse(text: str) -> Manifest:
@@ -239,5 +285,19 @@ def parse(text: str) -> Manifest:
         manifest = msgspec.convert(tree, Manifest)
     except msgspec.ValidationError as error:
         raise errors.InvalidParams(f"The manifest is wrong: {error}. See docs/reference/manifest.md.") from error
-    rules.parsed(manifest.egress)
+    allowed = rules.parsed(manifest.egress)
+    for name, kind in manifest.secrets.items():
+        _check_hosts(name, kind, allowed)
     return manifest
+
+
+def _check_hosts(name: str, kind: str, allowed: Sequence[rules.Rule]) -> None:
+    """Raises `errors.InvalidParams` for a secret that is substituted where the server has nothing to say."""
+    hosts = substituted.hosts(kind)
+    if hosts is None:
+        return
+    if not allowed:
+        raise errors.InvalidParams(f"secrets.{name} is substituted in requests, and there is no egress to send one to.")
+    for one in hosts:
+        if one not in allowed and (one.wildcard or not any(rule.means(one.host, one.port) for rule in allowed)):
+            raise errors.InvalidParams(f"secrets.{name} is for {one}, which is not in egress.")

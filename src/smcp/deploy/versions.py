@@ -20,8 +20,8 @@ from smcp.stores import records
 from smcp.stores import tenant as stores
 
 Desired = Literal["running", "stopped"]
-Runtime = Literal["python", "node", "remote"]
-"""What runs it: a Python, a Node.js, or somebody else, elsewhere."""
+Runtime = Literal["python", "node", "worker", "remote"]
+"""What runs it: a Python, a Node.js, an isolate of V8, or somebody else, elsewhere."""
 Wire = Literal["", "streamable", "sse"]
 """How a remote server was found to speak; empty for a hosted one."""
 Locked = wheels.Locked
@@ -48,6 +48,8 @@ class Tool(msgspec.Struct, frozen=True):
     """It said that it only reads, or that calling it again changes nothing more (`readOnlyHint`, `idempotentHint`)."""
     output_schema: bytes = b""
     """JSON; empty where it has none, and in deployments that are older than this member."""
+    read_only: bool = False
+    """It said that it changes nothing (`readOnlyHint`); False in deployments that are older than this member."""
 
 
 class ServerInfo(msgspec.Struct, frozen=True):
@@ -74,10 +76,10 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     manifest: manifest.Manifest
     lock: tuple[wheels.Locked, ...]
     argv: tuple[str, ...]
-    """As seen inside the sandbox; empty for a remote server."""
+    """As seen inside the sandbox; empty for a remote server and a Worker."""
     interpreter: str
-    """Label of what it was built for: a Python (`sandbox.interpreter`) or a Node.js (`sandbox.node`); empty for a
-    remote server."""
+    """Label of what it was built for: a Python (`sandbox.interpreter`), a Node.js (`sandbox.node`) or a workerd
+    (`sandbox.tools`); empty for a remote server."""
     runtime: Runtime = "python"
     eras: Eras = Eras()
     tools: tuple[Tool, ...] = ()

@@ -54,6 +54,7 @@ class Workbench:
         reach: tuple[rules.Rule, ...] = (),
         files: tuple[walls.File, ...] = (),
         runs: cells.Runs | None = None,
+        cwd: str = "/tmp",  # noqa: S108 - a path inside the sandbox
     ) -> "Step":
         """One step. `runs` is what it runs on besides /usr (default: the platform's own Python).
 
@@ -66,6 +67,7 @@ class Workbench:
             files=(*files, *(egress.files() if reach else ())),
             hidden=base.hidden,
             env=(*cells.base_env(base), *env),
+            cwd=cwd,
             egress=rules.ports(reach),
             memory_bytes=max(self._limits.memory_bytes, _MEMORY),
             cpus=max(self._limits.cpus, _CPUS),

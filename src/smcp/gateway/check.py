@@ -4,6 +4,7 @@
 |---|---|
 | params of a request | -32602 that names the place: 400 (modern), 200 (legacy, where clients read only then) |
 | a notification | 400, -32602 |
+| a method that the gateway doesn't know, from who has some of the tools only | -32601: 404 (modern), 200 (legacy) |
 | arguments of a tool, from 2025-11-25 on | 200, a result with `isError`: the model can correct itself (SEP-1303) |
 | arguments of a tool, before | 200, -32602: an invalid argument was a protocol error ("Tools: Error handling") |
 
@@ -13,7 +14,7 @@ Behind `session`, since only a session knows the version of a legacy request, an
 from collections.abc import Awaitable
 from typing import Any, Final
 
-from smcp.gateway import exchange, read, streams, targets
+from smcp.gateway import exchange, narrow, read, streams, targets
 from smcp.kernel import errors, jsonrpc
 from smcp.protocol import eras
 from smcp.protocol.validate import messages, quick
@@ -28,6 +29,17 @@ def check(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | None
     if message is None or message.kind is jsonrpc.Kind.RESPONSE:
         return None
     modern = x.era is eras.Era.MODERN
+    if x.choice is not None and x.target is not None:
+        try:
+            narrow.permit(x.choice, x.target, message.method, message.params)
+        except (errors.UnknownTool, errors.MethodNotFound) as error:
+            if not modern and message.kind is jsonrpc.Kind.NOTIFICATION and isinstance(error, errors.MethodNotFound):
+                # Not 404: with that, the client's session would be over.
+                raise errors.BadRequest(error.public) from error
+            if modern or message.kind is jsonrpc.Kind.NOTIFICATION:
+                raise
+            # As from a server: clients of the legacy wire read the body of a 200 only.
+            return _answer(parts, x, jsonrpc.error(message.id, error.rpc_code, error.public), error.code)
     if message.kind is jsonrpc.Kind.REQUEST and quick.request(message.method, message.params_raw, modern=modern):
         wrong = ""
     else:
@@ -79,8 +91,10 @@ def _arguments(parts: exchange.Parts, x: exchange.Exchange, message: jsonrpc.Mes
     return _answer(parts, x, jsonrpc.result(message.id, jsonrpc.encode(result)))
 
 
-def _answer(parts: exchange.Parts, x: exchange.Exchange, body: bytes) -> Awaitable[None] | None:
-    x.refused = errors.InvalidParams.code
+def _answer(
+    parts: exchange.Parts, x: exchange.Exchange, body: bytes, code: str = errors.InvalidParams.code
+) -> Awaitable[None] | None:
+    x.refused = code
     parts.metrics.error("gateway", x.refused)
     if read.plain(x):
         x.answer(200, body)

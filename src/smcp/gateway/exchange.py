@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from smcp.access import policy
+from smcp.access import policy, tools
 from smcp.audit import trail
 from smcp.gateway import alarms, channel, feeds, lists, meters, parked, replay, sessions, targets
 from smcp.gateway import head as heads
@@ -149,6 +149,7 @@ class Exchange:
         "again",
         "answered",
         "call",
+        "choice",
         "era",
         "forwarded",
         "gone",
@@ -219,6 +220,8 @@ class Exchange:
         """A copy that serves this request only and ends with it."""
         self.number = 0
         self.call: calls.Call | None = None
+        self.choice: tools.Choice | None = None
+        """Which tools of the server the principal has; None: all of them."""
         self.again: Repetition | None = None
         self.answered = False
         self.streaming = False

@@ -8,7 +8,7 @@ left of a rate, and which deployment is live are asked for every request.
 
 from collections.abc import Callable
 
-from smcp.access import policy
+from smcp.access import policy, tools
 from smcp.kernel import ids
 from smcp.protocol import eras
 
@@ -33,8 +33,9 @@ class Head:
         self.credential: str | None = None
         self.recall: Callable[[], policy.Principal | None] | None = None
         """Asks whether the credential, which was good once, still is: see `authenticator.Authenticator.recall`."""
-        self.allowed: tuple[policy.Principal, policy.Action] | None = None
-        """Who was last allowed what at this address. `policy.decide` is a function of these three and nothing else."""
+        self.allowed: tuple[policy.Principal, policy.Action, tools.Choice | None] | None = None
+        """Who was last allowed what at this address, and of which tools. `policy.decide` and `tools.choice` are
+        functions of principal, action and address, and of nothing else."""
         self.session: str | None = None
         """The session id that it names, empty without one; None until it was looked for."""
         self.way = ""

@@ -11,7 +11,7 @@ import msgspec
 
 from smcp.access import policy
 from smcp.audit import events
-from smcp.gateway import check, exchange, targets
+from smcp.gateway import check, exchange, narrow, targets
 from smcp.kernel import errors, ids, jsonrpc, observe
 from smcp.runtime import peer
 
@@ -64,20 +64,25 @@ async def invoke(
 async def _ask(
     parts: exchange.Parts, principal: policy.Principal, target: targets.Target, method: str, params: dict[str, Any]
 ) -> jsonrpc.Json:
+    spec = target.spec
+    choice = narrow.choose(principal, policy.Resource(spec.tenant, "server", spec.server, spec.server))
+    if choice is not None:
+        narrow.permit(choice, target, method, params)
     if method == "tools/call":
         check.call(parts, target, params)
     timeout_s = parts.settings.gateway.call_timeout_s
     if target.modern and target.share != "session":
         instance = await parts.pool.shared(target.spec, target.share_key(principal))
         instance.principal = target.share_key(principal)
-        return await _ask_one(peer.Peer(instance, modern=True, timeout_s=timeout_s), method, params)
+        told = await _ask_one(peer.Peer(instance, modern=True, timeout_s=timeout_s), method, params)
+        return narrow.offered(choice, target, method, told)
     instance = await parts.pool.private(target.spec, modern=target.modern)
     instance.principal = principal.id
     try:
         client = peer.Peer(instance, modern=target.modern, timeout_s=timeout_s)
         if not target.modern:
             await client.introduce()
-        return await _ask_one(client, method, params)
+        return narrow.offered(choice, target, method, await _ask_one(client, method, params))
     finally:
         await parts.pool.release(instance, "the call is over")
 

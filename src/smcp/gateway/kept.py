@@ -48,6 +48,8 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     """What a modern server is told with each request."""
     until: float = 0.0
     """When it ends, since another deployment is live; 0 for no such end."""
+    client: str = ""
+    """The OAuth client that opened it for its principal; empty where none did."""
 
 
 class Place(NamedTuple):

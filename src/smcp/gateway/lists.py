@@ -50,7 +50,8 @@ class Key(NamedTuple):
     server: ids.ServerName
     deployment: str
     policy: str
-    """`access.policy.VERSION`: another policy may show another list."""
+    """`access.policy.VERSION`, and which tools the caller has (`access.tools.Choice.digest`) where that is not all:
+    another policy, and other roles, may show another list."""
     edition: object
     """`tools.Book.edition`: another one since the server has told of a change."""
     version: str

@@ -82,10 +82,10 @@ class Session(driver.Owner):
     """One legacy session. Times are the table's monotonic ones, but for `born`."""
 
     __slots__ = (
-        "_held", "_queue", "born", "bridged", "busy", "created", "deployment", "falls", "greeted", "hello", "id",
-        "instance", "key", "level", "missed", "name", "over", "questions", "recorded", "replays", "reviving", "running",
-        "server", "since", "sink", "stamp", "steady", "stream", "subscriptions", "table", "target", "tenant", "until",
-        "used", "version", "wrote",
+        "_held", "_queue", "born", "bridged", "busy", "client", "created", "deployment", "falls", "greeted", "hello",
+        "id", "instance", "key", "level", "missed", "name", "over", "questions", "recorded", "replays", "reviving",
+        "running", "server", "since", "sink", "stamp", "steady", "stream", "subscriptions", "table", "target",
+        "tenant", "until", "used", "version", "wrote",
     )  # fmt: skip
 
     def __init__(
@@ -96,10 +96,10 @@ class Session(driver.Owner):
         """Empty until its client has shown it to this process."""
         self.name = name
         """What stands for the id elsewhere: in keys of the store."""
-        self.key = key
-        self.tenant = key[0]
-        self.server = server
-        self.deployment = deployment
+        self.key, self.tenant = key, key[0]
+        self.client = ""
+        """The OAuth client that opened it for its principal; empty where none did."""
+        self.server, self.deployment = server, deployment
         self.target: targets.Target | None = None
         """Its deployment, ready to be started; None before it is needed, and with `bridged`."""
         self.instance: driver.Instance | None = None

@@ -20,7 +20,7 @@ class Meters:
         self.auth_failures = metrics.counter(observe.Metric.AUTH_FAILURES, surface="gateway")
         self.refusals = {
             decision: metrics.counter(observe.Metric.ACCESS_REFUSED, surface="gateway", decision=decision)
-            for decision in ("deny", "conceal")
+            for decision in observe.DECISIONS
         }
         self.invalid = metrics.counter(observe.Metric.INVALID, sender="client")
         self.repeated = {

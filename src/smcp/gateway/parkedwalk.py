@@ -27,6 +27,7 @@ from smcp.gateway import (
     exchange,
     large,
     living,
+    narrow,
     parked,
     parkedlisten,
     parkedruns,
@@ -248,6 +249,7 @@ async def _follow(
     parts: exchange.Parts, x: exchange.Exchange, run: parkedruns.Run, message: jsonrpc.Message, call: calls.Call
 ) -> None:
     x.call = call
+    narrow.prepare(x)
     x.out.when_gone(functools.partial(streams.hung_up, x, call))
     takes_stream = read.accepts(x, "text/event-stream")
     waits = parts.settings.gateway

@@ -10,18 +10,20 @@ import functools
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Final
+from typing import Final, NoReturn
 
 from smcp.access import policy
 from smcp.audit import events
 from smcp.gateway import (
     again,
     batch,
+    challenge,
     check,
     exchange,
     forward,
     legacy,
     modern,
+    narrow,
     oldsse,
     read,
     recall,
@@ -30,6 +32,7 @@ from smcp.gateway import (
     targets,
     tracing,
 )
+from smcp.identity.authn import base, binding
 from smcp.kernel import errors, ids, jsonrpc, observe
 from smcp.protocol import eras
 from smcp.runtime import calls
@@ -37,8 +40,6 @@ from smcp.runtime import calls
 _HELD_S: Final = 0.15
 """How long a refusal for asking too much is held back, give or take a half: a few in a second on one connection."""
 _METHODS: Final = frozenset(observe.METHODS)
-_CHALLENGE: Final = ("WWW-Authenticate", 'Bearer realm="smcp"')
-_INSUFFICIENT: Final = ("WWW-Authenticate", 'Bearer realm="smcp", error="insufficient_scope"')  # RFC 6750, 3.1
 
 
 def authenticate(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | None:
@@ -47,37 +48,64 @@ def authenticate(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None]
     if head.recall is None:
         head.credential = x.incoming.fields.only(b"authorization")
         head.recall = parts.authenticator.recall(head.credential)
-    x.principal = None if head.recall is None else head.recall()
-    if x.principal is None:
+    principal = x.principal = None if head.recall is None else head.recall()
+    if principal is None:
         head.recall = None
         return _authenticate(parts, x, head.credential)
+    if not binding.free(principal):
+        _bound(parts, x, principal)
     if x.tenant is None:
         # Only who is known learns that there is no such address.
         raise errors.NotFound
     return None
 
 
+def _bound(parts: exchange.Parts, x: exchange.Exchange, principal: policy.Principal) -> None:
+    """Is the credential for this server, and may it come from there? Else it is none."""
+    try:
+        binding.check(principal, x.tenant, x.server, x.address)
+    except errors.Unauthenticated as error:
+        x.principal = None
+        _refused(parts, x, error)
+
+
 async def _authenticate(parts: exchange.Parts, x: exchange.Exchange, credential: str | None) -> None:
     """A failure counts against the address, and 401 says nothing more."""
     try:
-        x.principal = await parts.authenticator.authenticate(credential)
+        principal = await parts.authenticator.authenticate(credential, _proof(x))
     except errors.TenantSuspended:
         # A suspended tenant has no rate of its own any more: its callers share the one of the unknown.
         parts.limiter.unauthenticated(x.address)
         raise
     except errors.Unauthenticated as error:
-        parts.meters.auth_failures.inc()
-        try:
-            noted = parts.limiter.unauthenticated(x.address)
-        except errors.RateLimited:
-            parts.meters.limited["unauthenticated"].inc()
-            raise
-        # Not all of them: neither an address nor many of them together can fill the trail.
-        if noted:
-            _note_unknown(parts, x, error)
-        raise errors.Unauthenticated(detail=error.detail, headers=(_CHALLENGE,)) from error
+        _refused(parts, x, error)
+    x.principal = principal
+    if not binding.free(principal):
+        _bound(parts, x, principal)
     if x.tenant is None:
         raise errors.NotFound
+
+
+def _proof(x: exchange.Exchange) -> base.Proof | None:
+    """The DPoP header (RFC 9449, 4.1); twice is refused."""
+    text = x.incoming.fields.only(b"dpop")
+    if text is None:
+        return None
+    path = x.incoming.path.partition(b"?")[0].decode("latin-1")
+    return base.Proof(text, x.incoming.method, x.incoming.fields.only(b"host") or "", path)
+
+
+def _refused(parts: exchange.Parts, x: exchange.Exchange, error: errors.Unauthenticated) -> NoReturn:
+    parts.meters.auth_failures.inc()
+    try:
+        noted = parts.limiter.unauthenticated(x.address)
+    except errors.RateLimited:
+        parts.meters.limited["unauthenticated"].inc()
+        raise
+    # Not all of them: neither an address nor many of them together can fill the trail.
+    if noted:
+        _note_unknown(parts, x, error)
+    raise errors.Unauthenticated(detail=error.detail, headers=(challenge.unauthenticated(parts, x),)) from error
 
 
 def _note_unknown(parts: exchange.Parts, x: exchange.Exchange, error: errors.Unauthenticated) -> None:
@@ -120,8 +148,12 @@ def decide(parts: exchange.Parts, x: exchange.Exchange) -> Awaitable[None] | Non
         raise errors.NotFound
     allowed = x.head.allowed
     if allowed is None or allowed[0] is not principal or allowed[1] is not x.action:
-        _judge(parts, x, principal, policy.Resource(x.tenant, "server", x.server))
-        x.head.allowed = principal, x.action
+        resource = policy.Resource(x.tenant, "server", x.server, x.server)
+        _judge(parts, x, principal, resource)
+        x.choice = narrow.choose(principal, resource)
+        x.head.allowed = principal, x.action, x.choice
+    elif allowed[2] is not None:
+        x.choice = allowed[2]
     x.target = parts.targets.known(x.tenant, x.server)
     if x.target is None:
         return _find(parts, x, x.tenant, x.server)
@@ -147,7 +179,10 @@ def _judge(parts: exchange.Parts, x: exchange.Exchange, principal: policy.Princi
         )
         if decision is policy.Decision.CONCEAL:
             raise errors.NotFound
-        raise errors.Forbidden(headers=(_INSUFFICIENT,))
+        if decision is policy.Decision.STEP_UP:
+            raise errors.Forbidden(headers=(challenge.step_up(parts, x, principal),))
+        # No challenge: no other token of theirs would do, and clients would ask for one again and again.
+        raise errors.Forbidden
 
 
 async def _find(parts: exchange.Parts, x: exchange.Exchange, tenant: ids.TenantId, server: ids.ServerName) -> None:
@@ -157,6 +192,9 @@ async def _find(parts: exchange.Parts, x: exchange.Exchange, tenant: ids.TenantI
 
 def _check_mirrored(x: exchange.Exchange, target: targets.Target) -> None:
     if x.era is eras.Era.MODERN and x.message is not None and x.message.method == "tools/call":
+        if x.choice is not None:
+            # First: the fields are compared with the tool's schema, and only a tool that exists has one.
+            narrow.require(x.choice, target, x.message.params)
         target.check_headers(x.message.params, x.incoming.fields)
 
 

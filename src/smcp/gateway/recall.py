@@ -54,9 +54,9 @@ def _modern(
     principal: policy.Principal,
 ) -> Awaitable[None] | None:
     if x.session is None:
-        key = _key(target, x.version, message, None)
+        key = _key(x, target, x.version, message, None)
     else:
-        key = _key(target, eras.MODERN[-1], message, jsonrpc.decode(x.session.stamp))
+        key = _key(x, target, eras.MODERN[-1], message, jsonrpc.decode(x.session.stamp))
     private = target.share != "tenant"
     found = parts.lists.find(key, principal.id, private=private)
     if found is None:
@@ -74,7 +74,7 @@ def _legacy(
 ) -> Awaitable[None] | None:
     # The copy's age stands for the copy: another one may have other lists.
     whose = f"session {session.name} {session.since}"
-    key = _key(target, x.version, message, None)
+    key = _key(x, target, x.version, message, None)
     found = parts.lists.find(key, whose, private=True)
     if found is None:
         x.ticket = lists.Ticket(parts.lists, key, whose, private=True, legacy=True)
@@ -82,13 +82,15 @@ def _legacy(
     return _answer(x, message, found)
 
 
-def _key(target: targets.Target, version: str, message: jsonrpc.Message, stamp: object) -> lists.Key:
+def _key(
+    x: exchange.Exchange, target: targets.Target, version: str, message: jsonrpc.Message, stamp: object
+) -> lists.Key:
     spec = target.spec
     asked = lists.digest(message.params, stamp)
     edition = target.book.edition
-    return lists.Key(
-        spec.tenant, spec.server, spec.deployment, policy.VERSION, edition, version, message.method, asked, ""
-    )
+    # What was cut for some is nobody else's list, and theirs only as long as their roles say the same.
+    seen = policy.VERSION if x.choice is None else f"{policy.VERSION} {x.choice.digest}"
+    return lists.Key(spec.tenant, spec.server, spec.deployment, seen, edition, version, message.method, asked, "")
 
 
 def _answer(x: exchange.Exchange, message: jsonrpc.Message, result: bytes) -> Awaitable[None] | None:

@@ -10,7 +10,7 @@ import time
 from typing import Final
 
 from smcp.access import policy
-from smcp.gateway import again, bridge, exchange, large, recheck, replay, route, sending, sessions, tracks
+from smcp.gateway import again, bridge, exchange, large, narrow, recheck, replay, route, sending, sessions, tracks
 from smcp.kernel import errors, jsonrpc
 from smcp.protocol import sse
 from smcp.runtime import calls
@@ -34,12 +34,12 @@ async def carry(parts: exchange.Parts, x: exchange.Exchange, call: calls.Call, e
 
 
 def _asked(x: exchange.Exchange, call: calls.Call) -> tracks.Asked:
-    message = x.message
+    message, seen = x.message, narrow.digest(x.choice)
     if message is None or x.target is None or len(message.params_raw) > _PARAMS:
-        return tracks.Asked(call.id, call.method)
+        return tracks.Asked(call.id, call.method, seen=seen)
     if not x.target.repeatable(message.method, message.params):
-        return tracks.Asked(call.id, call.method)
-    return tracks.Asked(call.id, call.method, message.params_raw, repeatable=True)
+        return tracks.Asked(call.id, call.method, seen=seen)
+    return tracks.Asked(call.id, call.method, message.params_raw, repeatable=True, seen=seen)
 
 
 class _Limit:
@@ -140,6 +140,8 @@ async def _again(
 ) -> None:
     if not track.kept:
         raise errors.StreamNotKept
+    if track.asked is not None:
+        _still(x, track.asked)
     follower = tracks.Follower(after, behind=True)
     if track.call is None and not (track.done or track.repeating):
         # Its call ended with an earlier process.
@@ -154,6 +156,18 @@ async def _again(
     x.open_stream()
     await _prime(x, events, track, after)
     await _serve(parts, x, events, track, follower, owns=False)
+
+
+def _still(x: exchange.Exchange, asked: tracks.Asked) -> None:
+    """What came for a request is for who may still make it. Raises `errors.Forbidden`, `errors.StreamNotKept`."""
+    if x.principal is None or x.tenant is None or x.server is None:
+        raise errors.Unauthenticated
+    x.action = route.action(asked.method)
+    resource = policy.Resource(x.tenant, "server", x.server, x.server)
+    if policy.decide(x.principal, x.action, resource) is not policy.Decision.ALLOW:
+        raise errors.Forbidden
+    if asked.seen != narrow.digest(x.choice):
+        raise errors.StreamNotKept
 
 
 async def _repeat(
@@ -185,9 +199,12 @@ async def _hand_over(parts: exchange.Parts, x: exchange.Exchange, message: jsonr
         raise errors.Unauthenticated
     x.message = message
     x.action = route.action(message.method)
-    resource = policy.Resource(x.tenant, "server", x.server)
+    resource = policy.Resource(x.tenant, "server", x.server, x.server)
     if policy.decide(x.principal, x.action, resource) is not policy.Decision.ALLOW:
         raise errors.Forbidden
+    x.choice = narrow.choose(x.principal, resource)
+    if x.choice is not None and x.target is not None:
+        narrow.permit(x.choice, x.target, message.method, message.params)
     x.lease = parts.limiter.admit(x.principal)
     if x.session.bridged:
         waiting = bridge.acquire(parts, x, x.session)

@@ -131,7 +131,7 @@ class Sessions:
             session.created = now - max(0.0, since - record.created)
             session.used = session.wrote = now - max(0.0, since - record.used)
             session.until = now + record.until - since if record.until else math.inf
-            session.bridged, session.stamp = record.bridged, record.stamp
+            session.bridged, session.stamp, session.client = record.bridged, record.stamp, record.client
             session.hello, session.greeted, session.level = record.hello, record.greeted, record.level
             session.subscriptions = dict.fromkeys(record.subscriptions)
             if record.bridged:
@@ -183,6 +183,7 @@ class Sessions:
         session = Session(self, key, server, name, deployment, version, self._records.now())
         session.id = session_id
         session.instance = instance
+        session.client = principal.client
         session.bridged = bridged
         self._by_id[session_id] = session
         self._add(session)
@@ -295,15 +296,23 @@ class Sessions:
     # --- many of them ---
 
     async def end_all(
-        self, tenant: ids.TenantId, reason: str, *, server: str = "", principal: str = "", bridged: bool = True
+        self,
+        tenant: ids.TenantId,
+        reason: str,
+        *,
+        server: str = "",
+        principal: str = "",
+        client: str = "",
+        bridged: bool = True,
     ) -> None:
-        """End every session of a tenant, of one server or of one principal of it; returns when no record is left.
+        """End every session of a tenant, or of one server, principal or OAuth client of it; returns when no record is
+        left.
 
         Those that have no copy of their own stay without `bridged`. Raises `errors.Unavailable`; then those that this
         process knows have ended, and records that are left are removed once that is possible.
         """
         removed = self._drop_left(tenant)
-        if not principal:
+        if not (principal or client):
             for at in [at for at in self._live if at[0] == tenant and server in ("", at[1])]:
                 del self._live[at]  # it may be an earlier one that answers next
 
@@ -311,7 +320,11 @@ class Sessions:
             for session in list(self._by_name.values()):
                 if session.tenant != tenant or (session.bridged and not bridged):
                     continue
-                if server in ("", session.server) and principal in ("", session.key[1]):
+                if (
+                    server in ("", session.server)
+                    and principal in ("", session.key[1])
+                    and client in ("", session.client)
+                ):
                     gone = self.end(session, reason)
                     if gone is not None:
                         removed.append(gone)
@@ -326,6 +339,10 @@ class Sessions:
     async def revoked(self, tenant: ids.TenantId, principal: str) -> None:
         """A principal's credential is worth nothing any more: its sessions end. Raises as `end_all`."""
         await self.end_all(tenant, "revoked", principal=principal)
+
+    async def client_revoked(self, tenant: ids.TenantId, client: str) -> None:
+        """As `revoked`, for an OAuth client: what it has opened for people, and for itself."""
+        await self.end_all(tenant, "revoked", client=client)
 
     def retire(self, tenant: ids.TenantId, server: ids.ServerName, live: str, drain_s: float) -> None:
         """Deployment `live` has taken over: sessions of others end when their time is over."""
@@ -392,6 +409,7 @@ class Sessions:
             subscriptions=tuple(session.subscriptions),
             stamp=session.stamp,
             until=until,
+            client=session.client,
         )
         # A little longer than the session: `used` may be that much older on record than it is.
         ends = min(session.born + self._max_s, used + self._idle_s + 2 * self._touch_s, until or math.inf)

@@ -31,7 +31,7 @@ class Target:
     """A live deployment as the gateway uses it. Immutable, made once per deployment."""
 
     __slots__ = (
-        "_mirrored", "_repeatable", "book", "deployment", "described", "drain_s", "legacy", "modern",
+        "_mirrored", "_reading", "_repeatable", "book", "deployment", "described", "drain_s", "legacy", "modern",
         "poll_s", "resumes", "share", "spec",
     )  # fmt: skip
 
@@ -62,6 +62,15 @@ class Target:
         }
 
         self._repeatable = frozenset(tool.name for tool in deployment.tools if tool.repeatable)
+        self._reading = frozenset(tool.name for tool in deployment.tools if tool.read_only)
+
+    def only_reads(self, tool: str) -> bool:
+        """Did the tool say, when it was deployed, that it changes nothing (`readOnlyHint`)?"""
+        return tool in self._reading
+
+    def knows(self, tool: str) -> bool:
+        """Is there such a tool, as far as anybody was shown?"""
+        return self.book.knows(tool)
 
     def repeatable(self, method: str, params: jsonrpc.Json) -> bool:
         """May this request be sent again when nobody knows whether it was carried out?

@@ -36,6 +36,8 @@ class Asked(msgspec.Struct, frozen=True, array_like=True):
     params: bytes = b""
     repeatable: bool = False
     """It may be asked again: `params` are kept."""
+    seen: str = ""
+    """Which tools the caller had (`narrow.digest`): what came for them is not for who has others now."""
 
 
 class Item(NamedTuple):

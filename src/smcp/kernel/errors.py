@@ -80,6 +80,24 @@ class InvalidParams(BadRequest):
     text = "A parameter is missing or wrong."
 
 
+class UnknownTool(InvalidParams):
+    """The tool does not exist for the caller: it does not exist at all, or the caller's roles leave it out."""
+
+    code = "unknown_tool"
+    text = "Unknown tool."
+
+
+class ObjectRefused(InvalidParams):
+    """A bucket does not take what it is asked; `reason` tells apart what R2's own interface has a code for."""
+
+    code = "object_refused"
+    text = "The bucket does not take this request."
+
+    def __init__(self, public: str | None = None, *, reason: str = "argument", detail: str = "") -> None:
+        super().__init__(public, detail=detail)
+        self.reason = reason
+
+
 class StreamNotKept(BadRequest):
     """`Last-Event-ID` names an event of this session after which not everything is kept, or nothing that was one."""
 
@@ -225,6 +243,18 @@ class Conflict(SmcpError):
     text = "It was changed or created by somebody else in the meantime. Read it again and retry."
 
 
+class PreconditionFailed(Conflict):
+    """The condition of a request for an object does not hold (RFC 9110, 15.5.13); `found` is what is there."""
+
+    code = "precondition_failed"
+    http_status = 412
+    text = "The condition of the request does not hold."
+
+    def __init__(self, public: str | None = None, *, found: Any = None, detail: str = "") -> None:
+        super().__init__(public, detail=detail)
+        self.found = found
+
+
 class TenantSuspended(SmcpError):
     """The tenant exists and is suspended."""
 
@@ -290,6 +320,13 @@ class ServerFailed(SmcpError):
     http_status = 502
     rpc_code = -32000
     text = "The hosted MCP server failed. 'smcp server logs' shows why."
+
+
+class AddressRefused(ServerFailed):
+    """A remote host's address is none that is dialled for a tenant: the platform's own, private, link-local."""
+
+    code = "address_refused"
+    text = "The remote server's address is not dialled from here."
 
 
 class ServerInvalid(SmcpError):

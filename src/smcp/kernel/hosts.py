@@ -28,6 +28,8 @@ class Hosts:
         trusted: Iterable[str] = (),
     ) -> None:
         """`trusted` are the networks of reverse proxies. Raises `errors.BadSettings` for what is none."""
+        self.scheme = scheme
+        """What is spoken here; what a client speaks with a proxy, `seen` tells."""
         self._proxies = proxies.Proxies(trusted)
         self.proxied = bool(self._proxies)
         """Can anything but the connection tell where a request comes from?"""
@@ -47,6 +49,10 @@ class Hosts:
             raise errors.HostRefused(detail=f"Host {host!r}")
         if origin is not None and origin.lower() not in self._origins:
             raise errors.HostRefused(detail=f"Origin {origin!r}")
+
+    def ours(self, *authorities: str) -> bool:
+        """Is one of `authorities` (host and port, as a Host header has them) a name of this platform?"""
+        return any(one.lower() in self._hosts for one in authorities)
 
     def seen(self, peer: str, scheme: str, fields: Sequence[tuple[bytes, bytes]]) -> proxies.Seen:
         """Who asks, behind the proxies. Raises `errors.HostRefused` when a proxy tells a name that is not ours.

@@ -23,8 +23,8 @@ _SECRET_NAME: Final = re.compile(
 )
 
 _SECRET_TEXT: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
-    # Our own keys (kernel.ids): the tenant stays, because it says where to look, the rest goes.
-    (re.compile(r"smcp_([a-z0-9-]{1,30})_[A-Za-z0-9]{12,}"), rf"smcp_\1_{GONE}"),
+    # Our own keys (kernel.ids), refresh tokens and clients' secrets: the tenant stays, because it says where to look.
+    (re.compile(r"(smc[a-z])_([a-z0-9-]{1,30})_[A-Za-z0-9]{12,}"), rf"\1_\2_{GONE}"),
     (re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{4,}", re.IGNORECASE), rf"\1 {GONE}"),
     # JSON Web Tokens (RFC 7519): three base64url parts, the first of which begins with '{"'.
     (re.compile(r"\beyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*"), GONE),

@@ -3,6 +3,7 @@
 A check never changes anything and never raises: what it can't find out is itself a finding.
 """
 
+import datetime
 import enum
 import os
 import pathlib
@@ -10,6 +11,7 @@ import platform
 import shutil
 import socket
 import stat
+import subprocess
 import sys
 import tempfile
 import time
@@ -19,12 +21,13 @@ from typing import Final
 import msgspec
 
 from smcp.kernel import certificates, errors, settings
-from smcp.sandbox import probe
+from smcp.sandbox import probe, tools
 
 _OLDEST_PYTHON: Final = (3, 11)
 _LEAST_BYTES: Final = 1 << 30
 _EARLIEST_NOW: Final = 1_767_225_600
 """2026-01-01: a clock behind that was never set."""
+_ANSWER_S: Final = 20.0
 
 
 class Status(enum.StrEnum):
@@ -46,9 +49,15 @@ class Check(msgspec.Struct, frozen=True):
     """What to do about it; empty when all is well."""
 
 
-def run(settings: settings.Settings) -> list[Check]:
-    """Every check's findings, in order."""
-    return [finding for check in CHECKS for finding in check(settings)]
+def run(settings: settings.Settings, *, pinned: bool = True) -> list[Check]:
+    """Every check's findings, in order. Without `pinned`, those programs are left out."""
+    found = [finding for check in CHECKS for finding in check(settings)]
+    return [*found, *(_pinned(one) for one in tools.PROGRAMS)] if pinned else found
+
+
+def stale(today: datetime.date | None = None) -> list[Check]:
+    """Which of the pinned programs are old, whether they are here or not: this SMCP has no newer ones."""
+    return [found for one in tools.PROGRAMS if (found := _age(one, today)).status is not Status.OK]
 
 
 def _python(_: settings.Settings) -> Iterable[Check]:
@@ -203,6 +212,32 @@ def _node(_: settings.Settings) -> Iterable[Check]:
         yield Check("node", Status.WARN, why, "Install Node.js 22 or newer, for instance with apt install nodejs npm.")
     else:
         yield Check("node", Status.OK, "node and npm found")
+
+
+def _age(program: tools.Program, today: datetime.date | None = None) -> Check:
+    days = max(0, ((today or datetime.datetime.now(datetime.UTC).date()) - program.released).days)
+    if days <= program.stale_days:
+        return Check(program.name, Status.OK, f"{program.label}, {days} days old")
+    why = f"{program.label} is {days} days old: what was found in it since is not mended here."
+    return Check(program.name, Status.WARN, why, "Update SMCP: a newer release brings a newer one.")
+
+
+def _pinned(program: tools.Program) -> Check:
+    here = tools.state(program, os.environ)
+    if not here.whole:
+        return Check(program.name, Status.WARN, here.why, here.fix)
+    try:
+        # Known byte by byte; what it needs of this machine (its C library) is not.
+        done = subprocess.run(
+            [here.path, "--version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=_ANSWER_S, check=False
+        )
+        starts, why = done.returncode == 0, done.stderr.decode("utf-8", "replace").strip()[-200:]
+    except (OSError, subprocess.TimeoutExpired) as error:
+        starts, why = False, str(error)
+    if not starts:
+        fix = "It needs a Linux with glibc 2.27 or newer. Without it everything but Workers runs."
+        return Check(program.name, Status.WARN, f"{here.path} does not start: {why}", fix)
+    return _age(program)
 
 
 def _nearest_existing(path: pathlib.Path) -> pathlib.Path:

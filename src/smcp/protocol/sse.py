@@ -60,8 +60,7 @@ class Parser:
         """How long the stream asks its readers to wait before they come back."""
         self._line_bytes = line_bytes
         self._event_bytes = event_bytes
-        self._rest: list[bytes] = []
-        self._rest_bytes = 0
+        self._rest = bytearray()  # and no list: pieces may be smaller than what a list needs for them
         self._first = True
         self._skip = False
         self._type = ""
@@ -86,7 +85,8 @@ class Parser:
         found: list[Event] = []
         for piece in pieces[:-1]:
             self._hold(piece)
-            line, self._rest, self._rest_bytes = b"".join(self._rest), [], 0
+            line = bytes(self._rest)
+            self._rest.clear()
             if self._first:
                 line, self._first = line.removeprefix(_BOM), False
             self._take(line, found)
@@ -95,11 +95,10 @@ class Parser:
         return found
 
     def _hold(self, piece: bytes) -> None:
-        self._rest_bytes += len(piece)
-        if self._rest_bytes > self._line_bytes:
+        if len(self._rest) + len(piece) > self._line_bytes:
             self._broken = True
             raise errors.TooLarge(f"A line of the event stream is longer than {self._line_bytes} bytes.")
-        self._rest.append(piece)
+        self._rest += piece
 
     def _take(self, line: bytes, found: list[Event]) -> None:
         if not line:

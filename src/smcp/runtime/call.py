@@ -7,9 +7,11 @@ from typing import Final, Protocol
 
 import msgspec
 
-from smcp.kernel import errors
+from smcp.kernel import errors, jsonrpc
 from smcp.runtime import budgets, spool
 
+_MOST_SHAPED: Final = 4 * 1024 * 1024
+"""Bytes of a result on disk that is given to its caller in another form."""
 _TOO_MUCH: Final = "The tenant's hosted servers have more waiting in memory than they may. Read what is waiting."
 
 
@@ -59,6 +61,7 @@ class Call:
         "_limit",
         "_limit_bytes",
         "_loop",
+        "_shaping",
         "_waiter",
         "_watcher",
         "background",
@@ -75,6 +78,7 @@ class Call:
         "party",
         "past",
         "response",
+        "shape",
         "spooled",
         "task",
         "token",
@@ -121,6 +125,9 @@ class Call:
         self.inputs: Inputs | None = None
         """Set where an answer may ask for more (legacy client, modern server)."""
         self.past: Past | None = None
+        self.shape: Callable[[bytes | msgspec.Raw], bytes] | None = None
+        """Makes of the hosted server's result what the caller gets. Raises `errors.ParseError` for what is none."""
+        self._shaping: asyncio.Task[None] | None = None
         self._loop = loop
         self._limit = limit
         self._limit_bytes = limit_bytes
@@ -194,8 +201,23 @@ class Call:
         if self.done:
             result.close()
             return
+        if self.shape is not None:
+            self._shaping = self._loop.create_task(self._shaped(self.shape, result), name="shaping a large result")
+            return
         self.spooled, self.done = result, True
         self.wake()
+
+    async def _shaped(self, shape: Callable[[bytes | msgspec.Raw], bytes], result: spool.Result) -> None:
+        try:
+            if result.size > _MOST_SHAPED:
+                raise errors.ParseError("It is too large.")
+            shaped = shape(await result.whole())
+        except errors.SmcpError as error:
+            self.fail(errors.ServerFailed(f"The answer to {self.method} can't be read.", detail=error.public))
+        else:
+            self.finish(jsonrpc.result(self.id, shaped), None)
+        finally:
+            result.close()
 
     def fail(self, failure: errors.SmcpError) -> None:
         """There will be no response."""

@@ -15,6 +15,7 @@ decoded: only a progress token (in params) and the few notifications that name a
 import asyncio
 import collections
 import contextlib
+import functools
 import json
 import sys
 import time
@@ -108,8 +109,7 @@ class Calls:
         """Forward a client's request; returns its number (for `cancel`) and the call."""
         if self._closed is not None:
             raise self._closed
-        self._next += 1
-        number = self._next
+        number = self._next = self._next + 1
         call = Call(self._loop, message.id, message.method, self._limit, self._limit_bytes, self._budget)
         params = message.params_raw
         meta = jsonrpc.obj(message.params.get("_meta"))
@@ -117,7 +117,8 @@ class Calls:
             call.log_level = eras.META_LOG_LEVEL in meta
             if "progressToken" in meta:
                 params = self._remember_token(params, number, call)
-        call.listens = message.method == "subscriptions/listen"
+        if message.method == "subscriptions/listen":
+            call.listens, call.shape = True, functools.partial(_closing, call.id)
         if message.method == "tools/call":
             call.tool = str(message.params.get("name"))
             call.task = "task" in message.params
@@ -328,8 +329,8 @@ class Calls:
                     return
                 if call.inputs is not None and call.inputs.wanted(number, frame.result):
                     return
-                result = self._closing(call, frame.result) if call.listens else frame.result
-                call.finish(jsonrpc.result(call.id, result), None)
+                shape = call.shape
+                call.finish(jsonrpc.result(call.id, frame.result if shape is None else shape(frame.result)), None)
             else:
                 raise errors.ParseError("The hosted server answered with neither a result nor an error.")
         except errors.ParseError:
@@ -450,14 +451,6 @@ class Calls:
             members["requestId"] = msgspec.Raw(call.id)
             call.push(jsonrpc.notification("notifications/cancelled", jsonrpc.encode(members)))
 
-    def _closing(self, call: Call, result: msgspec.Raw) -> bytes:
-        members = _decode_members(result)
-        meta = _decode_members(members.get("_meta", msgspec.Raw(b"{}")))
-        if eras.META_SUBSCRIPTION in meta:
-            meta[eras.META_SUBSCRIPTION] = msgspec.Raw(call.id)
-            members["_meta"] = msgspec.Raw(jsonrpc.encode(meta))
-        return jsonrpc.encode(members)
-
     def _remember_token(self, params: bytes, number: int, call: Call) -> bytes:
         members = _members.decode(params)
         meta = _members.decode(members["_meta"])
@@ -469,6 +462,13 @@ class Calls:
         meta["progressToken"] = msgspec.Raw(b"%d" % number)
         members["_meta"] = msgspec.Raw(jsonrpc.encode(meta))
         return jsonrpc.encode(members)
+
+
+def _closing(id_raw: bytes, result: bytes | msgspec.Raw) -> bytes:
+    members = _decode_members(msgspec.Raw(result))
+    meta = _decode_members(members.get("_meta", msgspec.Raw(b"{}")))
+    told = {eras.META_SUBSCRIPTION: msgspec.Raw(id_raw)} if eras.META_SUBSCRIPTION in meta else {}
+    return jsonrpc.encode({**members, "_meta": {**meta, **told}} if told else members)
 
 
 def _decode_members(raw: msgspec.Raw) -> _Members:

@@ -44,6 +44,53 @@ class Remote(msgspec.Struct, frozen=True, kw_only=True):
     """How it is spoken to: Streamable HTTP, the HTTP+SSE of MCP 2024-11-05, or whichever it answers."""
 
 
+class Module(msgspec.Struct, frozen=True):
+    """A file of a Worker's code."""
+
+    name: str
+    """As the code imports it, and its path below the artefact's directory `worker`."""
+    kind: Literal["esm", "cjs", "text", "data", "json", "wasm"]
+
+
+class Durable(msgspec.Struct, frozen=True):
+    """A namespace of Durable Objects."""
+
+    binding: str
+    class_name: str
+    key: str
+    """What its objects' ids are derived from: it stays the same from deployment to deployment."""
+    sqlite: bool = True
+
+
+class Service(msgspec.Struct, frozen=True):
+    """Another server of the same tenant, called as if it were a function."""
+
+    binding: str
+    server: ids.ServerName
+    entrypoint: str = ""
+
+
+class Worker(msgspec.Struct, frozen=True, kw_only=True):
+    """A server that is a Cloudflare Worker: an isolate of V8 instead of a command."""
+
+    modules: tuple[Module, ...]
+    """The first is the one that handles requests."""
+    compatibility_date: str
+    compatibility_flags: tuple[str, ...] = ()
+    path: str = "/mcp"
+    """Where its `fetch` handler expects MCP."""
+    variables: tuple[tuple[str, str], ...] = ()
+    """Binding and value as JSON text: a string is bound as text, anything else as what it is."""
+    kv: tuple[tuple[str, str], ...] = ()
+    """Binding and the tenant's KV namespace."""
+    buckets: tuple[tuple[str, str], ...] = ()
+    """Binding and the tenant's bucket of objects."""
+    durables: tuple[Durable, ...] = ()
+    services: tuple[Service, ...] = ()
+    alone: bool = False
+    """It gets a process of its own, instead of one with the tenant's other Workers."""
+
+
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
     """What to run: resolved from a deployment, the same for every instance of it."""
 
@@ -54,7 +101,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     """Directory of the unpacked, read-only artefact on this node; mounted at /app."""
     argv: tuple[str, ...]
     """Command as seen inside the sandbox."""
-    runtime: Literal["python", "node"] = "python"
+    runtime: Literal["python", "node", "worker"] = "python"
     tier: Literal["", "gvisor"] = ""
     """What holds it: as `walls.Cell.tier`."""
     env: tuple[tuple[str, str], ...] = ()
@@ -73,6 +120,17 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     """Shared copies of a modern server at most; 0 for as many as the plan allows."""
     remote: Remote | None = None
     """Set for a server that runs elsewhere: then there is neither artefact nor command, and no sandbox."""
+    trial: bool = False
+    """It is only tried out, beside what is live."""
+    worker: Worker | None = None
+    """Set for a Worker: then there is no command."""
+
+    @property
+    def driver(self) -> Literal["stdio", "worker", "remote"]:
+        """What runs it, as metrics call it."""
+        if self.remote is not None:
+            return "remote"
+        return "stdio" if self.worker is None else "worker"
 
     def __repr__(self) -> str:
         # The environment is the tenant's; a repr ends up in logs.

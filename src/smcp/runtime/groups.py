@@ -304,6 +304,9 @@ class Groups:
         if spec.volume is not None:
             # Two copies would disagree about files that they have read.
             return scaling.Bounds(min(spec.least, 1), 1)
+        if spec.worker is not None:
+            # They would be conversations with the same isolate.
+            return scaling.Bounds(min(spec.least, 1), 1)
         allowed = self._starts.ledger.caps(spec.tenant).instances
         most = max(1, min(spec.most or allowed, allowed))
         return scaling.Bounds(min(spec.least, most), most)

@@ -67,9 +67,17 @@ class Hiding(driver.Driver):
         self._budgets: weakref.WeakValueDictionary[ids.TenantId, Budget] = weakref.WeakValueDictionary()
 
     async def start(self, spec: driver.Spec, *, modern: bool, lines: driver.Lines) -> driver.Instance:
+        spec, lines, mask = await self.prepared(spec, lines)
+        instance = await self._inner.start(spec, modern=modern, lines=lines)
+        if mask is not None:
+            instance.hide = mask.text
+        return instance
+
+    async def prepared(self, spec: driver.Spec, lines: driver.Lines) -> "tuple[driver.Spec, driver.Lines, Mask | None]":
+        """What starts, with its secrets; and where its lines go, without them. Raises `errors.SecretMissing`."""
         given = await self._find(spec)
         if not given:
-            return await self._inner.start(spec, modern=modern, lines=lines)
+            return spec, lines, None
         budget = self._budgets.get(spec.tenant)
         if budget is None:
             budget = self._budgets[spec.tenant] = Budget()
@@ -77,9 +85,7 @@ class Hiding(driver.Driver):
             mask = await asyncio.to_thread(Mask, given, budget)
         else:
             mask = Mask(given, budget)
-        instance = await self._inner.start(_with(spec, given), modern=modern, lines=lambda text: lines(mask.line(text)))
-        instance.hide = mask.text
-        return instance
+        return _with(spec, given), lambda text: lines(mask.line(text)), mask
 
     async def close(self) -> None:
         await self._inner.close()

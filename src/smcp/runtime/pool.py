@@ -14,6 +14,7 @@ says so). A legacy server keeps one client's session, so each session gets a cop
 """
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -91,11 +92,11 @@ class Pool:
         *,
         caps: Callable[[ids.TenantId], ledger.Caps],
         starts_at_once: int,
-        memory_bytes: Callable[[driver.Spec], int],
+        memory_bytes: Callable[[driver.Spec], int | ledger.Process],
         free_memory: Callable[[], float] = memory.free,
     ) -> None:
         """`lines` makes the sink of one copy's stderr; `caps` says what a tenant's plan allows, `memory_bytes` what a
-        copy may take at most, and `free_memory` which part of the machine's memory is free."""
+        copy may take at most (or which process it is in), `free_memory` which part of the machine's memory is free."""
         self._stdio = stdio
         self._patience = patience
         self._starts = starts.Starts(
@@ -127,8 +128,10 @@ class Pool:
         self._waits = {
             source: metrics.histogram(observe.Metric.INSTANCE_WAITS, source=source) for source in ("start", "spare")
         }
-        for state in observe.INSTANCE_STATES:
-            metrics.watch(observe.Metric.INSTANCES, lambda s=state: self._in_state(s), driver="stdio", state=state)
+        for kind, state in itertools.product(observe.DRIVERS, observe.INSTANCE_STATES):
+            metrics.watch(
+                observe.Metric.INSTANCES, lambda k=kind, s=state: self._in_state(k, s), driver=kind, state=state
+            )
 
     async def start(self) -> None:
         """Begin to look after the copies."""
@@ -362,10 +365,10 @@ class Pool:
         for copy in [one for one in self._private.values() if one.outdated and not len(one.instance.calls)]:
             self._release(copy.instance, "its secrets changed")
 
-    def _in_state(self, state: str) -> float:
+    def _in_state(self, kind: str, state: str) -> float:
         if state == "starting":
-            return float(self._starts.starting.total())
-        copies = self._starts.copies
+            return float(self._starts.coming[kind])
+        copies = [one for one in self._starts.copies if one.spec.driver == kind]
         if state == "ending":
             return float(sum(1 for one in copies if one.ending is not None))
         spare = state == "spare"

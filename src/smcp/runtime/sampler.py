@@ -7,12 +7,12 @@ is new since the last time is told to whoever counts. What nothing can measure i
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from smcp.kernel import errors, ids
 from smcp.runtime import driver
-from smcp.sandbox import launch
+from smcp.sandbox import egress, launch
 from smcp.sandbox.launcher import messages
 
 SAMPLE_S: Final = 5.0
@@ -38,14 +38,17 @@ Told = Callable[[ids.TenantId, ids.ServerName, str, Used], None]
 """Gets the tenant, the server, and the principal whose copy it is, empty when several share it. Must not raise."""
 
 
-class _Copy:
-    """One copy's account."""
+Shares = Callable[[], Sequence[tuple[driver.Spec, float]]]
+"""Whose a process is that several servers share, since it was asked last: parts that sum up to 1."""
 
-    def __init__(self, spec: driver.Spec, instance: driver.Instance, child: launch.Child, told: Told) -> None:
+
+class _Copy:
+    """One process's account."""
+
+    def __init__(self, child: launch.Child, told: Callable[[Used], None], network: egress.Attachment | None) -> None:
         self.child = child
-        self._spec = spec
-        self._instance = instance
         self._told = told
+        self._network = network
         self._begun = self._since = time.monotonic()
         self._cpu_s = self._byte_s = 0.0
         self._sent = self._received = 0
@@ -62,7 +65,7 @@ class _Copy:
     def _tell(self, cpu_s: float | None, byte_s: float | None) -> None:
         now = time.monotonic()
         ran, self._since = now - self._since, now
-        network = self._instance.attachment
+        network = self._network
         sent, received = (network.sent, network.received) if network is not None else (0, 0)
         used = Used(
             copy_s=ran,
@@ -76,7 +79,7 @@ class _Copy:
         self._cpu_s = self._cpu_s if cpu_s is None else cpu_s
         self._byte_s = self._byte_s if byte_s is None else byte_s
         self._sent, self._received = sent, received
-        self._told(self._spec.tenant, self._spec.server, self._instance.principal, used)
+        self._told(used)
 
 
 class Sampler(driver.Driver):
@@ -96,11 +99,27 @@ class Sampler(driver.Driver):
         instance = await self._inner.start(spec, modern=modern, lines=lines)
         child = instance.process
         if child is not None:
-            copy = self._copies[child.number] = _Copy(spec, instance, child, self._told)
-            child.exited.add_done_callback(lambda ended: self._gone(copy, ended))
-            if self._task is None or self._task.done():
-                self._task = asyncio.create_task(self._sample_on(), name="sampler")
+
+            def told(used: Used) -> None:
+                self._told(spec.tenant, spec.server, instance.principal, used)
+
+            self._watch(_Copy(child, told, instance.attachment))
         return instance
+
+    def shared(self, child: launch.Child, shares: Shares) -> None:
+        """Tell what a process takes that several servers share, each its part of it."""
+
+        def told(used: Used) -> None:
+            for spec, part in shares():
+                self._told(spec.tenant, spec.server, "", _part(used, part))
+
+        self._watch(_Copy(child, told, None))
+
+    def _watch(self, copy: _Copy) -> None:
+        self._copies[copy.child.number] = copy
+        copy.child.exited.add_done_callback(lambda ended: self._gone(copy, ended))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._sample_on(), name="sampler")
 
     async def close(self) -> None:
         await self._inner.close()
@@ -122,3 +141,13 @@ class Sampler(driver.Driver):
                     copy = self._copies.get(number)
                     if copy is not None:
                         copy.sampled(reading)
+
+
+def _part(used: Used, part: float) -> Used:
+    return Used(
+        copy_s=used.copy_s * part,
+        cpu_s=used.cpu_s * part,
+        cpu_unknown_s=used.cpu_unknown_s * part,
+        memory_byte_s=used.memory_byte_s * part,
+        memory_unknown_s=used.memory_unknown_s * part,
+    )

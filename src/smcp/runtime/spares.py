@@ -185,6 +185,9 @@ class Spares:
         if spec.volume is not None:
             # It would have read files that others change before it is used.
             return 0
+        if spec.worker is not None:
+            # What costs time is its process, which its tenant's Workers share.
+            return 0
         if spec.remote is not None:
             # There is nothing to start, and nobody may speak to a legacy server before its client does.
             return 0

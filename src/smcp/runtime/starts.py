@@ -7,6 +7,8 @@ processes that begin.
 
 import asyncio
 import collections
+import contextlib
+import itertools
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Final
@@ -18,7 +20,8 @@ from smcp.runtime import breaker, calls, driver, ledger, turns
 TURN_S: Final = 5.0
 """Seconds for which a copy that says nothing keeps its turn."""
 _LOOK_S: Final = 0.01
-"""Between looks whether a copy has said something: the driver tells nobody, so that a message costs no more for it."""
+"""Between looks whether a copy has said something, or ended: the driver tells nobody, so that a message costs no more
+for it. The answer to the platform's own question is heard at once."""
 
 _DISCOVER: Final = jsonrpc.encode(
     {
@@ -85,6 +88,16 @@ class Copy(driver.Owner):
             self.question = self.instance.calls.ask("ping", b"{}")
         return self.question[1]
 
+    async def moment(self, seconds: float) -> None:
+        """Return after `seconds`, or when what was asked here is answered."""
+        asked = None if self.question is None else self.question[1]
+        if asked is None or asked.done or asked.frames:
+            await asyncio.sleep(seconds)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await asked.wait()
+
     def settle(self) -> None:
         """Nobody waits for the answer any more. It is not cancelled: who was not greeted yet may not like that."""
         question, self.question = self.question, None
@@ -113,9 +126,10 @@ class Starts:
         *,
         at_once: int,
         timeout_s: float,
-        memory: Callable[[driver.Spec], int],
+        memory: Callable[[driver.Spec], int | ledger.Process],
     ) -> None:
-        """`lines` makes the sink of one copy's stderr, `memory` says what one copy may take at most, in bytes."""
+        """`lines` makes the sink of one copy's stderr, `memory` says what one copy may take at most, in
+        bytes, or in which process it is."""
         self._stdio = stdio
         self._lines = lines
         self.ledger = books
@@ -130,8 +144,12 @@ class Starts:
         self._tasks: set[asyncio.Task[None]] = set()
         self._breakers: dict[tuple[ids.TenantId, ids.ServerName, str], breaker.Breaker] = {}
         self.starting: collections.Counter[Server] = collections.Counter()
-        self._ok = metrics.histogram(observe.Metric.INSTANCE_START, driver="stdio", outcome="succeeded")
-        self._bad = metrics.histogram(observe.Metric.INSTANCE_START, driver="stdio", outcome="failed")
+        self.coming: collections.Counter[str] = collections.Counter()
+        """As `starting`, by driver."""
+        self._took = {
+            (kind, outcome): metrics.histogram(observe.Metric.INSTANCE_START, driver=kind, outcome=outcome)
+            for kind, outcome in itertools.product(observe.DRIVERS, ("succeeded", "failed"))
+        }
         self._crashes = metrics.counter(observe.Metric.INSTANCE_CRASHES)
         metrics.watch(observe.Metric.START_QUEUE, lambda: float(self.turns.waiting))
         metrics.watch(observe.Metric.BREAKERS, lambda: float(len(self._open())))
@@ -147,6 +165,7 @@ class Starts:
         fuse = self.fuse(spec)
         probe = fuse.admit(time.monotonic())
         self.starting[spec.tenant, spec.server] += 1
+        self.coming[spec.driver] += 1
         try:
             entry, turn = await self._admitted(spec)
             return await self._spawn(spec, entry, turn, modern=modern)
@@ -157,6 +176,7 @@ class Starts:
             fuse.void(probe=probe)
             raise
         finally:
+            self.coming[spec.driver] -= 1
             self.starting[spec.tenant, spec.server] -= 1
             if not self.starting[spec.tenant, spec.server]:
                 del self.starting[spec.tenant, spec.server]
@@ -181,7 +201,7 @@ class Starts:
             if not await self.spoken(copy, self._timeout_s):
                 if copy.instance.alive:
                     raise errors.ServerTimeout("The hosted MCP server did not answer in time after its start.")
-                if copy.spec.remote is not None and asked.failure is not None:
+                if (copy.spec.remote or copy.spec.worker) is not None and asked.failure is not None:
                     raise asked.failure  # says what is wrong with the way there
                 raise errors.ServerFailed("The hosted MCP server ended before it answered.")
         except errors.SmcpError as error:
@@ -223,7 +243,7 @@ class Starts:
                     return False
                 if waited >= TURN_S:
                     copy.turn.end()
-                await asyncio.sleep(_LOOK_S if waited < TURN_S else 0.1)
+                await copy.moment(_LOOK_S if waited < TURN_S else 0.1)
             return True
         finally:
             copy.turn.end()
@@ -275,9 +295,9 @@ class Starts:
             entry.strike()
             turn.end()
             if isinstance(error, errors.SmcpError):
-                self._bad.observe(time.monotonic() - began)
+                self._took[spec.driver, "failed"].observe(time.monotonic() - began)
             raise
-        self._ok.observe(time.monotonic() - began)
+        self._took[spec.driver, "succeeded"].observe(time.monotonic() - began)
         copy = Copy(spec, instance, entry, turn, modern=modern)
         self.copies.add(copy)
         return copy

@@ -3,10 +3,15 @@
 from typing import Final
 
 from smcp.kernel import settings
-from smcp.sandbox import interpreter, node, walls
+from smcp.sandbox import interpreter, node, tools, walls
 
 APP: Final = "/app"
 """Where an artefact is, in the build and in the run: virtual environments hold absolute paths."""
+
+_WORKER_FILES: Final = 4096
+_WORKER_HEAP_MB: Final = 128
+_WORKER_DATA: Final = 1024**3
+"""V8 and its allocator map much more than they touch: with less, workerd does not start. The cgroup bounds memory."""
 
 PATH: Final = "/app/venv/bin:/usr/bin:/bin"
 
@@ -45,6 +50,35 @@ def hosted(
         open_files=limits.open_files,
         processes=limits.processes,
     )
+
+
+def worker(
+    limits: settings.Sandbox,
+    workerd: tools.Tool,
+    tenant: str,
+    binds: tuple[walls.Bind, ...],
+    volume: walls.Volume | None = None,
+) -> walls.Cell:
+    """The cell of one workerd: nothing to see but /usr, workerd, its Workers' artefacts and its door; no network."""
+    return walls.Cell(
+        argv=(workerd.executable,),
+        binds=(workerd.bind, *binds),
+        env=(("PATH", "/usr/bin:/bin"), ("HOME", "/tmp"), ("TMPDIR", "/tmp"), ("TZ", "UTC")),  # noqa: S108 - inside
+        tenant=tenant,
+        volume=volume,
+        memory_bytes=limits.memory_bytes,
+        data_bytes=max(limits.memory_bytes, _WORKER_DATA),
+        cpus=limits.cpus,
+        tmp_bytes=limits.tmp_bytes,
+        # Each request of each of its Workers has a connection.
+        open_files=max(limits.open_files, _WORKER_FILES),
+        processes=limits.processes,
+    )
+
+
+def heap_mb(limits: settings.Sandbox) -> int:
+    """The largest heap of one isolate, in MiB: as much as Cloudflare gives one, and half of what the cell may have."""
+    return max(16, min(_WORKER_HEAP_MB, limits.memory_bytes // 2 // 1_048_576))
 
 
 def base_env(runs: Runs) -> tuple[tuple[str, str], ...]:

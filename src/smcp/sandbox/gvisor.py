@@ -54,6 +54,8 @@ def check(cell: walls.Cell, host: walls.Host) -> None:
         raise errors.SandboxMissing("This machine has no gVisor for hosted servers. 'smcp doctor' says why.")
     if any(bind.writable for bind in cell.binds):
         raise errors.SandboxMissing("A cell in gVisor writes to its volume and its /tmp only.")
+    if cell.handed:
+        raise errors.SandboxMissing("A command in gVisor is handed no descriptors.")
 
 
 def command(cell: walls.Cell, name: str, stage: str) -> list[str]:

@@ -155,8 +155,10 @@ class Launcher:
         """Processes of an earlier run that it ended first."""
         return self._ready.result().swept
 
-    async def spawn(self, cell: walls.Cell, *, stdin: int, stdout: int, stderr: int) -> Child:
-        """Start `cell` on the three descriptors, which stay the caller's.
+    async def spawn(
+        self, cell: walls.Cell, *, stdin: int, stdout: int, stderr: int, handed: Sequence[int] = ()
+    ) -> Child:
+        """Start `cell` on the three descriptors and with `handed` ones as 3 and so on; all stay the caller's.
 
         Raises `errors.SandboxMissing` with the reason when it does not start. A cancellation ends it, and is passed on
         when nothing of it is left.
@@ -167,7 +169,7 @@ class Launcher:
         number = self._numbers
         made = self._children[number] = Child(self, number)
         try:
-            self.post(messages.Start(number), [stdin, stdout, stderr, body])
+            self.post(messages.Start(number), [stdin, stdout, stderr, body, *handed])
         finally:
             os.close(body)
         try:
@@ -183,6 +185,12 @@ class Launcher:
     async def freeze(self, number: int, *, frozen: bool) -> bool:
         """As `Child.freeze` and `Child.thaw`."""
         return (await self._ask(lambda question: messages.Freeze(number, question, frozen))).ok
+
+    async def identify(self, tenant: str) -> int | None:
+        """The host's uid of a tenant's cells; None where they have the platform's. Raises `errors.SandboxMissing`."""
+        answer = await self._ask(lambda question: messages.Identify(question, tenant))
+        self._good(answer)
+        return answer.uid
 
     async def measure(self, numbers: Sequence[int]) -> dict[int, messages.Reading]:
         """What cells have taken so far, by number; those that have ended are left out. Raises `errors.Unavailable`."""

@@ -47,6 +47,8 @@ LAYERS: Final = (*NAMESPACES, NESTING, TMP_SIZE, PROC, LIMITS, SECCOMP, UID, *GR
 system calls; a uid of the host for each tenant; cgroups for memory, processes and processor time; and gVisor, for those
 servers that ask for it."""
 
+MOST_HANDED: Final = 128
+"""The kernel passes 253 at once (unix(7), SCM_MAX_FD)."""
 _SHM_MOST: Final = 16_777_216
 _TINY: Final = "65536"
 # What a process with the host's uid 0 behind its map could write in /proc although it has no capability (a sysctl
@@ -106,12 +108,16 @@ class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     hidden: tuple[str, ...] = ()
     """Directories inside a bind that appear empty (an interpreter's own site-packages)."""
     memory_bytes: _Amount
-    """All that the cell holds, its /tmp included (cgroup), and the data segment of each process (RLIMIT_DATA)."""
+    """All that the cell holds, its /tmp included (cgroup)."""
+    data_bytes: Annotated[int, Meta(ge=0, le=2**50)] = 0
+    """What each process maps to write to (RLIMIT_DATA); 0 for `memory_bytes`."""
     cpus: Annotated[float, Meta(gt=0, le=65536)] = 1.0
     """Cores' worth of processor time (cgroup)."""
     tmp_bytes: _Amount
     open_files: _Amount
     processes: _Amount
+    handed: Annotated[int, Meta(ge=0, le=MOST_HANDED)] = 0
+    """Open descriptors of the platform's, that the command finds as 3 and those behind it: sockets that listen."""
     file_bytes: Annotated[int, Meta(ge=0, le=2**50)] = 0
     """Largest file that may be written; 0 for as much as /tmp holds."""
 

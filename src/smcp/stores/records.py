@@ -95,14 +95,15 @@ class Records(Generic[T]):
         return found
 
     async def list(
-        self, tenant: ids.TenantId, *prefix: str, after: str | None = None, limit: int = 1000
+        self, tenant: ids.TenantId, *prefix: str, after: str | kv.Key | None = None, limit: int = 1000
     ) -> list[tuple[kv.Key, Versioned[T]]]:
-        """Up to `limit` documents whose key begins with `prefix`, in order, behind the segment `after`."""
+        """Up to `limit` documents whose key begins with `prefix`, in order, behind the segment (or several) `after`."""
         if not self._store.knows(tenant):
             return []
         below = self._prefix + prefix
+        behind = (after,) if isinstance(after, str) else after
         entries = await self._store.tenant(tenant).kv.scan(
-            below, after=None if after is None else (*below, after), limit=limit
+            below, after=None if behind is None else (*below, *behind), limit=limit
         )
         return [(entry.key[len(self._prefix) :], self._decode(entry)) for entry in entries]
 
@@ -128,6 +129,14 @@ class Records(Generic[T]):
             if use.seen == revision:
                 self._remember(place, Versioned(value, revision, expires))
         return revision
+
+    def staged(self, key: kv.Key, value: T, *, expect: int | None = None, ttl: float | None = None) -> kv.Put:
+        """The write of a document, for `KV.apply` of a tenant's handle: together with others, or none of them."""
+        return kv.Put(self._prefix + key, self._encoder.encode(value), ttl, expect)
+
+    def unstaged(self, key: kv.Key, *, expect: int | None = None) -> kv.Delete:
+        """The removal of a document, as `staged`."""
+        return kv.Delete(self._prefix + key, expect)
 
     async def create(self, tenant: ids.TenantId, key: kv.Key, value: T) -> int:
         """Write a document that does not exist yet. Raises `errors.Conflict` when it does."""

@@ -73,7 +73,7 @@ class Handle:
         return f"Handle({self.tenant!r})"
 
     async def usage(self) -> Usage:
-        """What the tenant stores: bytes and keys, over key-value pairs and objects."""
+        """What the tenant stores: bytes and keys, over key-value pairs and objects, without strangers' `shares`."""
         return await self._ledger.usage()
 
     async def reserve(self, size: int) -> bool:

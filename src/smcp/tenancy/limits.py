@@ -9,7 +9,6 @@ Addresses are chosen by the caller, so their table is bounded: when it is full o
 single window rather than memory. So are sessions, which the caller names before anybody has looked for them.
 """
 
-import ipaddress
 import math
 from collections.abc import Iterator
 from types import TracebackType
@@ -17,7 +16,7 @@ from typing import Final
 
 from smcp.access import policy
 from smcp.kernel import clock, errors, ids, settings
-from smcp.tenancy import plans, windows
+from smcp.tenancy import addresses, plans, windows
 
 MAX_ADDRESSES: Final = 16_384
 """Addresses (IPv6: /64 networks) that are told apart at once."""
@@ -132,7 +131,7 @@ class _Caller(Standing):
         """The standing of a session that is not in the table yet."""
         plan = self.tenant.plan
         if len(self.sessions) >= max(MAX_SESSIONS, 2 * plan.principal_sessions):
-            for name in [name for name, one in self.sessions.items() if _idle(one.session, slot)]:
+            for name in [name for name, one in self.sessions.items() if addresses.idle(one.session, slot)]:
                 del self.sessions[name]
         if len(session) > _LONGEST_SESSION or len(self.sessions) >= max(MAX_SESSIONS, 2 * plan.principal_sessions):
             session = ""  # one window for all that are too many
@@ -145,14 +144,6 @@ class _Caller(Standing):
                 window.begin_as(shared.session)
             found = self.sessions[session] = Standing(self._limiter, self.tenant, self.principal, window)
         return found
-
-
-def _idle(window: windows.Window | None, slot: int) -> bool:
-    if window is None:
-        return True
-    if slot > window.expires:
-        window.expire(slot)
-    return window.used == 0
 
 
 class Lease:
@@ -199,7 +190,7 @@ class Limiter:
         """The time that rates are measured with, in seconds."""
         self._platform = windows.Window(limits.platform_per_second)
         self._tenants: dict[str, _Tenant] = {}
-        self._addresses = _Addresses(limits.unauthenticated_per_minute, max_addresses)
+        self._addresses = addresses.Addresses(limits.unauthenticated_per_minute, max_addresses)
         self._told = windows.Window(TOLD_PER_MINUTE)
 
     def now_ns(self) -> int:
@@ -275,16 +266,24 @@ class Limiter:
         Called when authentication failed, so that a caller with a valid key never pays for a neighbour behind the same
         address. Returns whether it is to be noted: who has many addresses must not fill the trail either.
         """
+        self.guard(address)
         now_ns = self.now_ns()
-        window = self._addresses.window(_network(address), now_ns // _SLOT_NS)
-        if window.full(now_ns // _SLOT_NS):
-            wait = (window.room() * _SLOT_NS - now_ns) / 1e9
-            raise _limited("Too many requests without a valid credential from this address.", wait, "rate:address")
-        window.add(now_ns // _SLOT_NS)
+        self._addresses.window(addresses.network(address), now_ns // _SLOT_NS).add(now_ns // _SLOT_NS)
         if self._told.full(now_ns // _SLOT_NS):
             return False
         self._told.add(now_ns // _SLOT_NS)
         return True
+
+    def guard(self, address: str) -> None:
+        """Raises `errors.RateLimited` when `address` has failed as often as it may; counts nothing.
+
+        Before work for strangers that costs more than being told: looking at signatures.
+        """
+        now_ns = self.now_ns()
+        window = self._addresses.window(addresses.network(address), now_ns // _SLOT_NS)
+        if window.full(now_ns // _SLOT_NS):
+            wait = (window.room() * _SLOT_NS - now_ns) / 1e9
+            raise _limited("Too many requests without a valid credential from this address.", wait, "rate:address")
 
     def admit(self, principal: policy.Principal) -> Lease:
         """A place among the requests in flight of the tenant and of the principal. Raises `errors.RateLimited`."""
@@ -347,12 +346,12 @@ class Limiter:
             slot = self.now_ns() // _SLOT_NS
             tenant = self._tenants[name]
             for principal, caller in list(tenant.callers.items()):
-                if _idle(caller.principal, slot) and not caller.flying:
+                if addresses.idle(caller.principal, slot) and not caller.flying:
                     del tenant.callers[principal]
                     continue
-                for session in [label for label, one in caller.sessions.items() if _idle(one.session, slot)]:
+                for session in [label for label, one in caller.sessions.items() if addresses.idle(one.session, slot)]:
                     del caller.sessions[session]
-            if _idle(tenant.window, slot) and not tenant.flying:
+            if addresses.idle(tenant.window, slot) and not tenant.flying:
                 del self._tenants[name]
             yield
 
@@ -377,34 +376,6 @@ class Limiter:
         return sum(tenant.flying for tenant in self._tenants.values())
 
 
-class _Addresses:
-    """The windows of addresses, in the order of last taking: so the idle ones gather at the front, where each new
-    address removes up to two of them. Between attacks the table shrinks by itself."""
-
-    def __init__(self, limit: int, most: int) -> None:
-        self._limit = limit
-        self._most = most
-        self._table: dict[str, windows.Window] = {}
-        self._shared = windows.Window(limit)
-
-    def __len__(self) -> int:
-        return len(self._table) + bool(self._shared.used)
-
-    def window(self, name: str, slot: int) -> windows.Window:
-        """The window of an address: its own, or the shared one when there is no room for another."""
-        found = self._table.pop(name, None)
-        if found is None:
-            for first in [name for name, _ in zip(self._table, range(2), strict=False)]:
-                if not _idle(self._table[first], slot):
-                    break
-                del self._table[first]
-            if len(self._table) >= self._most:
-                return self._shared
-            found = windows.Window(self._limit)
-        self._table[name] = found
-        return found
-
-
 def _limited(public: str, wait: float, detail: str, fields: Fields = ()) -> errors.RateLimited:
     # Rounded up here: the header has whole seconds, and one that is too early would be a lie.
     headers = tuple((_SPELT[name], value.decode("ascii")) for name, value in fields)
@@ -412,16 +383,3 @@ def _limited(public: str, wait: float, detail: str, fields: Fields = ()) -> erro
 
 
 _SPELT: Final = {b"ratelimit-policy": "RateLimit-Policy", b"ratelimit": "RateLimit"}
-
-
-def _network(address: str) -> str:
-    """What counts as one address: IPv4 as it is, IPv6 by its /64 (one subscriber's usual network, RFC 6177)."""
-    try:
-        parsed = ipaddress.ip_address(address[:64])
-    except ValueError:
-        return "unknown"
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped is None:
-            return f"{int(parsed) >> 64:x}/64"
-        parsed = parsed.ipv4_mapped
-    return str(parsed)

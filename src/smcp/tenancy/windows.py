@@ -71,9 +71,12 @@ class Window:
         """The slot in which the first of what is counted comes back; 0 when nothing is counted."""
         return self.entries[0] + SLOTS + 1 if self.entries else 0
 
-    def room(self) -> int:
-        """The slot in which there is room again, if nobody else takes it; 0 when there is room now."""
-        left = self.used - self.limit
+    def room(self, kept: int = 0) -> int:
+        """The slot in which there is room again, if nobody else takes it; 0 when there is room now.
+
+        `kept`: so much of the limit is for others.
+        """
+        left = self.used - self.limit + kept
         if left < 0:
             return 0
         for place in range(0, len(self.entries), 2):

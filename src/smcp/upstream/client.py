@@ -15,21 +15,17 @@ of them, and each hop is dialled through the same door:
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Final
 
 import httpcore2
 
 from smcp.kernel import errors, ids
 from smcp.sandbox import egress
-from smcp.upstream import dial, places
-
-Fields = Sequence[tuple[str, str]]
+from smcp.upstream import dial, places, transport
 
 HOPS: Final = 3
 """Redirects that are followed for one request."""
-SILENCE_S: Final = 600.0
-"""Seconds for which an answer may say nothing; who waits for it has limits of its own."""
 _WRITE_S: Final = 60.0
 _PLACE_S: Final = 30.0
 """Seconds to wait for one of the connections."""
@@ -40,53 +36,30 @@ _KEPT: Final = 16
 _KEPT_S: Final = 4.0
 """Seconds for which an idle connection is kept: less than the five after which uvicorn and Node.js close theirs, so
 that no request meets a connection that is just being closed."""
-_DISCARD: Final = 65_536
-"""Bytes of an answer that nobody reads, up to which it is read to its end, so that the connection may be used again."""
-_DISCARD_S: Final = 2.0
 _BOUND_TO_ORIGIN: Final = ("mcp-session-id", "last-event-id")
 
 
-class Answer:
-    """A response whose body has not been read yet."""
+class Answer(transport.Answer):
+    """A response of a remote server."""
+
+    who = "remote server"
 
     def __init__(self, response: httpcore2.Response, place: places.Place) -> None:
-        self.place = place
-        """Where it came from, after redirects."""
+        self.place = place  # after redirects
         self.status = response.status
+        self.headers = tuple(response.headers)
+        """All of them, as they came."""
         self._fields = {name.lower(): value for name, value in reversed(response.headers)}
         self._stream = response.aiter_stream()
         self._response = response
 
     def field(self, name: str) -> str:
-        """The first value of a header field (lower case); empty without one."""
         return self._fields.get(name.encode("ascii"), b"").strip(b" \t").decode("latin-1")
 
-    @property
-    def media(self) -> str:
-        """The type of the body, in lower case and without parameters."""
-        return self.field("content-type").partition(";")[0].strip().lower()
-
     async def chunks(self) -> AsyncGenerator[bytes]:
-        """The body as it comes. Raises `errors.ServerFailed` or `errors.ServerTimeout` when it breaks off."""
         with failures():
             async for chunk in self._stream:
                 yield chunk
-
-    async def read(self, limit: int) -> bytes:
-        """The whole body. Raises `errors.ServerFailed` when it has more than `limit` bytes, or as `chunks`."""
-        parts: list[bytes] = []
-        async for chunk in self.chunks():
-            limit -= len(chunk)
-            if limit < 0:
-                raise errors.ServerFailed("The remote server's answer is larger than the platform takes.")
-            parts.append(chunk)
-        return b"".join(parts)
-
-    async def discard(self) -> None:
-        """Read the little that is left, for the connection's sake."""
-        with contextlib.suppress(errors.SmcpError, TimeoutError):
-            async with asyncio.timeout(_DISCARD_S):
-                await self.read(_DISCARD)
 
     async def close(self) -> None:
         """Done with it. A body that was not read to its end takes the connection with it."""
@@ -94,8 +67,10 @@ class Answer:
         await self._response.aclose()
 
 
-class Client:
+class Client(transport.Client):
     """Requests of one tenant to one server, with one set of credentials. Connections are kept for a while."""
+
+    who = "remote server"
 
     def __init__(
         self,
@@ -104,7 +79,7 @@ class Client:
         tenant: ids.TenantId,
         told: Callable[[str], None],
         counted: Callable[[int, int], None],
-        credentials: Fields,
+        credentials: transport.Fields,
     ) -> None:
         """`credentials` are the configured fields, sent to the first origin only; the rest as `dial.Door`."""
         door = dial.Door(reach, tenant, told, counted)
@@ -126,18 +101,13 @@ class Client:
         self,
         method: str,
         place: places.Place,
-        fields: Fields,
+        fields: transport.Fields,
         body: bytes = b"",
         *,
-        silence_s: float = SILENCE_S,
+        silence_s: float = transport.SILENCE_S,
         lasting: bool = False,
     ) -> AsyncGenerator[Answer]:
-        """The answer to a request, after redirects.
-
-        `silence_s`: for how long nothing may come, before the head and between two pieces of the body. `lasting`: a
-        stream without an end of its own, which must not take a connection from those who only want an answer.
-        Raises `errors.ServerFailed`, `errors.ServerTimeout` or `errors.QuotaExceeded`.
-        """
+        """The answer to a request, after redirects."""
         origin, sent = place.origin, [*fields, *self._credentials]
         for _ in range(HOPS + 1):
             if place.origin != origin:
@@ -156,12 +126,18 @@ class Client:
         raise errors.ServerFailed(f"The remote server redirects more than {HOPS} times.")
 
     async def close(self) -> None:
-        """Close every connection."""
         for pool in self._pools.values():
             await pool.aclose()
 
     async def _once(
-        self, method: str, place: places.Place, fields: Fields, body: bytes, silence_s: float, *, lasting: bool
+        self,
+        method: str,
+        place: places.Place,
+        fields: transport.Fields,
+        body: bytes,
+        silence_s: float,
+        *,
+        lasting: bool,
     ) -> Answer:
         heads = [("Host", place.authority), ("User-Agent", "smcp"), ("Accept-Encoding", "identity"), *fields]
         if body or method == "POST":
@@ -213,5 +189,7 @@ def failures() -> Generator[None]:
         raise errors.ServerFailed(
             "The remote server does not speak HTTP as it should.", detail=str(error)[:300]
         ) from error
+    except dial.Spent as error:
+        raise dial.used_up() from error
     except httpcore2.NetworkError as error:
         raise errors.ServerFailed("The connection to the remote server broke.", detail=str(error)[:300]) from error

@@ -22,9 +22,19 @@ from smcp.sandbox.egress import budget, lookup, relay, verdicts
 from smcp.sandbox.egress.verdicts import Reason
 
 _USED_UP: Final = "the tenant's bytes of the day are used up"
+_BROKE: Final = "the connection broke"
 _BYTES: Final = (8_388_608, 33_554_432.0)
 """Bytes at once, and a second, for one tenant's connections to one server: as a cell has them."""
 _LEAST_CHUNK: Final = 512
+
+
+def used_up() -> errors.QuotaExceeded:
+    """What is told to whom the tenant's budget ends a request."""
+    return errors.QuotaExceeded("The tenant has moved as many bytes over the network today as it may.")
+
+
+class Spent(httpcore2.ReadError):
+    """The tenant's budget ended a request on its way."""
 
 
 class Door(httpcore2.AsyncNetworkBackend):
@@ -40,14 +50,17 @@ class Door(httpcore2.AsyncNetworkBackend):
         """`told` gets a line per verdict, a bounded number of them; `counted` the bytes sent and received."""
         self._reach = reach
         self._budget = None if reach.budgets is None else reach.budgets(tenant)
-        self._verdicts = verdicts.Verdicts(reach.counters, told)
+        self.verdicts = verdicts.Verdicts(reach.counters, told)
         self._counted = counted
         self._bytes = verdicts.Bucket(*_BYTES)
         self._lookups = lookup.Questions(reach.resolve)
 
-    def plain(self) -> "Plain":
-        """The same for connections without TLS."""
-        return Plain(self)
+    def plain(self, *, anywhere: bool = False) -> "Plain":
+        """The same for connections without TLS, which carry credentials only where the operator has opened the network.
+
+        `anywhere`: they carry none, and what may be dialled is what may be dialled with TLS.
+        """
+        return Plain(self, anywhere=anywhere)
 
     async def connect_tcp(
         self,
@@ -59,41 +72,42 @@ class Door(httpcore2.AsyncNetworkBackend):
     ) -> httpcore2.AsyncNetworkStream:
         """Raises `errors.ServerFailed` for what must not be dialled or can't be reached, `errors.ServerTimeout`,
         `errors.QuotaExceeded`."""
-        return await self.connect(host, port, secure=True)
+        return await self.connect(host, port, anywhere=True)
 
-    async def connect(self, host: str, port: int, *, secure: bool) -> httpcore2.AsyncNetworkStream:
-        """As `connect_tcp`. Without TLS only what the operator has opened is dialled."""
+    async def connect(self, host: str, port: int, *, anywhere: bool) -> httpcore2.AsyncNetworkStream:
+        """As `connect_tcp`. Not `anywhere`: only what the operator has opened is dialled."""
         target = f"{host}:{port}"
-        await self._affordable(target)
+        await self.affordable(target)
         reason = Reason.UNKNOWN
         try:
             async with asyncio.timeout(self._reach.connect_s):
                 addresses = await self._addresses(host, port)
-                self._check(target, addresses, secure=secure)
+                self._check(target, addresses, anywhere=anywhere)
                 reason = Reason.UNREACHABLE
                 made, address = await relay.dial(addresses, port)
         except (OSError, UnicodeError) as error:
             why = verdicts.why(reason, error)
-            self._verdicts.tell(reason, target, why=why)
+            self.verdicts.tell(reason, target, why=why)
             kind = errors.ServerTimeout if isinstance(error, TimeoutError) else errors.ServerFailed
             raise kind(f"The remote server can't be reached: {why}.") from error
-        self._verdicts.tell(Reason.ALLOWED, target, address)
+        self.verdicts.tell(Reason.ALLOWED, target, address)
         return _Stream(await anyio.abc.SocketStream.from_socket(made), self._count_sent, self._count_received)
 
-    def _check(self, target: str, addresses: Sequence[str], *, secure: bool) -> None:
+    def _check(self, target: str, addresses: Sequence[str], *, anywhere: bool) -> None:
         for address in addresses:
             why = self._reach.guard.refusal(address)
-            if not why and not secure and not self._reach.guard.opened(address):
+            if not why and not anywhere and not self._reach.guard.opened(address):
                 why = "http:// is only for networks that the operator has opened"
             if why:
                 # One wrong address condemns the name: an honest one does not mix them.
-                self._verdicts.tell(Reason.NETWORK, target, verdicts.plain(address), why)
-                raise errors.ServerFailed(f"The remote server's address is not dialled from here: {why}.")
+                self.verdicts.tell(Reason.NETWORK, target, verdicts.plain(address), why)
+                raise errors.AddressRefused(f"The remote server's address is not dialled from here: {why}.")
 
-    async def _affordable(self, target: str) -> None:
+    async def affordable(self, target: str) -> None:
+        """May more be moved, to `target`? Raises `errors.QuotaExceeded` or `errors.Unavailable`."""
         if self._budget is not None and not await self._budget.ready():
-            self._verdicts.tell(Reason.QUOTA, target, why=_USED_UP)
-            raise errors.QuotaExceeded("The tenant has moved as many bytes over the network today as it may.")
+            self.verdicts.tell(Reason.QUOTA, target, why=_USED_UP)
+            raise used_up()
 
     async def _addresses(self, host: str, port: int) -> list[str]:
         """What the host is now. This list is what is checked and what is dialled."""
@@ -116,6 +130,7 @@ class Door(httpcore2.AsyncNetworkBackend):
     def _count(self, sent: int, received: int) -> float:
         amount = sent + received
         if self._budget is not None and not self._budget.spend(amount):
+            self.verdicts.tell(Reason.QUOTA, "a connection", why=_USED_UP)
             raise budget.UsedUp
         self._counted(sent, received)
         return self._bytes.take(max(amount, _LEAST_CHUNK))
@@ -124,8 +139,9 @@ class Door(httpcore2.AsyncNetworkBackend):
 class Plain(httpcore2.AsyncNetworkBackend):
     """A door for connections without TLS."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: Door, *, anywhere: bool) -> None:
         self._door = door
+        self._anywhere = anywhere
 
     async def connect_tcp(
         self,
@@ -136,7 +152,7 @@ class Plain(httpcore2.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
         """As `Door.connect_tcp`."""
-        return await self._door.connect(host, port, secure=False)
+        return await self._door.connect(host, port, anywhere=self._anywhere)
 
 
 class _Stream(httpcore2.AsyncNetworkStream):
@@ -148,9 +164,13 @@ class _Stream(httpcore2.AsyncNetworkStream):
         self._inner = inner
         self._sent = sent
         self._received = received
+        self._used_up: budget.UsedUp | None = None
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
         try:
+            if self._used_up is not None:
+                # What could not be written is waited for at the other end: there is nothing to wait for here.
+                raise self._used_up
             async with asyncio.timeout(timeout):
                 data = await self._inner.receive(max_bytes)
             await _pause(self._received(len(data)))
@@ -158,8 +178,10 @@ class _Stream(httpcore2.AsyncNetworkStream):
             return b""
         except TimeoutError as error:
             raise httpcore2.ReadTimeout("nothing came in time") from error
+        except budget.UsedUp as error:
+            raise Spent(_USED_UP) from error
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
-            raise httpcore2.ReadError(_cause(error)) from error
+            raise httpcore2.ReadError(_BROKE) from error
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
@@ -171,8 +193,11 @@ class _Stream(httpcore2.AsyncNetworkStream):
                 await self._inner.send(buffer)
         except TimeoutError as error:
             raise httpcore2.WriteTimeout("nothing was taken in time") from error
+        except budget.UsedUp as error:
+            self._used_up = error
+            raise httpcore2.WriteError(_USED_UP) from error
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
-            raise httpcore2.WriteError(_cause(error)) from error
+            raise httpcore2.WriteError(_BROKE) from error
 
     async def aclose(self) -> None:
         await self._inner.aclose()
@@ -219,7 +244,3 @@ def _readable(one: socket.socket) -> bool:
 async def _pause(seconds: float) -> None:
     if seconds:
         await asyncio.sleep(seconds)
-
-
-def _cause(error: Exception) -> str:
-    return _USED_UP if isinstance(error, budget.UsedUp) else "the connection broke"

@@ -10,11 +10,17 @@ from typing import Final
 # RFC 9110, 5.6.2 (token), without what nobody has in a name of a field.
 _NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?", re.ASCII)
 _VALUE: Final = re.compile(r"[!-~]([\t -~]*[!-~])?", re.ASCII)
+# RFC 9110, 7.6.1, 7.2 and 10.1.1; RFC 9112, 6: what says where a message goes, and where it ends.
+_FRAMING: Final = frozenset(
+    {
+        *("host", "connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "content-length"),
+        *("expect", "proxy-connection"),
+    }
+)
 _OURS: Final = frozenset(
     {
-        # RFC 9110, 7.6.1 and 7.2; RFC 9112, 6: what says where a message goes and where it ends.
-        *("host", "connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "content-length"),
-        *("expect", "via", "max-forwards", "forwarded", "date"),
+        *_FRAMING,
+        *("via", "max-forwards", "forwarded", "date"),
         # What the platform writes itself, and what it reads from.
         *("accept", "accept-charset", "accept-encoding", "last-event-id", "origin", "referer", "http2-settings"),
         *("user-agent", "range", "traceparent", "tracestate", "baggage"),
@@ -36,6 +42,11 @@ def ours(name: str) -> bool:
     """Is the field of this name the platform's own to write, or never sent?"""
     low = name.lower()
     return low in _OURS or low.startswith(_OURS_BEGIN)
+
+
+def framing(name: str) -> bool:
+    """Does the field of this name say where a message goes or where it ends? Only who writes the message sets it."""
+    return name.lower() in _FRAMING
 
 
 def refusal(name: str) -> str:

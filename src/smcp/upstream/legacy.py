@@ -10,13 +10,14 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 from smcp.kernel import errors, jsonrpc
 from smcp.protocol import eras, sse
-from smcp.upstream import client, places, wire
+from smcp.upstream import places, transport, wire
 
 _ATTEMPTS: Final = 8
 """Times in a row that a stream is taken up without anything new on it."""
@@ -33,7 +34,7 @@ class Legacy(wire.Wire):
 
     name = "streamable"
 
-    def __init__(self, http: client.Client, place: places.Place, owner: wire.Owner, limit: int) -> None:
+    def __init__(self, http: transport.Client, place: places.Place, owner: wire.Owner, limit: int) -> None:
         super().__init__(http, place, owner, limit)
         self._session = ""
         self._version = ""
@@ -44,12 +45,18 @@ class Legacy(wire.Wire):
         self._renewing = asyncio.Lock()
         self._stream: asyncio.Task[None] | None = None
 
-    async def post(self, sent: wire.Sent) -> None:
+    def begin(self, sent: wire.Sent, told: Callable[[], None]) -> transport.Begun | None:
+        begun = self._http.begin("POST", self._place, self._fields(), sent.body, told)
+        if begun is not None:
+            begun.mark = self._session
+        return begun
+
+    async def post(self, sent: wire.Sent, begun: transport.Begun | None = None) -> None:
         if sent.method == "initialize":
             await self._initialize(sent)
             return
-        session = self._session
-        if not await self._post(sent):
+        session = self._session if begun is None else begun.mark
+        if not await self._post(sent, begun):
             await self._renew(session)
             await self._post(sent, last=True)
         if sent.method == "notifications/initialized":
@@ -79,21 +86,21 @@ class Legacy(wire.Wire):
             self._greeted(answer, frame)
         self._owner.received(_named(frame, b"%d" % sent.number), sent.number)
 
-    def _greeted(self, answer: client.Answer, frame: jsonrpc.Frame) -> None:
+    def _greeted(self, answer: transport.Answer, frame: jsonrpc.Frame) -> None:
         session = answer.field("mcp-session-id")
         if len(session) > _SESSION or any(not "!" <= one <= "~" for one in session):
-            raise errors.ServerFailed("The remote server named its session in a way that MCP does not allow.")
+            raise errors.ServerFailed(f"The {self.who} named its session in a way that MCP does not allow.")
         self._session = session
         result = jsonrpc.obj(jsonrpc.decode(frame.result)) if frame.result else None
         version = (result or {}).get("protocolVersion")
         # The field came with 2025-06-18; before, nobody reads it.
         self._version = version if version in eras.LEGACY else ""
 
-    async def _post(self, sent: wire.Sent, *, last: bool = False) -> bool:
+    async def _post(self, sent: wire.Sent, begun: transport.Begun | None = None, *, last: bool = False) -> bool:
         """False when the server does not know the session any more."""
-        silence_s = client.SILENCE_S if sent.number else wire.WORD_S
-        parser = self.parser()
-        async with self._http.send("POST", self._place, self._fields(), sent.body, silence_s=silence_s) as answer:
+        silence_s = transport.SILENCE_S if sent.number else wire.WORD_S
+        parser, fields = self.parser(), self._fields()
+        async with begun or self._http.send("POST", self._place, fields, sent.body, silence_s=silence_s) as answer:
             if answer.status >= 400:
                 error = None if answer.status != 400 else await self.error(answer)
                 if not last and self._session and (answer.status == 404 or _about_session(error)):
@@ -107,20 +114,20 @@ class Legacy(wire.Wire):
         await self._resume(sent, parser, broken)
         return True
 
-    async def _answer(self, answer: client.Answer, sent: wire.Sent, parser: sse.Parser) -> errors.SmcpError | None:
+    async def _answer(self, answer: transport.Answer, sent: wire.Sent, parser: sse.Parser) -> errors.SmcpError | None:
         """Read an answer; what broke its stream off, if something did."""
         if answer.media == wire.JSON:
-            self._owner.received(await self.whole(answer, self._limit), sent.number)
+            self._owner.received(await self.whole(answer), sent.number)
         elif answer.media == wire.EVENTS:
             try:
                 await self._read(answer, sent.number, parser)
             except (errors.ServerFailed, errors.ServerTimeout) as error:
                 return error
         elif answer.status != 202:
-            raise errors.ServerFailed("The remote server's answer is neither JSON nor an event stream.")
+            raise errors.ServerFailed(f"The {self.who}'s answer is neither JSON nor an event stream.")
         return None
 
-    async def _read(self, answer: client.Answer, number: int, parser: sse.Parser) -> None:
+    async def _read(self, answer: transport.Answer, number: int, parser: sse.Parser) -> None:
         """Read a stream to its end, or to the response of `number`."""
         async with contextlib.aclosing(self.events(answer, parser)) as events:
             async for event in events:
@@ -134,7 +141,7 @@ class Legacy(wire.Wire):
         attempts = 0
         while self._owner.waits(sent.number):
             if not parser.last_id or attempts == _ATTEMPTS:
-                raise broken or errors.ServerFailed("The remote server ended its answer before the response.")
+                raise broken or errors.ServerFailed(f"The {self.who} ended its answer before the response.")
             at, attempts = parser.last_id, attempts + 1
             await asyncio.sleep(_wait(parser))
             if not self._owner.waits(sent.number):
@@ -149,7 +156,7 @@ class Legacy(wire.Wire):
                             failure
                             or broken
                             or errors.ServerFailed(
-                                "The remote server ended its answer before the response, and does not go on with it."
+                                f"The {self.who} ended its answer before the response, and does not go on with it."
                             )
                         )
                     await self._read(answer, sent.number, parser)
@@ -179,14 +186,14 @@ class Legacy(wire.Wire):
             async with self._http.send("POST", self._place, self._fields(hello=True), body) as answer:
                 frame = await self.response(answer)
                 if not frame.result:
-                    raise errors.ServerFailed("The remote server ended the session, and refuses a new one.")
+                    raise errors.ServerFailed(f"The {self.who} ended the session, and refuses a new one.")
                 self._greeted(answer, frame)
             if self._ready:
                 async with self._http.send(
                     "POST", self._place, self._fields(), self._ready, silence_s=wire.WORD_S
                 ) as answer:
                     await answer.discard()
-            self._owner.note("the remote server had ended the session; a new one has begun, without anything of it")
+            self._owner.note(f"the {self.who} had ended the session; a new one has begun, without anything of it")
             self._listen()
 
     def _listen(self) -> None:

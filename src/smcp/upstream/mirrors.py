@@ -25,6 +25,10 @@ class Mirrors:
     def __init__(self) -> None:
         self._by_tool: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {}
 
+    def wanted(self, tool: str) -> bool:
+        """Does a call of this tool have any?"""
+        return tool in self._by_tool
+
     def fields(self, tool: str, arguments: object) -> list[tuple[str, str]]:
         """The header fields of a call."""
         known = self._by_tool.get(tool)

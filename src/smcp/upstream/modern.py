@@ -6,18 +6,37 @@ arguments that the tool's schema names. A request is cancelled by closing its st
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 from smcp.kernel import errors, jsonrpc
 from smcp.protocol import eras, headers
-from smcp.upstream import client, mirrors, places, wire
+from smcp.upstream import mirrors, places, transport, wire
 
 _MISMATCH: Final = -32020
 _PAGES: Final = 20
+_ROUTING: Final = (256, 512)
+"""Sets of fields that are remembered, and characters of the longest."""
 _LISTEN_SILENCE_S: Final = 86_400.0
 _ACCEPT: Final = (("Accept", f"{wire.JSON}, {wire.EVENTS}"), ("Content-Type", wire.JSON))
+
+
+class _Meta(msgspec.Struct):
+    version: object = msgspec.field(name=eras.META_VERSION, default=None)
+
+
+class _Told(msgspec.Struct):
+    """What of params is mirrored: the rest is not read a second time."""
+
+    meta: _Meta = msgspec.field(name="_meta", default_factory=_Meta)
+    name: object = None
+    uri: object = None
+    arguments: msgspec.Raw = msgspec.Raw()
+
+
+_decode = msgspec.json.Decoder(_Told).decode
 
 
 class Modern(wire.Wire):
@@ -27,7 +46,7 @@ class Modern(wire.Wire):
 
     def __init__(
         self,
-        http: client.Client,
+        http: transport.Client,
         place: places.Place,
         owner: wire.Owner,
         limit: int,
@@ -36,22 +55,22 @@ class Modern(wire.Wire):
         super().__init__(http, place, owner, limit)
         self._mirrors = known
         self._listing = asyncio.Lock()
+        self._routing: dict[tuple[str, str, str | None], tuple[tuple[str, str], ...]] = {}
         self._lists = 0
         """How often the tools were listed because a header was missing."""
 
-    async def post(self, sent: wire.Sent) -> None:
-        if not await self._post(sent):
+    def begin(self, sent: wire.Sent, told: Callable[[], None]) -> transport.Begun | None:
+        return self._http.begin("POST", self._place, self._fields(sent), sent.body, told)
+
+    async def post(self, sent: wire.Sent, begun: transport.Begun | None = None) -> None:
+        if not await self._post(sent, begun):
             # What the server wants mirrored is not known here, or has changed: nothing was carried out yet.
             await self._relist(sent, self._lists)
             await self._post(sent, last=True)
 
-    async def _post(self, sent: wire.Sent, *, last: bool = False) -> bool:
+    async def _post(self, sent: wire.Sent, begun: transport.Begun | None = None, *, last: bool = False) -> bool:
         """False when the server misses a header field, and may be asked again with more of them."""
-        silence_s = _LISTEN_SILENCE_S if sent.lasts else client.SILENCE_S
-        silence_s = silence_s if sent.number else wire.WORD_S
-        async with self._http.send(
-            "POST", self._place, self._fields(sent), sent.body, silence_s=silence_s, lasting=sent.lasts
-        ) as answer:
+        async with begun or self._send(sent) as answer:
             if answer.status >= 400:
                 error = await self.error(answer) if answer.status == 400 else None
                 if error is not None and _code(error) == _MISMATCH and sent.method == "tools/call" and not last:
@@ -63,9 +82,14 @@ class Modern(wire.Wire):
                 await answer.discard()
         return True
 
-    async def _answer(self, answer: client.Answer, sent: wire.Sent) -> None:
+    def _send(self, sent: wire.Sent) -> contextlib.AbstractAsyncContextManager[transport.Answer]:
+        silence_s = _LISTEN_SILENCE_S if sent.lasts else transport.SILENCE_S if sent.number else wire.WORD_S
+        fields = self._fields(sent)
+        return self._http.send("POST", self._place, fields, sent.body, silence_s=silence_s, lasting=sent.lasts)
+
+    async def _answer(self, answer: transport.Answer, sent: wire.Sent) -> None:
         if answer.media == wire.JSON:
-            self._response(await self.whole(answer, self._limit), sent)
+            self.response_to(sent, await self.whole(answer))
         elif answer.media == wire.EVENTS:
             async with contextlib.aclosing(self.events(answer, self.parser())) as events:
                 async for event in events:
@@ -75,45 +99,55 @@ class Modern(wire.Wire):
                         return
         if self._owner.waits(sent.number):
             raise errors.ServerFailed(
-                "The remote server ended its answer before the response."
+                f"The {self.who} ended its answer before the response."
                 if answer.media in (wire.JSON, wire.EVENTS)
-                else "The remote server's answer is neither JSON nor an event stream."
+                else f"The {self.who}'s answer is neither JSON nor an event stream."
             )
 
     def _message(self, data: bytes, sent: wire.Sent) -> None:
         if sent.method == "tools/list" and b"x-mcp-header" in data:
             with contextlib.suppress(errors.ParseError):
-                self._response(data, sent)
+                self.response_to(sent, data)
                 return
         self.hand(data, sent.number)
 
-    def _response(self, data: bytes, sent: wire.Sent) -> None:
-        if sent.method == "tools/list" and b"x-mcp-header" in data:
-            frame = jsonrpc.frame(data)
+    def response_to(self, sent: wire.Sent, body: bytes) -> None:
+        if sent.method == "tools/list" and b"x-mcp-header" in body:
+            frame = jsonrpc.frame(body)
             if frame.result:
                 result, refused = self._mirrors.listed(bytes(frame.result))
                 for line in refused:
                     self._owner.note(line)
                 if refused:
-                    data = jsonrpc.result(bytes(frame.id), result)
-        self._owner.received(data, sent.number)
+                    body = jsonrpc.result(bytes(frame.id), result)
+        self._owner.received(body, sent.number)
 
-    def _fields(self, sent: wire.Sent) -> list[tuple[str, str]]:
-        fields = [*_ACCEPT, ("MCP-Protocol-Version", eras.MODERN[-1])]
+    def _fields(self, sent: wire.Sent) -> transport.Fields:
         if not sent.method:
-            return fields
-        fields.append(("Mcp-Method", headers.encode(sent.method)))
-        params = (jsonrpc.obj(jsonrpc.decode(sent.params)) if sent.params else None) or {}
-        version: object = (jsonrpc.obj(params.get("_meta")) or {}).get(eras.META_VERSION)
-        if isinstance(version, str):
-            # The field says what the body says, whatever that is: what differs is refused (-32020).
-            fields[2] = ("MCP-Protocol-Version", headers.encode(version))
-        member = eras.NAMED.get(sent.method, "")
-        named: object = params.get(member)
-        if isinstance(named, str):
-            fields.append(("Mcp-Name", headers.encode(named)))
-        if sent.method == "tools/call" and isinstance(named, str):
-            fields += self._mirrors.fields(named, params.get("arguments"))
+            return self._routed("", eras.MODERN[-1], None)
+        told = _told(sent.params)
+        # The field says what the body says, whatever that is: what differs is refused (-32020).
+        version = told.meta.version if isinstance(told.meta.version, str) else eras.MODERN[-1]
+        member = eras.NAMED.get(sent.method)
+        named = None if member is None else told.uri if member == "uri" else told.name
+        named = named if isinstance(named, str) else None
+        fields = self._routing.get((sent.method, version, named)) or self._routed(sent.method, version, named)
+        if named is not None and sent.method == "tools/call" and self._mirrors.wanted(named):
+            arguments = jsonrpc.decode(told.arguments) if told.arguments else None
+            return (*fields, *self._mirrors.fields(named, arguments))
+        return fields
+
+    def _routed(self, method: str, version: str, named: str | None) -> tuple[tuple[str, str], ...]:
+        """The fields that a router reads. Most requests repeat some others' ones."""
+        fields = (*_ACCEPT, ("MCP-Protocol-Version", headers.encode(version)))
+        if method:
+            fields = (*fields, ("Mcp-Method", headers.encode(method)))
+        if named is not None:
+            fields = (*fields, ("Mcp-Name", headers.encode(named)))
+        if len(method) + len(version) + len(named or "") <= _ROUTING[1]:
+            if len(self._routing) >= _ROUTING[0]:
+                self._routing.clear()
+            self._routing[method, version, named] = fields
         return fields
 
     async def _relist(self, sent: wire.Sent, seen: int) -> None:
@@ -141,7 +175,7 @@ class Modern(wire.Wire):
         async with self._http.send("POST", self._place, fields, question.body, silence_s=wire.WORD_S) as answer:
             found = await self.response(answer)
         if not found.result:
-            raise errors.ServerFailed("The remote server misses a header field, and does not list its tools.")
+            raise errors.ServerFailed(f"The {self.who} misses a header field, and does not list its tools.")
         return bytes(found.result)
 
 
@@ -151,3 +185,14 @@ def _ask(page: int, params: bytes) -> bytes:
 
 def _code(error: msgspec.Raw) -> object:
     return (jsonrpc.obj(jsonrpc.decode(error)) or {}).get("code")
+
+
+def _told(params: msgspec.Raw) -> _Told:
+    """Raises `errors.ParseError`. What is not what it should be is for the server to refuse."""
+    try:
+        return _decode(params) if params else _Told()
+    except msgspec.ValidationError:  # `_meta` is no object
+        told = jsonrpc.obj(jsonrpc.decode(params)) or {}
+        return _Told(_Meta(), told.get("name"), told.get("uri"), msgspec.Raw(jsonrpc.encode(told.get("arguments"))))
+    except (ValueError, RecursionError) as error:
+        raise errors.ParseError("A part of the message is not valid JSON.") from error

@@ -9,7 +9,7 @@ import contextlib
 from typing import Final
 
 from smcp.kernel import errors
-from smcp.upstream import client, places, wire
+from smcp.upstream import places, transport, wire
 
 _ENDPOINT_S: Final = 30.0
 _SILENCE_S: Final = 3600.0
@@ -20,12 +20,12 @@ class OldSse(wire.Wire):
 
     name = "sse"
 
-    def __init__(self, http: client.Client, place: places.Place, owner: wire.Owner, limit: int) -> None:
+    def __init__(self, http: transport.Client, place: places.Place, owner: wire.Owner, limit: int) -> None:
         super().__init__(http, place, owner, limit)
         self._endpoint: asyncio.Future[places.Place] = asyncio.get_running_loop().create_future()
         self._stream: asyncio.Task[None] | None = None
 
-    async def post(self, sent: wire.Sent) -> None:
+    async def post(self, sent: wire.Sent, begun: transport.Begun | None = None) -> None:
         there = await self._opened()
         fields = [("Accept", "*/*"), ("Content-Type", wire.JSON)]
         async with self._http.send("POST", there, fields, sent.body, silence_s=wire.WORD_S) as answer:
@@ -67,7 +67,7 @@ class OldSse(wire.Wire):
             self._endpoint.set_exception(failure)
             self._endpoint.exception()  # whoever waits gets it; nobody may
 
-    async def _read(self, answer: client.Answer) -> None:
+    async def _read(self, answer: transport.Answer) -> None:
         async with contextlib.aclosing(self.events(answer, self.parser())) as events:
             async for event in events:
                 if event.type == "endpoint" and not self._endpoint.done():

@@ -49,10 +49,10 @@ class Place(msgspec.Struct, frozen=True):
         return self.scheme, self.host, self.port
 
 
-def parse(url: str) -> Place:
+def parse(url: str, longest: int = LONGEST) -> Place:
     """The place that `url` names, without its fragment. Raises `errors.InvalidParams`, which says what is wrong."""
-    if len(url) > LONGEST:
-        raise errors.InvalidParams(f"The address has more than {LONGEST} characters.")
+    if len(url) > longest:
+        raise errors.InvalidParams(f"The address has more than {longest} characters.")
     if not _VISIBLE.fullmatch(url) or "\\" in url:
         raise errors.InvalidParams("The address has characters that no URL has: percent-encode them.")
     try:
@@ -74,6 +74,15 @@ def follow(place: Place, location: str) -> Place:
         return parse(urllib.parse.urljoin(str(place), location.strip(" \t")))
     except ValueError:
         raise errors.InvalidParams("The reference is no URL.") from None
+
+
+def is_address(host: str) -> bool:
+    """Is a place's host an address and no name?"""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _port(parts: urllib.parse.SplitResult) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from support import clients
+from support import clients, wire
 from support.clients import Endpoint, Mode, Seen
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
@@ -55,7 +55,7 @@ def test_the_typescript_sdk_1_lists_and_calls_tools(time_endpoint: Endpoint, fix
 
 @pytest.mark.requirement("mcp:clients:key-needed")
 def test_a_client_without_a_valid_key_is_refused(time_endpoint: Endpoint) -> None:
-    wrong = time_endpoint._replace(key=time_endpoint.key[:-1] + ("0" if time_endpoint.key[-1] != "0" else "1"))
+    wrong = time_endpoint._replace(key=wire.miskeyed(time_endpoint.key))
     with pytest.raises(AssertionError, match=r"401|Unauthorized|authorization"):
         clients.typescript_classic(wrong, *_TIME)
 

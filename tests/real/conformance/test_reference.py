@@ -3,9 +3,11 @@
 What fails here can't be asked of SMCP; what passes here and fails through SMCP is SMCP's fault.
 """
 
+import pathlib
+
 import pytest
 
-from support import conformance, suite
+from support import conformance, suite, workers
 from support.clients import Endpoint
 from support.everything import Build
 
@@ -18,6 +20,15 @@ def test_each_build_alone_passes_the_suite_of_its_eras(alone: dict[Build, Endpoi
     outcome = suite.outcome(run, alone[run.build])
     assert (outcome.passed, outcome.required, outcome.failures) == (run.required, run.required, {}), outcome.table()
     assert len(outcome.scenarios) == run.required + run.more, outcome.table()
+    assert outcome.remarks == suite.remarks(run), outcome.table()
+
+
+@pytest.mark.requirement("workers:suite:yardstick")
+@pytest.mark.parametrize("run", suite.WORKER, ids=suite.name)
+def test_the_fixture_that_is_a_worker_passes_in_workerd_itself(tmp_path: pathlib.Path, run: suite.Run) -> None:
+    with workers.alone("everything", tmp_path) as url:
+        outcome = suite.outcome(run, Endpoint(url, "needed by nobody"))
+    assert (outcome.passed, outcome.required, outcome.failures) == (run.required, run.required, {}), outcome.table()
     assert outcome.remarks == suite.remarks(run), outcome.table()
 
 

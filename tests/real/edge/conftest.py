@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from support import authority, gates, proxy, wire
+from support import authority, gates, ports, proxy, wire
 from support.clients import Endpoint
 from support.platform import Platform
 
@@ -76,7 +76,7 @@ def behind(tmp_path_factory: pytest.TempPathFactory) -> Generator[Behind]:
     """A platform behind a proxy, with a hosted server that does what a test tells it."""
     shelf: pathlib.Path = tmp_path_factory.mktemp("wheels")
     wire.wheel(shelf)
-    front = proxy.free_port()
+    front = ports.free()
     environ = {
         **gates.SETTINGS,
         "SMCP_DEPLOY_WHEEL_DIRS": str(shelf),

@@ -33,20 +33,6 @@ async def http() -> AsyncGenerator[httpx2.AsyncClient]:
 
 
 @pytest.fixture
-async def caller(http: httpx2.AsyncClient) -> AsyncGenerator[Callable[[Endpoint], wire.Caller]]:
-    """Makes callers, whose sessions are ended in the end."""
-    made: list[wire.Caller] = []
-
-    def make(at: Endpoint) -> wire.Caller:
-        made.append(wire.Caller(http, at))
-        return made[-1]
-
-    yield make
-    for one in made:
-        await one.close()
-
-
-@pytest.fixture
 def acme(gate: Gate, caller: Callable[[Endpoint], wire.Caller]) -> wire.Caller:
     """A caller at acme's server."""
     return caller(gate.acme)

@@ -25,7 +25,8 @@ async def test_a_reader_lists_and_reads_and_may_not_call(gate: Gate, caller: Mak
         answer = await reader.modern(method, params, "mine")
         said = answer.json()
         assert (answer.status_code, said["id"], said["error"]["code"]) == (403, "mine", -32000)
-        assert 'error="insufficient_scope"' in answer.headers["www-authenticate"]
+        # No other token of theirs would do: a challenge would send clients after one.
+        assert "www-authenticate" not in answer.headers
     session = await reader.open()
     assert (await reader.legacy(session, "tools/list")).status_code == 200
     assert (await reader.legacy(session, "tools/call", wire.call("echo"))).status_code == 403

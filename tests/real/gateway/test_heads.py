@@ -57,7 +57,7 @@ async def test_each_request_of_a_connection_is_judged_by_its_own_head_and_by_wha
     fields, body = wire.modern("tools/list")
     good = {"host": f"{host}:{port}", "authorization": f"Bearer {made['secret']}", **fields}
     mine, theirs = "/t/acme/tool/mcp", "/t/umbra/tool/mcp"
-    bad_key = {**good, "authorization": f"Bearer {made['secret'][:-1]}x"}
+    bad_key = {**good, "authorization": f"Bearer {wire.miskeyed(made['secret'])}"}
     other_method = {**good, "mcp-method": "tools/call"}
     no_version = {name: value for name, value in good.items() if not name.startswith("mcp-")}
     longer = json.dumps({**json.loads(body), "id": 123456789}).encode()

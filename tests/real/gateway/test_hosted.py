@@ -55,8 +55,7 @@ async def _watched(gate: Gate, umbra: wire.Caller, others: wire.Vitals) -> Async
     wanted = before._replace(instances=most, children=others.children + 9)
     after = await wire.settled(gate.platform, wanted, files=12)
     assert after.pid == before.pid
-    assert (after.sessions, after.in_flight) == (before.sessions, 0)
-    assert after.instances <= most
+    assert after.more(wanted._replace(in_flight=0)) == {}
     assert after.files <= before.files + 12  # the pipes of a copy that was not there before
     assert wire.zombies(gate.platform) == 0
 
@@ -197,8 +196,8 @@ async def test_a_session_ends_with_every_process_its_server_started_however_stub
     assert len(family) >= before.children + 6
     assert await acme.end(session) == 204
     after = await wire.settled(gate.platform, before)
-    assert after.children == before.children
-    assert len(processes.alive(family)) == before.children + wire.OWN_PROCESSES
+    assert after.children <= before.children
+    assert len(processes.alive(family)) <= before.children + wire.OWN_PROCESSES
 
 
 @pytest.mark.requirement("gateway:hosted:whole")
@@ -220,6 +219,6 @@ async def test_two_hundred_starts_and_ends_leave_no_process_no_zombie_and_no_fil
     await asyncio.gather(*(cycles(50) for _ in range(4)))
     await one.close()
     after = await wire.settled(gate.platform, before, files=8)
-    assert (after.sessions, after.instances, after.children) == (before.sessions, before.instances, before.children)
+    assert after.more(before) == {}
     assert after.files <= before.files + 8  # this client's own connections
     assert wire.zombies(gate.platform) == 0

@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from support import clients, gates, proxy, wire
+from support import clients, gates, ports, wire
 from support.clients import Endpoint
 from support.platform import Platform
 
@@ -93,7 +93,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Generator[House]:
     """The platform, running."""
     shelf: pathlib.Path = tmp_path_factory.mktemp("wheels")
     wire.wheel(shelf)
-    port = proxy.free_port()
+    port = ports.free()
     settings = {**gates.SETTINGS, "SMCP_DEPLOY_WHEEL_DIRS": str(shelf), "SMCP_GATEWAY_CALL_TIMEOUT_S": "60"}
     settings |= {"SMCP_GATEWAY_HOSTS": f"127.0.0.1:{port}"}
     with Platform(tmp_path_factory.mktemp("house"), settings) as platform:

@@ -178,6 +178,20 @@ async def test_a_state_is_good_once_for_its_own_principal_tenant_server_and_requ
 
 
 @pytest.mark.requirement("attack:mrtr:request-state")
+async def test_the_state_of_an_earlier_round_is_spent_while_the_call_still_waits(one: Modern) -> None:
+    """Once the call is over no state of it is good, spent or not: here it goes on, and waits for the second answer."""
+    questions = [form("a?"), form("b?")]
+    first = await one.call("quiz", questions=questions, slowly=True)
+    spent = retry(first, **{"elicitation-1": accept(n=1)})
+    second = await one.call("quiz", spent, questions=questions, slowly=True)
+    used = await one.call("quiz", spent, questions=questions, slowly=True)
+    assert used["error"]["code"] == -32602
+    assert "used" in used["error"]["message"]
+    done = await one.call("quiz", retry(second, **{"elicitation-2": accept(n=2)}), questions=questions, slowly=True)
+    assert wire.said(done) == [accept(n=1), accept(n=2)]
+
+
+@pytest.mark.requirement("attack:mrtr:request-state")
 async def test_of_two_retries_at_once_one_goes_on(one: Modern) -> None:
     asked = await one.call("quiz", questions=[_ROOTS])
     good = retry(asked, **{"roots-1": _FOLDER})
@@ -234,7 +248,7 @@ async def test_a_call_that_waits_goes_on_in_its_own_deployment_while_that_may(
 async def test_a_call_that_waits_ends_with_its_principals_key(gate: Gate, older: Endpoint, caller: Make) -> None:
     made = gate.platform.api("POST", "/tenants/acme/keys", {"roles": ["mcp_user"], "label": "to be revoked"})
     one = Modern(caller(Endpoint(older.url, made["secret"])))
-    before = await asyncio.to_thread(wire.vitals, gate.platform)
+    before = await wire.settled(gate.platform, wire.vitals(gate.platform)._replace(in_flight=0))
     asked = await one.call("quiz", questions=[_ROOTS])
     during = await asyncio.to_thread(wire.vitals, gate.platform)
     assert (during.sessions, during.instances) == (before.sessions + 1, before.instances + 1)
@@ -242,7 +256,7 @@ async def test_a_call_that_waits_ends_with_its_principals_key(gate: Gate, older:
     answer = await one.ask("tools/call", {"name": "do", "arguments": {}, **retry(asked)})
     assert answer.status_code == 401
     after = await wire.settled(gate.platform, before)
-    assert (after.sessions, after.instances) == (before.sessions, before.instances)
+    assert after.more(before) == {}
 
 
 @pytest.mark.requirement("gateway:upward:capability")

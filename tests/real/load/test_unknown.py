@@ -27,9 +27,8 @@ _GROWTH = 12 << 20
 def _requests(platform: Platform, key: str) -> list[bytes]:
     """What somebody without a key may try."""
     base = platform.base_url
-    flipped = key[:-1] + ("0" if key[-1] != "0" else "1")
     keys = [
-        None, "Bearer", "Bearer ", "Basic abc", f"Bearer {flipped}", f"Bearer {key[:-4]}", f"Bearer {key}x",
+        None, "Bearer", "Bearer ", "Basic abc", f"Bearer {wire.miskeyed(key)}", f"Bearer {key[:-4]}", f"Bearer {key}x",
         "Bearer " + "x" * 4000, "Bearer smcp_unknown_0000000000", f"bearer {key} {key}", "Bearer a.b.c",
     ]  # fmt: skip
     paths = [

@@ -1,5 +1,6 @@
 """Every command against a running platform: what a script gets, and that people get something too."""
 
+import asyncio
 import io
 import json
 import pathlib
@@ -7,8 +8,10 @@ import time
 from typing import Any
 
 import pytest
+from joserfc import jwk
 
 from smcp.cli import failures, main, profiles
+from support import visitors
 from support.clients import Endpoint
 from support.platform import Platform
 
@@ -85,6 +88,29 @@ def test_a_key_is_shown_once_works_and_is_revoked(terminal: Terminal) -> None:
     terminal.text("tenant", "show", "cli-keys", code=failures.Exit.REFUSED)
     assert "SMCP_URL and SMCP_API_KEY was refused" in terminal.err
     assert secret not in terminal.err
+
+
+@pytest.mark.requirement("oauth:cli:client", "cli:destructive:asks")
+def test_a_client_is_made_shown_listed_and_revoked(terminal: Terminal, tmp_path: pathlib.Path) -> None:
+    terminal.json("tenant", "create", "cli-clients")
+    here = ("--tenant", "cli-clients")
+    made = terminal.json("client", "create", "nightly report", "--role", "mcp_user", *here)
+    secret, client = made["secret"], made["client"]["id"]
+    assert secret.startswith("smcs_cli-clients_")
+    assert secret not in terminal.text("client", "list", *here) + terminal.text("client", "show", client, *here)
+    assert terminal.text("client", "create", "x", "--role", "read_only", *here).split()[-1].startswith("smcs_")
+    keys = tmp_path / "keys.json"
+    keys.write_text(json.dumps({"keys": [jwk.ECKey.generate_key("P-256").as_dict(private=False)]}))
+    assert terminal.json("client", "create", "s", "--role", "mcp_user", "--jwks", str(keys), *here)["secret"] is None
+    keys.write_text("no keys")
+    terminal.text("client", "create", "s", "--jwks", str(keys), *here, code=failures.Exit.USAGE)
+    terminal.text("client", "create", "s", "--role", "operator", *here, code=failures.Exit.REFUSED)
+
+    assert terminal.json("client", "revoke", client, *here, "--dry-run")["would_revoke"]["id"] == client
+    terminal.text("client", "revoke", client, *here, code=failures.Exit.USAGE)
+    assert terminal.json("client", "revoke", client, *here, "--yes")["revoked"] is not None
+    assert terminal.json("client", "show", client, *here)["revoked"] is not None
+    terminal.text("client", "show", "https://app.example/gone.json", *here, code=failures.Exit.NOT_FOUND)
 
 
 @pytest.mark.requirement("cli:keys:shown-once", "cli:profiles:choice")
@@ -219,3 +245,61 @@ def test_names_complete_from_the_platform(
     assert complete("smcp serv", 1) == ["server"]
     monkeypatch.setattr(terminal, "key", "smcp_hosting_wrong")
     assert complete("smcp tools hosting/ti", 2) == []
+
+
+@pytest.mark.requirement("oauth:people:command", "oauth:people:command-by-address")
+def test_a_person_is_invited_and_the_invitation_is_withdrawn(terminal: Terminal) -> None:
+    terminal.json("tenant", "create", "cli-people")
+    at = ("--tenant", "cli-people")
+    made = terminal.json("user", "invite", "ada@example.org", *at, "--role", "mcp_user", "--name", "Ada")
+    assert made["code"].startswith("smci_cli-people_")
+    assert made["url"].endswith("/account/cli-people/invite")
+    listed = terminal.text("user", "invitations", *at)
+    assert "ada@example.org" in listed
+    assert made["code"] not in listed
+    shown = terminal.text("user", "invite", "bob@example.org", *at, "--role", "admin").split()
+    assert shown[-1].startswith("smci_cli-people_")
+    assert "shown this once" in terminal.err
+    assert terminal.json("user", "withdraw", made["invitation"]["id"], *at) == {"withdrawn": made["invitation"]["id"]}
+    assert [one["email"] for one in terminal.json("user", "invitations", *at)["items"]] == ["bob@example.org"]
+    assert terminal.json("user", "list", *at)["items"] == []
+    assert "Nobody yet" in terminal.text("user", "list", *at)
+    terminal.text("user", "invite", "x@example.org", *at, "--role", "operator", code=failures.Exit.REFUSED)
+    terminal.text("user", "show", "user-" + "0" * 26, *at, code=failures.Exit.NOT_FOUND)
+    for command in ("show", "enable", "sessions", "reset"):
+        # Invited is not yet an account.
+        terminal.text("user", command, "bob@example.org", *at, code=failures.Exit.NOT_FOUND)
+        assert "Nobody in tenant cli-people has an account with the address bob@example.org" in terminal.err
+
+
+@pytest.mark.requirement("oauth:people:command-by-address")
+def test_a_person_is_named_by_their_address(terminal: Terminal, platform: Platform) -> None:
+    terminal.json("tenant", "create", "cli-address")
+    at = ("--tenant", "cli-address")
+    made = terminal.json("user", "invite", "ada@example.org", *at, "--role", "mcp_user")
+
+    async def join() -> None:
+        async with visitors.Visitor(platform.base_url, "cli-address", "ada@example.org") as ada:
+            await ada.join(made["code"])
+
+    asyncio.run(join())
+    (ada,) = terminal.json("user", "list", *at)["items"]
+    for named in ("ada@example.org", " Ada@Example.ORG", ada["id"]):
+        assert terminal.json("user", "show", named, *at)["id"] == ada["id"]
+    named = ("ada@example.org", *at)
+    assert [one["methods"] for one in terminal.json("user", "sessions", *named)["items"]] == [["setup", "password"]]
+    assert terminal.json("user", "roles", *named, "--role", "read_only")["roles"] == ["read_only"]
+    assert terminal.json("user", "disable", *named, "--yes")["disabled"]
+    assert not terminal.json("user", "enable", *named)["disabled"]
+    assert terminal.json("user", "sign-out", *named, "--yes")["id"] == ada["id"]
+    assert terminal.json("user", "reset", *named)["invitation"]["user"] == ada["id"]
+
+
+@pytest.mark.requirement("oauth:people:command", "oauth:people:setup")
+def test_a_set_up_code_is_made_until_the_first_account_is(terminal: Terminal) -> None:
+    first, second = (terminal.json("user", "setup-link") for _ in range(2))
+    assert first["url"].endswith("/account/platform/setup")
+    assert first["code"] != second["code"]
+    waiting = terminal.json("user", "invitations", "--tenant", "platform")["items"]
+    assert [one["id"] for one in waiting] == [second["invitation"]["id"]]
+    assert "set-up" in terminal.text("user", "invitations", "--tenant", "platform")

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import httpx2
 import pytest
 
-from support import plain, processes
+from support import pinned, plain, processes
 
 pytestmark = [
     pytest.mark.real,
@@ -51,6 +51,7 @@ class Running(NamedTuple):
 def running() -> Generator[Running]:
     """The platform, ready; in the end it is stopped as with Ctrl-C, and nothing of it is left."""
     with plain.home() as home:
+        pinned.share(home)
         around = {name: value for name, value in os.environ.items() if not name.startswith(("SMCP_", "XDG_"))}
         environ = {**around, "HOME": home, "TMPDIR": f"{home}/tmp", "PATH": "/usr/bin:/bin"}
         with pathlib.Path(home, "said").open("w+") as said:

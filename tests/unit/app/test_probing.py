@@ -4,6 +4,7 @@ import asyncio
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from smcp.app import probing
@@ -34,10 +35,16 @@ class _Both(driver.Driver):
         self.deaths = deaths
         self.page_s = page_s
         self.started = 0
+        self.running: list[_Copy] = []
+        """Those that were not stopped and have not ended."""
+        self.beside: list[int] = []
+        """How many ran already when each was started."""
 
     async def start(self, spec: driver.Spec, *, modern: bool, lines: driver.Lines) -> driver.Instance:
         self.started += 1
-        return _Copy(self, modern=modern)
+        self.beside.append(len(self.running))
+        self.running.append(made := _Copy(self, modern=modern))
+        return made
 
     async def close(self) -> None:
         pass
@@ -58,6 +65,8 @@ class _Copy(driver.Instance):
 
     def _end(self) -> None:
         self._alive = False
+        if self in self._home.running:
+            self._home.running.remove(self)
         self.calls.close(errors.ServerFailed("The hosted server ended before it answered."))
 
     def _write(self, data: bytes) -> None:
@@ -78,9 +87,9 @@ async def _eras(home: _Both) -> versions.Eras:
     return (await _probed(home)).eras
 
 
-async def _probed(home: _Both, whole_s: float = 0.0) -> deployer.Probed:
+async def _probed(home: _Both, whole_s: float = 0.0, worker: driver.Worker | None = None) -> deployer.Probed:
     async def spec(tenant: ids.TenantId, server: ids.ServerName, draft: versions.Deployment) -> driver.Spec:
-        return inside.spec()
+        return msgspec.structs.replace(inside.spec(), worker=worker)
 
     draft = versions.Deployment(
         id="dep-1",
@@ -115,6 +124,32 @@ async def test_a_server_whose_every_copy_ends_at_a_question_does_not_speak_that_
     spoken = await _eras(home)
     assert (spoken.modern, spoken.legacy) == (("2026-07-28",), ())
     assert home.started == 4
+
+
+@pytest.mark.requirement("deploy:probe:once")
+@pytest.mark.parametrize("deaths", [0, 1, 2])
+async def test_a_workers_process_is_started_once_for_both_eras_and_nothing_of_it_is_left(deaths: int) -> None:
+    worker = driver.Worker(modules=(driver.Module("index.js", "esm"),), compatibility_date="2026-11-01")
+    home = _Both(deaths)
+    spoken = (await _probed(home, worker=worker)).eras
+    assert (spoken.modern, "2025-11-25" in spoken.legacy) == (("2026-07-28",), True)
+    # The second conversation begins while the first one holds the process.
+    assert home.beside == [0] + [1] * (deaths + 1)
+    assert home.running == []
+    # A command's copy speaks the era of its first message: it is alone.
+    apart = _Both(deaths)
+    await _probed(apart)
+    assert set(apart.beside) == {0}
+    assert apart.running == []
+
+
+@pytest.mark.requirement("deploy:probe:once")
+async def test_a_probe_that_fails_ends_the_conversation_that_it_kept() -> None:
+    worker = driver.Worker(modules=(driver.Module("index.js", "esm"),), compatibility_date="2026-11-01")
+    home = _Both(0, page_s=0.05)
+    with pytest.raises(errors.DeployFailed, match="too long"):
+        await _probed(home, whole_s=1.0, worker=worker)
+    assert home.running == []
 
 
 @pytest.mark.requirement("deploy:probe:whole")

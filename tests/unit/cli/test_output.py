@@ -97,8 +97,17 @@ def test_every_destructive_command_has_yes_and_dry_run() -> None:
     assert with_both == {
         "smcp reset",
         "smcp key revoke",
+        "smcp kv clear",
+        "smcp kv delete",
+        "smcp client revoke",
+        "smcp user disable",
+        "smcp user sign-out",
+        "smcp role delete",
+        "smcp object delete",
+        "smcp object delete-bucket",
         "smcp secret delete",
         "smcp server delete",
+        "smcp tenant rotate-signing-key",
         "smcp volume delete",
         "smcp volume restore",
     }

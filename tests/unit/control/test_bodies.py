@@ -32,7 +32,16 @@ async def _state(world: worlds.World) -> dict[str, Any]:
     admin = f"{worlds.OWN}/admin"
     listed = {
         path: await world.ok("GET", f"/api/v1/tenants/{worlds.OWN}/{path}", admin)
-        for path in ("keys", "servers", "servers/time/deployments", "servers/time/secrets", "servers/time/volume")
+        for path in (
+            "keys",
+            "roles",
+            "servers",
+            "servers/time/deployments",
+            "servers/time/secrets",
+            "servers/time/volume",
+            f"kv/{paths.SPACE}",
+            f"buckets/{paths.BUCKET}",
+        )
     }
     for key in listed["keys"]["items"]:
         key["last_used"] = None
@@ -46,14 +55,30 @@ async def _state(world: worlds.World) -> dict[str, Any]:
 
 async def _parts(world: worlds.World) -> dict[str, str]:
     return {"tenant": worlds.OWN, "server": "time", "operation": world.operation, "key": "key-000000000000"} | {
-        "secret": worlds.SECRET
+        "secret": worlds.SECRET,
     }
 
 
 def _who(one: endpoint.Endpoint) -> str:
     return (
         "operator"
-        if one.resource({"tenant": ids.PLATFORM, "server": "", "key": "", "operation": "", "secret": ""}).kind
+        if one.resource(
+            {
+                "tenant": ids.PLATFORM,
+                "server": "",
+                "client": "",
+                "key": "",
+                "operation": "",
+                "secret": "",
+                "namespace": "",
+                "item": "",
+                "bucket": "",
+                "object": "",
+                "user": "",
+                "invitation": "",
+                "role": "",
+            }
+        ).kind
         == "tenant"
         else f"{worlds.OWN}/admin"
     )
@@ -109,6 +134,58 @@ _WRONG: Final[dict[str, tuple[dict[str, Any], ...]]] = {
         {"roles": ["admin"], "expires_in_days": True},
         {"roles": ["admin"], "expires_in_days": 1e9},
         {"roles": ["admin"], "label": "a\u0000b"},
+        {"roles": ["admin"], "scopes": []},
+        {"roles": ["admin"], "scopes": ["mcp:everything"]},
+        {"roles": ["admin"], "servers": []},
+        {"roles": ["admin"], "servers": ["Not A Name"]},
+        {"roles": ["admin"], "networks": ["somewhere"]},
+        {"roles": ["admin"], "networks": ["203.0.113.7/24"]},
+    ),
+    "/api/v1/tenants/{tenant}/keys/{key}/rotate": (
+        {"overlap_hours": -1},
+        {"overlap_hours": 721},
+        {"overlap_hours": "1"},
+        {"overlap_hours": None},
+    ),
+    "/api/v1/tenants/{tenant}/signing-key/rotate": (
+        {"end_now": "true"},
+        {"end_now": 1},
+        {"end_now": None},
+        {"now": True},
+    ),
+    "/api/v1/tenants/{tenant}/roles/{role}": (
+        {},
+        {"actions": []},
+        {"actions": "mcp:call"},
+        {"actions": ["mcp:fly"]},
+        {"actions": ["platform:read"]},
+        {"actions": ["*"]},
+        {"actions": ["mcp:call"], "servers": ["Not A Name"]},
+        {"actions": ["mcp:call"], "tools": [""]},
+        {"actions": ["mcp:call"], "tools": ["*********"]},
+        {"actions": ["mcp:call"], "tools": ["a b"]},
+        {"actions": ["mcp:call"], "read_only": 1},
+        {"actions": ["mcp:call"], "description": "a\nb"},
+    ),
+    "/api/v1/tenants/{tenant}/policy/test": (
+        {},
+        {"action": "mcp:call"},
+        {"action": "mcp:fly", "roles": ["admin"]},
+        {"action": "mcp:call", "roles": ["admin"], "key": "key-000000000000"},
+        {"action": "mcp:call", "roles": ["admin"], "scopes": ["mcp:everything"]},
+        {"action": "mcp:call", "roles": ["admin"], "server": "Not A Name"},
+    ),
+    "/api/v1/tenants/{tenant}/clients": (
+        {},
+        {"name": "x"},
+        {"name": "", "roles": ["mcp_user"]},
+        {"name": "x" * 81, "roles": ["mcp_user"]},
+        {"name": "x", "roles": "mcp_user"},
+        {"name": "x", "roles": ["mcp_user"], "auth_method": "none"},
+        {"name": "x", "roles": ["mcp_user"], "auth_method": "client_secret_jwt"},
+        {"name": "x", "roles": ["mcp_user"], "auth_method": "private_key_jwt"},
+        {"name": "x", "redirect_uris": ["javascript:alert(1)"]},
+        {"name": "x", "redirect_uris": ["http://app.example/"]},
     ),
     "/api/v1/tenants/{tenant}/deployments": (
         {},
@@ -121,6 +198,23 @@ _WRONG: Final[dict[str, tuple[dict[str, Any], ...]]] = {
     ),
     "/api/v1/tenants/{tenant}/servers/{server}/secrets/{secret}": _WRONG_SECRETS,
     "/api/v1/tenants/{tenant}/servers/{server}/secrets/{secret}/rotate": _WRONG_SECRETS,
+    "/api/v1/tenants/{tenant}/invitations": (
+        {},
+        {"email": "ada@example.org"},
+        {"email": "ada@example.org", "roles": []},
+        {"email": "ada@example.org", "roles": ["x" * 41]},
+        {"email": "ada@example.org", "roles": ["admin"], "name": "x" * 81},
+        {"email": "ada@example.org", "roles": ["admin"], "name": "a\nb"},
+        {"email": "ada", "roles": ["admin"]},
+        {"email": "a" * 300, "roles": ["admin"]},
+        {"email": "ada@example.org", "roles": ["admin"], "tenant": "globex"},
+    ),
+    "/api/v1/tenants/{tenant}/users/{user}/roles": (
+        {},
+        {"roles": []},
+        {"roles": "admin"},
+        {"roles": ["admin"], "id": 1},
+    ),
     "/api/v1/tenants/{tenant}/plan": (
         {},
         {"plan": 1},

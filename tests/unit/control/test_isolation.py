@@ -10,18 +10,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from smcp.access import roles
 from smcp.control import endpoint
 from smcp.identity.authn import key_text
 from smcp.kernel import ids
+from support import words
 from unit.control import paths
 from unit.control import world as worlds
 
 _VOLATILE: Final = frozenset({"smcp-request-id", "date", "ratelimit"})
-# Secrets can be set before their server exists, so naming none is no error there.
+# Secrets can be set before their server exists, and a namespace without keys is one, so naming none is no error there.
 _NAMED: Final = tuple(
     one
     for one in paths.TENANTS
-    if len(one.parameters) > 1 and one.method != "PUT" and not one.path.endswith("/secrets")
+    if len(one.parameters) > 1
+    and one.method != "PUT"
+    and (one.method != "GET" or not one.path.endswith(("/secrets", "/{namespace}", "/{bucket}")))
 )
 
 
@@ -33,8 +37,27 @@ def _seen(answer: httpx2.Response) -> tuple[int, Any, dict[str, str]]:
 
 
 _names = st.from_regex(r"[a-z0-9]{1,8}(-[a-z0-9]{1,8}){0,2}", fullmatch=True)
+_buckets = st.from_regex(r"[a-z0-9][a-z0-9-]{1,20}[a-z0-9]", fullmatch=True)
 _secrets = st.from_regex(r"[A-Z_a-z][A-Za-z0-9_]{0,20}", fullmatch=True)
 _ids = st.from_regex(r"[a-z]{2,3}-[0-9a-hjkmnp-tv-z]{12,26}", fullmatch=True)
+
+
+_absent = st.fixed_dictionaries(
+    {
+        "tenant": _names,
+        "server": _names,
+        "operation": _ids,
+        "client": st.from_regex(r"(client|document)-[0-9a-z]{1,40}", fullmatch=True),
+        "key": _ids,
+        "user": _ids,
+        "invitation": _ids,
+        "secret": _secrets,
+        "namespace": _names,
+        "item": _names,
+        "bucket": _buckets,
+        "object": _names,
+    }
+)
 
 
 @pytest.mark.requirement("control:isolation:foreign-is-absent")
@@ -46,15 +69,15 @@ def test_what_belongs_to_another_tenant_answers_exactly_as_what_does_not_exist(t
             "tenant": worlds.OWN,
             "server": "time",
             "operation": world.operation,
+            "client": runner.run(world.fresh_client(worlds.OWN)),
             "key": runner.run(world.fresh_key(worlds.OWN)),
             "secret": worlds.SECRET,
+            **runner.run(world.fresh_people(worlds.OWN)),
         }
 
         @given(
             one=st.sampled_from(paths.TENANTS),
-            absent=st.fixed_dictionaries(
-                {"tenant": _names, "server": _names, "operation": _ids, "key": _ids, "secret": _secrets}
-            ),
+            absent=_absent,
             role=st.sampled_from(worlds.ROLES),
             query=st.sampled_from(({}, {"limit": "3"}, {"after": "1"})),
         )
@@ -96,9 +119,19 @@ async def test_an_id_of_another_tenant_names_nothing_in_ones_own(one: endpoint.E
         "tenant": worlds.OTHER,
         "server": "secret-server",
         "operation": world.operation,
+        "client": await world.fresh_client(worlds.OWN),
         "key": await world.fresh_key(worlds.OWN),
         "secret": "FOREIGN",
+        "namespace": "theirs",
+        "item": "k",
+        "bucket": "theirs",
+        "object": "k",
+        **await world.fresh_people(worlds.OWN),
+        "role": "theirs",
     }
+    await world.parts.roles.set(worlds.OWN, roles.Custom(name="theirs", actions=("mcp:list",)))
+    await world.store_object(worlds.OWN, "theirs", "k")
+    await world.parts.namespaces.put(worlds.OWN, "theirs", "k", b"its value")
     await world.parts.secrets.set(worlds.OWN, ids.ServerName("secret-server"), "FOREIGN", b"its value", by="key-1")
     absent = {
         "tenant": worlds.OTHER,
@@ -106,6 +139,11 @@ async def test_an_id_of_another_tenant_names_nothing_in_ones_own(one: endpoint.E
         "operation": ids.new("op"),
         "key": "key-000000000000",
         "secret": "FOREIGN",
+        "namespace": "theirs",
+        "item": "nothing",
+        "bucket": "theirs",
+        "object": "nothing",
+        "role": "nothing",
     }
     who = f"{worlds.OTHER}/admin"
     seen = [
@@ -130,15 +168,17 @@ async def test_no_list_holds_another_tenants_things_whatever_the_cursor(world: w
         world.operation,
         worlds.OWN,
         await world.fresh_key(worlds.OWN),
+        await world.fresh_client(worlds.OWN),
     ]
+    parts = {"tenant": worlds.OTHER, "server": "time", **await world.fresh_people(ids.TenantId(worlds.OTHER))}
     for one in paths.TENANTS:
-        if one.query is endpoint.Nothing or one.method != "GET":
+        if one.query is endpoint.Nothing or one.method != "GET" or "operation" in one.parameters:
             continue
         for cursor in cursors:
-            path = paths.filled(one, {"tenant": worlds.OTHER, "server": "time"})
+            path = paths.filled(one, parts)
             answer = await world.send("GET", path, who, params={"after": cursor})
             assert answer.status_code in (200, 400)
-            assert worlds.OWN not in answer.text
+            assert not words.stands(worlds.OWN, answer.text)
 
 
 @pytest.mark.requirement("control:isolation:crafted-keys")

@@ -32,6 +32,9 @@ COLUMNS: Final[tuple[tuple[str, str | None, str], ...]] = (
 async def _ask(world: worlds.World, one: endpoint.Endpoint, who: str | None, tenant: str) -> int:
     key = await world.fresh_key(ids.TenantId(tenant))
     parts = {"tenant": tenant, "server": "time", "key": key, "operation": world.operation, "secret": worlds.SECRET}
+    parts["client"] = await world.fresh_client(ids.TenantId(tenant))
+    if "user" in one.parameters or "invitation" in one.parameters:
+        parts |= await world.fresh_people(ids.TenantId(tenant))
     answer = await world.send(one.method, paths.filled(one, parts), who, **paths.options(one))
     if answer.is_success and one.method != "GET":
         await world.restore()

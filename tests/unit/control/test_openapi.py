@@ -52,14 +52,14 @@ def test_every_operation_has_words_an_action_its_errors_and_examples() -> None:
         assert told["description"]
         assert len({"x-smcp-action", "x-smcp-open", "x-smcp-any-credential"} & set(told)) == 1
         assert set(told["x-smcp-errors"]) == {error.code for error in openapi.raised(one)}
-        if one.body is endpoint.Binary:
+        if issubclass(one.body, endpoint.Binary):
             schema = told["requestBody"]["content"]["application/octet-stream"]["schema"]
             assert schema == {"type": "string", "format": "binary"}
         elif one.body is not endpoint.Nothing:
             example = told["requestBody"]["content"]["application/json"]["example"]
             schema = told["requestBody"]["content"]["application/json"]["schema"]
             _validator(schema, document).validate(example)
-        if one.answer not in (None, endpoint.Raw) and one.path != "/api/v1/openapi.json":
+        if one.answer not in (None, endpoint.Raw, endpoint.Stream) and one.path != "/api/v1/openapi.json":
             content = _response(document, one, one.status)["content"]["application/json"]
             _validator(content["schema"], document).validate(content["example"])
 
@@ -78,14 +78,16 @@ async def test_every_successful_answer_is_as_the_document_says(world: worlds.Wor
     document = _document()
     for one in routes.ENDPOINTS:
         who = "operator" if one.path.startswith("/metrics") or "tenants" in one.path.split("/")[-2:] else "acme/admin"
-        if one.path.endswith(("/suspend", "/resume", "/plan", "v1/usage")):
+        if one.path.endswith(("/suspend", "/resume", "/plan", "v1/usage", "/setup")):
             who = "operator"
         parts = {
             "tenant": worlds.OWN,
             "server": "time",
+            "client": await world.fresh_client(worlds.OWN),
             "key": await world.fresh_key(worlds.OWN),
             "operation": world.operation,
             "secret": worlds.SECRET,
+            **await world.fresh_people(worlds.OWN),
         }
         answer = await world.send(one.method, paths.filled(one, parts), who, **paths.options(one))
         if one.method != "GET":
@@ -93,6 +95,9 @@ async def test_every_successful_answer_is_as_the_document_says(world: worlds.Wor
         assert answer.status_code == one.status, (paths.name(one), answer.text)
         if one.answer is None:
             assert answer.content == b""
+        elif one.answer is endpoint.Stream:
+            assert answer.headers["content-type"] == "application/octet-stream"
+            assert answer.headers["content-length"] == str(len(answer.content))
         elif one.answer is not endpoint.Raw:
             schema = _response(document, one, one.status)["content"]["application/json"]["schema"]
             _validator(schema, document).validate(answer.json())

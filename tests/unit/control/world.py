@@ -14,18 +14,23 @@ import httpx2
 import msgspec
 
 from smcp.access import policy
+from smcp.access import roles as model
+from smcp.app import inviting
 from smcp.audit import trail
 from smcp.control import app, services
 from smcp.deploy import secrets
-from smcp.identity import authenticator
+from smcp.identity import authenticator, roles, signing
+from smcp.identity.accounts import invitations, passwords, people, users
 from smcp.identity.authn import api_key
+from smcp.identity.oauth import lifetimes
 from smcp.kernel import clock, hosts, ids, observe, settings
 from smcp.sandbox.volumes import keeper
+from smcp.stores import buckets, heavy, namespaces
 from smcp.stores import tenant as stores
 from smcp.tenancy import limits, meter, overview, plans, tenants
-from smcp.web import docs
-from support import ground, storage
-from unit.control import hosted
+from smcp.web import docs, register, wellknown
+from support import authorizing, ground, humans, storage
+from unit.control import hosted, paths
 
 OWN: Final = ids.TenantId("acme")
 OTHER: Final = ids.TenantId("globex")
@@ -46,6 +51,7 @@ class World:
         log: io.StringIO,
         ground: ground.Ground,
         store: stores.Store,
+        made_clients: authorizing.Room,
     ) -> None:
         self.parts = parts
         self.store = store
@@ -54,11 +60,23 @@ class World:
         self.made = made
         self.runtime = runtime
         self.log = log
+        self.by: invitations.By
+        """The operator's key, which has invited everybody."""
         self.keys: dict[str, str] = {}
         """Texts of keys: `operator`, and `<tenant>/<role>`."""
         self.operation = ""
         """An operation of `acme`."""
-        transport = httpx2.ASGITransport(app.build(parts, docs.pages()), raise_app_exceptions=False)
+        self.clients = made_clients
+        """Everything about OAuth clients."""
+        registering = register.Parts(
+            clients=parts.clients,
+            resources=made_clients.resources,
+            limiter=parts.limiter,
+            trail=parts.trail,
+            clock=made_clients.time,
+        )
+        pages = [*docs.pages(), *wellknown.routes(made_clients.resources), *register.routes(registering)]
+        transport = httpx2.ASGITransport(app.build(parts, pages), raise_app_exceptions=False)
         self.client = httpx2.AsyncClient(transport=transport, base_url=BASE)
 
     async def close(self) -> None:
@@ -68,6 +86,7 @@ class World:
         await self.made.close()
         await self.parts.trail.close()
         await self.parts.keys.close()
+        await self.parts.people.close()
 
     async def send(self, method: str, path: str, who: str | None = None, **options: Any) -> httpx2.Response:
         """One request with the key of `who`."""
@@ -90,10 +109,39 @@ class World:
         """Make a new deployment of a server live; its id."""
         return (await self.made.publish(tenant, ids.ServerName(server))).id
 
+    async def make_role(self, tenant: ids.TenantId) -> None:
+        """A role of the tenant's own."""
+        action = "platform:metrics" if tenant == ids.PLATFORM else "mcp:list"
+        await self.parts.roles.set(tenant, model.Custom(name=paths.ROLE, actions=(action,)))
+
     async def fresh_key(self, tenant: ids.TenantId) -> str:
         """The id of a new key, for a test to name."""
         role = policy.Role.OPERATOR if tenant == ids.PLATFORM else policy.Role.READ_ONLY
         return (await self.parts.keys.create(tenant, (role,), "fresh", expires_in_s=None)).key.id
+
+    async def fresh_client(self, tenant: ids.TenantId) -> str:
+        """The id of a new OAuth client, for a test to name."""
+        said = authorizing.metadata()
+        made = await self.parts.clients.create(tenant, said, grant_types=("authorization_code",), roles=())
+        return made.client.id
+
+    async def fresh_people(self, tenant: ids.TenantId) -> dict[str, str]:
+        """A new person and a new invitation, for a test to name in a path."""
+        role = "operator" if tenant == ids.PLATFORM else "read_only"
+        person = await self.person(tenant, role)
+        waiting = await self.parts.people.invitations.invite(
+            tenant, f"{ids.new('any')}@example.org", "", [role], by=self.by
+        )
+        return {"user": person.id, "invitation": waiting.invitation.id}
+
+    async def person(self, tenant: ids.TenantId, *roles: str) -> users.User:
+        """Somebody with an account, past the API."""
+        held = await self.parts.roles.rules(tenant, roles)
+        invited = await self.parts.people.invitations.invite(
+            tenant, f"{ids.new('any')}@example.org", "", roles, by=self.by, rules=held.rules
+        )
+        accepted = await self.parts.people.accounts.accept(tenant, invited.text, "", humans.PASSWORD, humans.HOME)
+        return accepted.user
 
     async def restore(self) -> None:
         """Put back what an allowed request may have changed: `acme` is served and has its server, with a past."""
@@ -102,6 +150,18 @@ class World:
             await self.publish(OWN, "time")
         await self.parts.secrets.set(OWN, ids.ServerName("time"), SECRET, b"a value", by="key-1")
         await self.keep(OWN)
+        await self.parts.namespaces.put(OWN, paths.SPACE, paths.ITEM, b"a value")
+        await self.store_object(OWN, paths.BUCKET, paths.OBJECT)
+        for tenant in (OWN, ids.PLATFORM):
+            await self.make_role(tenant)
+
+    async def store_object(self, tenant: ids.TenantId, bucket: str, key: str, content: bytes = b"its bytes") -> None:
+        """Put an object, past the API."""
+
+        async def body() -> AsyncGenerator[bytes]:
+            yield content
+
+        await self.parts.buckets.bucket(tenant, bucket).put(key, body())
 
     async def keep(self, tenant: ids.TenantId) -> list[str]:
         """Two snapshots of the volume of a tenant's server `time`; their ids."""
@@ -156,17 +216,30 @@ def _allowances(
     return every, limiter, overview.Overview(limiter, clock.SystemClock(), _amounts(store, made, runtime), {})
 
 
+def _running(runtime: hosted.Runtime) -> dict[str, Any]:
+    return {
+        "invoke": runtime.invoke,
+        "read_logs": runtime.read_logs,
+        "stop_server": runtime.stop_server,
+        "roll_back": runtime.stop_server,
+        "renew_server": runtime.renew_server,
+        "stop_tenant": runtime.stop_tenant,
+        "drop_logs": runtime.drop_logs,
+        "instances": runtime.instances,
+        "running": runtime.running,
+    }
+
+
 @contextlib.asynccontextmanager
 async def opened(
     directory: pathlib.Path, groups: Mapping[str, Any] | None = None, **limit: Any
 ) -> AsyncGenerator[World]:
     """The tenants `acme` and `globex`, a key for each role, a live server in both; `groups`, `limit` are settings."""
-    configured = _configured(directory, groups or {}, limit)
-    now = clock.SystemClock()
-    log = io.StringIO()
+    configured, now, log = _configured(directory, groups or {}, limit), clock.SystemClock(), io.StringIO()
     async with storage.opened(directory) as store:
         found = tenants.Tenants(store, now)
-        keys = api_key.ApiKeys(store, found.active, now)
+        custom = roles.Roles(store, now)
+        keys = api_key.ApiKeys(store, found.active, now, custom)
         told = trail.Trail(store, now, writer="test", ttl_days=1)
         await told.start()
         runtime, metrics = hosted.Runtime(), observe.Metrics("0.0.0")
@@ -174,6 +247,8 @@ async def opened(
         place = ground.Ground(directory / "volumes")
         made = hosted.Rooms(store, configured, now, told, metrics)
         await made.start()
+        oauth = authorizing.Room(store, owners=found, told=told, public=BASE)
+        behind = inviting.behind(keys, oauth.clients, custom)
         every, limiter, shown = _allowances(store, found, configured, made, runtime)
         counting = meter.Meter(store, found, now, metrics, logger, node="node-1", days=400)
         parts = services.Services(
@@ -189,26 +264,25 @@ async def opened(
             trail=told,
             tenants=found,
             keys=keys,
+            signing=signing.Signing(store, now, lifetimes.Lifetimes(), told.note),
+            clients=oauth.clients,
+            roles=custom,
+            people=people.build(store, told, now, found.active, behind, passwords.Passwords(humans.CHEAP)),
             versions=made.versions,
             uploads=made.uploads,
             deployer=made.deployer,
             secrets=secrets.Secrets(store, now),
             volumes=keeper.Volumes(store, place, now, configured, metrics, logger),
-            invoke=runtime.invoke,
-            read_logs=runtime.read_logs,
-            stop_server=runtime.stop_server,
-            roll_back=runtime.stop_server,
-            renew_server=runtime.renew_server,
-            stop_tenant=runtime.stop_tenant,
-            drop_logs=runtime.drop_logs,
-            instances=runtime.instances,
-            running=runtime.running,
+            namespaces=namespaces.Namespaces(store),
+            heavy=heavy.Heavy(),
+            buckets=buckets.Buckets(store),
+            **_running(runtime),
             ready=(services.Ready("store", store.check),),
             layers=_LAYERS,
             metrics=metrics,
             logger=logger,
         )
-        world = World(parts, made, runtime, log, place, store)
+        world = World(parts, made, runtime, log, place, store, oauth)
         try:
             await _populate(world)
             yield world
@@ -219,6 +293,7 @@ async def opened(
 async def _populate(world: World) -> None:
     issued = await world.parts.keys.create(ids.PLATFORM, (policy.Role.OPERATOR,), "op", expires_in_s=None)
     world.keys["operator"] = issued.text
+    world.by = invitations.By(ids.PLATFORM, issued.key.id)
     for tenant in (OWN, OTHER):
         await world.parts.tenants.create(tenant)
         for role in ROLES:
@@ -228,6 +303,10 @@ async def _populate(world: World) -> None:
             await world.publish(tenant, "time")
         await world.parts.secrets.set(tenant, ids.ServerName("time"), SECRET, b"a value", by="key-1")
         await world.keep(tenant)
+        await world.parts.namespaces.put(tenant, paths.SPACE, paths.ITEM, b"a value")
+        await world.store_object(tenant, paths.BUCKET, paths.OBJECT)
+        await world.make_role(tenant)
+    await world.make_role(ids.PLATFORM)
     ordered = await world.ok(
         "POST", f"/api/v1/tenants/{OWN}/deployments", f"{OWN}/admin", json={"source": "pypi:some-package"}
     )

@@ -165,12 +165,13 @@ def test_a_secret_becomes_a_headers_value(header: str, secret: bytes, sent: str)
 
 @pytest.mark.requirement("remote:headers:values")
 @pytest.mark.parametrize(
-    "secret", [b"", b" \n", b"abc\r\nHost: evil", b"abc\nX: y", b"abc\x00", b"abc\x7f", "ü".encode(), b"\xff"]
+    "secret",
+    [b"", b" \n", *(b"abcdef" + end for end in (b"\r\nHost: evil", b"\nX: y", b"\0", b"\x7f")), "ü".encode(), b"\xff"],
 )
 def test_a_value_that_would_be_more_than_one_header_is_refused_without_being_repeated(secret: bytes) -> None:
     with pytest.raises(ValueError, match="it ") as caught:
         remote.value("X-Key", secret)
-    assert "abc" not in str(caught.value)
+    assert "abcdef" not in str(caught.value)
 
 
 @pytest.mark.requirement("remote:manifest:refused")

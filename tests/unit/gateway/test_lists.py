@@ -74,6 +74,27 @@ def test_an_answer_is_for_who_asks_the_same_of_the_same_and_no_other(
         assert msgspec.json.decode(found)["of"] == repr(asked)
 
 
+_OTHERS: dict[str, object] = {
+    "tenant": ids.TenantId("umbra"),
+    "server": ids.ServerName("time"),
+    "deployment": "dep-2",
+    "policy": "another",
+    "edition": EDITIONS[1],
+    "version": "2025-11-25",
+    "method": "prompts/list",
+    "asked": lists.digest({"cursor": "1"}),
+}
+
+
+@pytest.mark.requirement("gateway:lists:apart", "attack:cache:cross-tenant")
+@pytest.mark.parametrize("part", [part for part in lists.Key._fields if part != "whose"])
+def test_each_part_of_the_key_alone_keeps_answers_apart(kept: lists.Lists, part: str) -> None:
+    """ContextForge 6959. Above, two keys seldom differ in one part only: a part that is forgotten may go unseen."""
+    _keep(kept, _key(), "ann", _answer(cacheScope="public"))
+    assert kept.find(_key(**{part: _OTHERS[part]}), "ann") is None
+    assert kept.find(_key(), "ann") is not None
+
+
 @pytest.mark.requirement("gateway:lists:apart")
 def test_what_may_change_an_answer_counts_and_tokens_traces_and_names_do_not() -> None:
     first = lists.digest({"cursor": "1", "_meta": {"progressToken": 1, "traceparent": "x"}}, ABLE[0])

@@ -10,6 +10,7 @@ import pathlib
 import tracemalloc
 from collections.abc import AsyncGenerator
 
+import msgspec
 import pytest
 
 from contract import backends
@@ -315,3 +316,22 @@ async def test_principals_that_come_once_take_no_memory_for_ever_and_none_of_the
     tracemalloc.stop()
     assert after - before < 2_097_152
     assert await world.found(ANN, FILES, stays.id) is stays
+
+
+@pytest.mark.requirement("oauth:sessions:revoked")
+async def test_what_a_client_has_opened_ends_with_the_client_and_nothing_else_does(world: World) -> None:
+    """Attack: a session outlives the client that opened it; also one that was on record only."""
+    client = "https://app.example/client"
+    for_ann, for_bob = (msgspec.structs.replace(one, client=client) for one in (ANN, BOB))
+    opened = [await world.open(one, FILES) for one in (for_ann, for_bob)]
+    own, other = await world.open(ANN, TIME), await world.open(msgspec.structs.replace(BOB, client="c-2"), TIME)
+    await world.kept.flush()
+    again = world.again()
+    await again.table.client_revoked(ACME, client)
+    for one, session in zip((for_ann, for_bob), opened, strict=True):
+        assert await again.found(one, FILES, session.id) is None
+    assert await again.found(ANN, TIME, own.id) is not None
+    assert await again.found(BOB, TIME, other.id) is not None
+    assert await again.rows() == 2
+    await again.table.revoked(ACME, BOB.id)
+    assert await again.found(BOB, TIME, other.id) is None

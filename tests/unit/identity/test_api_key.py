@@ -8,6 +8,7 @@ import sqlite3
 import pytest
 
 from smcp.access import policy
+from smcp.identity import roles
 from smcp.identity.authn import api_key, base, key_text
 from smcp.kernel import clock, crypto, errors, ids, settings
 from smcp.stores import local
@@ -30,7 +31,7 @@ class Room:
         self.store = store
         self.time = clock.FrozenClock()
         self.tenants = tenancy.Tenants(store, self.time)
-        self.keys = api_key.ApiKeys(store, self.tenants.active, self.time)
+        self.keys = api_key.ApiKeys(store, self.tenants.active, self.time, roles.Roles(store, self.time))
 
     async def refusal(self, credential: str) -> str:
         """The private reason of the refusal of `credential`."""
@@ -55,7 +56,12 @@ async def test_a_key_is_its_principal_cold_and_warm(room: Room) -> None:
     assert await room.keys.authenticate(issued.text) == expected
     assert await room.keys.authenticate(issued.text) == expected
     # Another process, which has nothing in memory, says the same.
-    assert await api_key.ApiKeys(room.store, room.tenants.active, room.time).authenticate(issued.text) == expected
+    assert (
+        await api_key.ApiKeys(
+            room.store, room.tenants.active, room.time, roles.Roles(room.store, room.time)
+        ).authenticate(issued.text)
+        == expected
+    )
 
 
 @pytest.mark.requirement("identity:api-key:principal")
@@ -66,14 +72,14 @@ async def test_an_operators_key_is_made_and_checked_in_the_same_way(room: Room) 
 
 @pytest.mark.requirement("identity:api-key:roles")
 async def test_a_key_has_roles_that_its_tenant_can_have(room: Room) -> None:
-    for tenant, roles in (
+    for tenant, wanted in (
         (ACME, [policy.Role.OPERATOR]),
         (ACME, [policy.Role.ADMIN, policy.Role.OPERATOR]),
         (ACME, []),
         (ids.PLATFORM, [policy.Role.ADMIN]),
     ):
         with pytest.raises(errors.InvalidParams):
-            await room.keys.create(tenant, roles, "", expires_in_s=None)
+            await room.keys.create(tenant, wanted, "", expires_in_s=None)
     assert await room.keys.list(ACME) == []
 
 
@@ -190,7 +196,7 @@ async def test_a_key_ends_at_its_time_cold_and_warm(room: Room) -> None:
     await room.keys.authenticate(issued.text)
     room.time.advance(0.1)
     assert await room.refusal(issued.text) == base.Reason.EXPIRED
-    cold = api_key.ApiKeys(room.store, room.tenants.active, room.time)
+    cold = api_key.ApiKeys(room.store, room.tenants.active, room.time, roles.Roles(room.store, room.time))
     with pytest.raises(errors.Unauthenticated):
         await cold.authenticate(issued.text)
 
@@ -206,7 +212,7 @@ async def test_a_malformed_key_is_refused_before_anything_is_looked_up(tmp_path:
         async def active(tenant: ids.TenantId) -> None:
             asked.append(tenant)
 
-        keys = api_key.ApiKeys(store, active, room.time)
+        keys = api_key.ApiKeys(store, active, room.time, roles.Roles(store, room.time))
         before = store.counts.calls.copy()
         last = "1" if issued.text[-1] == "0" else "0"
         for credential in (
@@ -274,7 +280,9 @@ async def test_a_suspended_tenants_key_is_told_so_and_a_guess_is_not(room: Room)
     with pytest.raises(errors.TenantSuspended):
         await room.keys.authenticate(issued.text)
     with pytest.raises(errors.TenantSuspended):
-        await api_key.ApiKeys(room.store, room.tenants.active, room.time).authenticate(issued.text)
+        await api_key.ApiKeys(
+            room.store, room.tenants.active, room.time, roles.Roles(room.store, room.time)
+        ).authenticate(issued.text)
     parsed = key_text.parse(issued.text)
     assert parsed is not None
     assert await room.refusal(key_text.compose(ACME, parsed.id, key_text.new_secret())) == base.Reason.UNKNOWN
@@ -304,7 +312,7 @@ async def test_last_used_is_noted_once_a_minute_and_apart_from_the_key(room: Roo
     assert len(writes) == 2
     assert touched == []
     # A process that starts anew does not write what is known already.
-    fresh = api_key.ApiKeys(room.store, room.tenants.active, room.time)
+    fresh = api_key.ApiKeys(room.store, room.tenants.active, room.time, roles.Roles(room.store, room.time))
     await fresh.authenticate(issued.text)
     await fresh.close()
     assert len(writes) == 2

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smcp.access import policy
-from smcp.identity import authenticator
+from smcp.identity import authenticator, roles
 from smcp.identity.authn import api_key, base, key_text
 from smcp.kernel import clock, errors, ids
 from smcp.stores import tenant as stores
@@ -19,7 +19,7 @@ async def key(store: stores.Store) -> tuple[authenticator.Authenticator, str]:
     """An authenticator as it is wired, and a valid key."""
     tenants = tenancy.Tenants(store, clock.SystemClock())
     await tenants.create("acme")
-    keys = api_key.ApiKeys(store, tenants.active, clock.SystemClock())
+    keys = api_key.ApiKeys(store, tenants.active, clock.SystemClock(), roles.Roles(store, clock.SystemClock()))
     issued = await keys.create(ACME, [policy.Role.MCP_USER], "", expires_in_s=None)
     return authenticator.Authenticator((keys,)), issued.text
 

@@ -94,7 +94,7 @@ def test_pairs_that_cannot_work_are_told(issuer: authority.Authority) -> None:
     other = certificates.read(_wanted(issuer.issue("mcp.example", prefix="other")))
     sealed = certificates.read(_wanted(issuer.issue("mcp.example", password=b"secret", prefix="sealed")))
     nameless = certificates.read(_wanted(issuer.issue(prefix="nameless")))
-    torn = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    torn = "-----BEGIN CERTIFICATE-----\nAAAAAAAA\n-----END CERTIFICATE-----\n"
     for pair, said in (
         (certificates.Pair(good.certificate, other.key), "not the one of the certificate"),
         (sealed, "encrypted"),
@@ -104,7 +104,7 @@ def test_pairs_that_cannot_work_are_told(issuer: authority.Authority) -> None:
     ):
         with pytest.raises(errors.BadSettings, match=said) as caught:
             certificates.inspect(pair)
-        assert "AAAA" not in str(caught.value)
+        assert "AAAAAAAA" not in str(caught.value)
 
 
 def test_a_look_changes_with_the_files(issuer: authority.Authority) -> None:

@@ -54,6 +54,23 @@ def test_console_text_without_exception_is_one_line_and_without_colour_when_it_i
     assert "\x1b" not in out.getvalue()
 
 
+@pytest.mark.requirement("kernel:observe:unwritable")
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_log_on_a_full_disk_or_without_a_reader_fails_nobody(closed: bool) -> None:
+    with open("/dev/full", "w", encoding="utf-8", buffering=1) as stream:  # full(4): each write is ENOSPC
+        log = observe.logger(settings.Log(), stream)
+        with pytest.raises(OSError, match="No space left"):
+            stream.write("a line\n")
+        if closed:
+            with pytest.raises(OSError, match="No space left"):
+                stream.close()
+        for _ in range(3):
+            log.error("lost")
+        if not closed:
+            with pytest.raises(OSError, match="No space left"):
+                stream.close()
+
+
 @pytest.mark.requirement("kernel:observe:level")
 def test_lines_below_the_level_are_not_written() -> None:
     log, out = _lines("json", "warning")

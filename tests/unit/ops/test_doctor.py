@@ -1,5 +1,6 @@
 """The doctor names what is wrong, why it matters and what to do; and changes nothing."""
 
+import datetime
 import pathlib
 import socket
 
@@ -7,6 +8,8 @@ import pytest
 
 from smcp.kernel import errors, settings
 from smcp.ops import doctor
+from smcp.sandbox import tools
+from smcp.sandbox.tools import kept
 
 
 def _checks(directory: pathlib.Path, *, port: int = 0, require: tuple[str, ...] = ("user",)) -> dict[str, doctor.Check]:
@@ -21,7 +24,18 @@ def _checks(directory: pathlib.Path, *, port: int = 0, require: tuple[str, ...] 
 @pytest.mark.requirement("ops:doctor:says")
 def test_every_finding_that_is_not_ok_says_what_to_do(tmp_path: pathlib.Path) -> None:
     found = _checks(tmp_path / "new" / "data")
-    assert {"python", "system", "data directory", "root key", "port", "disk", "clock", "node"} <= set(found)
+    assert {
+        "python",
+        "system",
+        "data directory",
+        "root key",
+        "port",
+        "disk",
+        "clock",
+        "node",
+        "workerd",
+        "esbuild",
+    } <= set(found)
     for check in found.values():
         assert check.why
         assert bool(check.fix) == (check.status is not doctor.Status.OK), check
@@ -84,3 +98,32 @@ def test_readiness_follows_the_disk(tmp_path: pathlib.Path) -> None:
     doctor.require_disk(wanted)
     with pytest.raises(errors.Unavailable):
         doctor.require_disk(wanted, least=1 << 60)
+
+
+@pytest.mark.requirement("workers:tools:doctor")
+def test_a_pinned_program_that_is_missing_or_changed_is_named(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = _checks(tmp_path)["esbuild"]
+    assert (found.status, found.why) == ("warn", f"{tools.ESBUILD.label} is not here yet. Only Workers need it.")
+    assert "npm" in found.fix
+    place = kept.place(tools.ESBUILD, {"XDG_CACHE_HOME": str(tmp_path)})
+    place.parent.mkdir(parents=True)
+    with place.open("wb") as file:
+        file.truncate(tools.build(tools.ESBUILD).size)
+    place.chmod(0o555)
+    found = _checks(tmp_path)["esbuild"]
+    assert found.status is doctor.Status.WARN
+    assert f"{place} is not the {tools.ESBUILD.label} that is pinned, and is not used." in found.why
+
+
+@pytest.mark.requirement("workers:tools:doctor")
+def test_an_old_pinned_program_is_named_with_its_age() -> None:
+    program = tools.WORKERD
+    edge = program.released + datetime.timedelta(days=program.stale_days)
+    assert doctor.stale(program.released - datetime.timedelta(days=3)) == []
+    assert program.name not in {one.name for one in doctor.stale(edge)}
+    old = {one.name: one for one in doctor.stale(edge + datetime.timedelta(days=1))}[program.name]
+    assert (old.status, f"{program.label} is {program.stale_days + 1} days old" in old.why) == ("warn", True)
+    assert "Update SMCP" in old.fix

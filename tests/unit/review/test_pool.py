@@ -38,9 +38,9 @@ async def test_a_copy_that_is_starting_when_its_server_is_stopped_does_not_stay(
     await asyncio.sleep(0)
     inside.start_now.set()
     await stopping
-    with pytest.raises(errors.Unavailable):
-        await private
-    await asyncio.wait({shared})
+    for waiting in (private, shared):
+        with pytest.raises(errors.Unavailable):
+            await waiting
     assert inside.running == set()
     assert copies.instances(_ACME, _TIME) == 0
 

@@ -93,12 +93,10 @@ def test_a_flood_of_lines_that_are_dear_to_look_through_costs_little_and_shows_n
     line = "a" * 2400
     began, said = time.thread_time(), set[str]()
     lines = 0
-    until = time.monotonic() + 0.5
-    while time.monotonic() < until:
+    while time.thread_time() - began < 0.5:  # of this thread's own: others may have the processor meanwhile
         said.add(mask.line(line))
         lines += 1
     assert lines > 1000
-    assert time.thread_time() - began < 0.6
     assert any("left out" in one for one in said)
     # What the platform says of a copy's life gets through all the same.
     assert mask.line("[smcp] ended after 3.0 s: idle") == "[smcp] ended after 3.0 s: idle"

@@ -217,7 +217,7 @@ async def test_who_waits_for_a_copy_that_dies_before_it_speaks_waits_for_the_nex
 async def test_an_idle_server_goes_to_zero_and_one_with_a_least_does_not(inside: Inside) -> None:
     async with _at_work(opened(inside, idle_s=0.2)) as copies:
         gone, stays = _copy(await copies.shared(spec())), _copy(await copies.shared(spec(server="other", least=1)))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await gone.gone.wait()
         assert copies.instances(_ACME, _TIME) == 0
         assert stays.alive
@@ -359,7 +359,7 @@ async def test_a_retired_copy_does_not_wait_for_its_calls_for_ever(inside: Insid
         began = time.monotonic()
         copies.retire(_ACME, _TIME, "dep-2")
         assert not call.done
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await old.gone.wait()
         assert time.monotonic() - began >= 0.5
         assert call.failure is not None
@@ -375,7 +375,7 @@ async def test_an_idle_copy_that_does_not_answer_twice_is_replaced_and_a_busy_on
         busy = _copy(await copies.shared(spec(server="other")))
         busy.calls.ask("tools/call", b"{}")
         idle.silent = busy.silent = True
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await idle.gone.wait()
         assert idle.asked.count("server/discover") >= 3
         assert busy.asked[-1] == "tools/call"
@@ -390,7 +390,7 @@ async def test_a_copy_that_was_silent_for_a_whole_call_is_asked_and_replaced(ins
         for one in (fine, hangs):
             one.calls.ask("tools/call", b"{}")
             copies.suspect(one)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await hangs.gone.wait()
         assert fine.alive
 

@@ -264,3 +264,26 @@ def test_copies_memory_and_spares_are_counted_each_against_its_own_cap() -> None
     assert books.enter(_ACME, 100, spare=True) is not None
     first.strike()
     assert books.used(ids.TenantId("globex")) == (0, 0)
+
+
+@pytest.mark.requirement("workers:counted:process")
+def test_copies_in_one_process_count_its_memory_once_and_until_the_last_of_them_is_gone() -> None:
+    books = ledger.Ledger(lambda tenant: ledger.Caps(instances=4, spares=0, memory_bytes=250))
+    one, two = ledger.Process("shared", 100), ledger.Process("other", 150)
+    first, second = books.enter(_ACME, one), books.enter(_ACME, one)
+    assert first is not None
+    assert second is not None
+    assert books.used(_ACME) == (2, 100)
+    assert books.enter(_ACME, 151) is None
+    assert books.enter(ids.TenantId("globex"), one) is not None
+    assert books.used(ids.TenantId("globex")) == (1, 100)
+    assert books.enter(_ACME, two) is not None
+    assert books.enter(_ACME, ledger.Process("third", 1)) is None
+    first.strike()
+    first.strike()
+    assert books.used(_ACME) == (2, 250)
+    second.strike()
+    assert books.used(_ACME) == (1, 150)
+    third = books.enter(_ACME, one)
+    assert third is not None
+    assert books.used(_ACME) == (2, 250)

@@ -20,7 +20,9 @@ ACME, UMBRA = ids.tenant("acme"), ids.tenant("umbra")
 MINUTE = 60.0
 LATE = 0.6
 """A slot: what was taken comes back up to so many seconds late."""
-shared = hypothesis_settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+shared = hypothesis_settings(
+    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 Make = Callable[..., limits.Limiter]
 
 
@@ -158,7 +160,7 @@ def test_the_platforms_rate_is_by_the_second(limiter: Make) -> None:
 
 @pytest.mark.requirement("tenancy:rate:honest-retry")
 @given(rate=st.integers(1, 5000), extra=st.integers(0, 3), pause=st.integers(0, 59_000))
-@hypothesis_settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_after_the_told_wait_the_request_passes(limiter: Make, rate: int, extra: int, pause: int) -> None:
     time = clock.FrozenClock()
     limit = limiter(time, tenant=rate, principal=5000)
@@ -442,3 +444,18 @@ def test_idle_principals_are_forgotten(limiter: Make) -> None:
     for _ in limit.forget_idle():
         pass
     assert (limit.principals, limit.tenants()) == (0, [])
+
+
+@pytest.mark.requirement("tenancy:limits:guard", "attack:oauth:costly-keys")
+def test_an_address_that_failed_too_often_is_known_before_the_work_and_asking_costs_nothing(limiter: Make) -> None:
+    time = clock.FrozenClock()
+    limit = limiter(time, address=2)
+    for _ in range(10):
+        limit.guard("10.0.0.1")
+    for _ in range(2):
+        limit.unauthenticated("10.0.0.1")
+    with pytest.raises(errors.RateLimited):
+        limit.guard("10.0.0.1")
+    limit.guard("10.0.0.2")
+    time.advance(61)
+    limit.guard("10.0.0.1")

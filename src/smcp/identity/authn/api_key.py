@@ -20,7 +20,8 @@ from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
-from smcp.access import grants, policy
+from smcp.access import addresses, grants, policy, scopes
+from smcp.identity import roles
 from smcp.identity.authn import base, key_text
 from smcp.kernel import clock, crypto, errors, ids
 from smcp.stores import records
@@ -31,6 +32,15 @@ _T = TypeVar("_T")
 
 MAX_LABEL: Final = 80
 MAX_LIFE_S: Final = 10 * 366 * 86400.0
+LIFE_S: Final = 90 * 86400.0
+"""How long a key lives where nobody says anything else."""
+NOTICE_S: Final = 14 * 86400.0
+"""How long before its end it is told of it."""
+MAX_OVERLAP_S: Final = 30 * 86400.0
+OVERLAP_S: Final = 86400.0
+"""How long a key still works beside its successor where nobody says anything else."""
+MAX_ROLES: Final = 16
+MAX_SERVERS: Final = 64
 COARSE_S: Final = 60.0
 """How exact `last_used` is; also the least time between two writes of it for one key."""
 
@@ -46,10 +56,19 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     """`key-` and the id that stands in the key's text; also the principal's id."""
     tenant: ids.TenantId
     label: str
-    roles: tuple[policy.Role, ...]
+    roles: tuple[str, ...]
+    """`policy.Role`s, and roles of the tenant's own: by name, so that a change of one is a change of the key."""
     created: float
     expires: float | None = None
     revoked: float | None = None
+    scopes: tuple[str, ...] | None = None
+    """None: not narrowed."""
+    servers: tuple[str, ...] | None = None
+    """The servers that it reaches; None: not narrowed."""
+    networks: tuple[str, ...] = ()
+    """Where it may be used from; empty: anywhere."""
+    successor: str = ""
+    """The key that replaces it."""
     last_used: float | None = None
     """Coarse: within a minute. Filled in by `list`; kept in a record of its own."""
     digest: bytes = b""
@@ -73,21 +92,40 @@ class _Use(msgspec.Struct, frozen=True):
     """When a key was last used: apart from the key, so that noting it does not touch the key's record."""
 
     at: float
+    told: bool = False
+    """That it ends soon has been told."""
 
 
 class _Warm:
     """A verified key."""
 
-    __slots__ = ("digest", "expires", "noted", "principal", "revision", "seen")
+    __slots__ = ("book", "digest", "expires", "noted", "principal", "revision", "seen")
 
-    def __init__(self, key: ApiKey, revision: int, digest: bytes) -> None:
+    def __init__(self, key: ApiKey, revision: int, digest: bytes, held: roles.Held) -> None:
+        self.book = held.revision if roles.own(key.roles) else None
+        """Revision of the tenant's own roles; what they gave stands on the principal. None: it has none of them."""
         self.digest = digest
         self.expires = key.expires
         self.noted = 0.0
-        self.principal = policy.Principal(key.tenant, key.id, "api_key", key.roles, key.label)
+        self.principal = _principal(key, held)
         self.revision = revision
         self.seen = -1
         """`Store.changes` when it was last found to be unchanged, and its tenant to be served."""
+
+
+def _principal(key: ApiKey, held: roles.Held) -> policy.Principal:
+    return policy.Principal(
+        key.tenant,
+        key.id,
+        "api_key",
+        key.roles,
+        key.label,
+        scopes=None if key.scopes is None else frozenset(key.scopes),
+        rules=held.rules,
+        servers=None if key.servers is None else frozenset(key.servers),
+        networks=key.networks,
+        expires=key.expires,
+    )
 
 
 class ApiKeys(base.Method):
@@ -98,17 +136,20 @@ class ApiKeys(base.Method):
         store: stores.Store,
         tenant_active: Callable[[ids.TenantId], Awaitable[None]],
         clock: clock.Clock,
+        custom: roles.Roles,
         *,
         tenant_served: Callable[[ids.TenantId], bool] = lambda _: False,
     ) -> None:
         """`tenant_active` returns for an active tenant and raises `TenantSuspended` or `NotFound` for others.
 
-        `tenant_served` says of an active tenant so, if memory knows; False says nothing.
+        `custom` knows the roles that tenants make themselves. `tenant_served` says of an active tenant so, if memory
+        knows; False says nothing.
         """
         self._store = store
         self._tenant_active = tenant_active
         self._tenant_served = tenant_served
         self._clock = clock
+        self._roles = custom
         self._keys = records.Records(store, ApiKey, ("key",))
         self._uses = records.Records(store, _Use, ("key-use",))
         self._process_key = secrets.token_bytes(32)
@@ -117,39 +158,119 @@ class ApiKeys(base.Method):
         self._noting: asyncio.Task[None] | None = None
         self.when_revoked: Callable[[ids.TenantId, str], Awaitable[None]] | None = None
         """Ends what a key has opened, by tenant and the key's id; awaited before `revoke` returns."""
+        self.when_ending: Callable[[ids.TenantId, str, float], None] | None = None
+        """Is told once of each key in use that ends within `NOTICE_S`: tenant, the key's id, when. Must not raise."""
 
     # --- life cycle ---
 
     async def create(
-        self, tenant: ids.TenantId, roles: Iterable[policy.Role], label: str, *, expires_in_s: float | None
+        self,
+        tenant: ids.TenantId,
+        roles: Iterable[str],
+        label: str,
+        *,
+        expires_in_s: float | None,
+        scopes: Iterable[str] | None = None,
+        servers: Iterable[str] | None = None,
+        networks: Iterable[str] = (),
     ) -> Issued:
         """A new key of `tenant`. Whether the caller may give these roles is `access.grants`'s question, asked before.
 
         Raises `errors.InvalidParams`, `errors.NotFound` (no such tenant), `errors.TenantSuspended`.
         """
-        wanted = tuple(sorted(set(roles)))
-        if not wanted or not set(wanted) <= grants.possible(tenant):
-            names = ", ".join(sorted(grants.possible(tenant)))
-            raise errors.InvalidParams(f"A key of this tenant has one or more of these roles: {names}.")
-        if len(label) > MAX_LABEL or not label.isprintable():
-            raise errors.InvalidParams(f"A key's label is up to {MAX_LABEL} printable characters.")
         if expires_in_s is not None and not 0 < expires_in_s <= MAX_LIFE_S:
             raise errors.InvalidParams("A key's life is more than zero and at most ten years.")
-        await self._tenant_active(tenant)
         now = self._clock.now()
-        key_id, secret = key_text.new_id(), key_text.new_secret()
-        key = ApiKey(
-            id=key_text.public_id(key_id),
+        wanted = ApiKey(
+            id="",
             tenant=tenant,
             label=label,
-            roles=wanted,
+            roles=tuple(sorted({str(role) for role in roles})),
             created=now,
             expires=None if expires_in_s is None else now + expires_in_s,
-            digest=self._digest(tenant, key_id, secret),
+            scopes=None if scopes is None else tuple(sorted(set(scopes))),
+            servers=None if servers is None else tuple(sorted(set(servers))),
+            networks=addresses.parse(networks),
+        )
+        await self._check(wanted)
+        await self._tenant_active(tenant)
+        return await self._issue(wanted)
+
+    async def _check(self, key: ApiKey) -> None:
+        """Raises `errors.InvalidParams` for a key that can't be."""
+        own = {rule.role for rule in (await self._roles.rules(key.tenant, key.roles)).rules}
+        if not 0 < len(key.roles) <= MAX_ROLES or not set(key.roles) <= grants.possible(key.tenant) | own:
+            names = ", ".join(sorted(grants.possible(key.tenant)))
+            raise errors.InvalidParams(
+                f"A key of this tenant has one or more of these roles: {names}; or roles of its own: smcp role list."
+            )
+        if len(key.label) > MAX_LABEL or not key.label.isprintable():
+            raise errors.InvalidParams(f"A key's label is up to {MAX_LABEL} printable characters.")
+        if key.scopes is not None and (not key.scopes or not set(key.scopes) <= scopes.WORDS.keys()):
+            raise errors.InvalidParams(f"A key's scopes are one or more of these: {', '.join(scopes.WORDS)}.")
+        if key.servers is not None:
+            if not 0 < len(key.servers) <= MAX_SERVERS or key.tenant == ids.PLATFORM:
+                raise errors.InvalidParams(f"A tenant's key is for all servers, or for 1 to {MAX_SERVERS}.")
+            for name in key.servers:
+                ids.server(name)
+
+    async def _issue(self, wanted: ApiKey) -> Issued:
+        key_id, secret = key_text.new_id(), key_text.new_secret()
+        key = msgspec.structs.replace(
+            wanted, id=key_text.public_id(key_id), digest=self._digest(wanted.tenant, key_id, secret)
         )
         # Create-only: an id that exists (chance 2⁻⁶⁰ a key) is a Conflict, never an overwritten key.
-        await self._keys.create(tenant, (key.id,), key)
-        return Issued(key, key_text.compose(tenant, key_id, secret))
+        await self._keys.create(key.tenant, (key.id,), key)
+        return Issued(key, key_text.compose(key.tenant, key_id, secret))
+
+    async def find(self, tenant: ids.TenantId, key_id: str) -> ApiKey:
+        """One key, without `last_used`. Raises `errors.NotFound`."""
+        found = await self._keys.get(tenant, key_id) if key_text.KEY_ID.fullmatch(key_id) else None
+        if found is None:
+            raise errors.NotFound(detail="key")
+        return found.value
+
+    async def standing(self, tenant: ids.TenantId, key_id: str) -> policy.Principal | None:
+        """Who a key is as of now, for what it has made; None for one that is revoked, has ended or is none."""
+        found = await self._keys.get(tenant, key_id) if key_text.KEY_ID.fullmatch(key_id) else None
+        if found is None or found.value.revoked is not None:
+            return None
+        key = found.value
+        if key.expires is not None and self._clock.now() >= key.expires:
+            return None
+        return _principal(key, await self._roles.rules(tenant, key.roles))
+
+    async def rotate(self, tenant: ids.TenantId, key_id: str, *, overlap_s: float = OVERLAP_S) -> Issued:
+        """A successor that is worth the same and lives as long again. The key itself ends `overlap_s` from now.
+
+        Whether the caller may give its roles is `access.grants`'s question, asked before.
+        Raises `errors.NotFound`, `errors.InvalidParams`, `errors.Conflict` for a key that has ended or has a successor,
+        `errors.TenantSuspended`.
+        """
+        if not 0 <= overlap_s <= MAX_OVERLAP_S:
+            raise errors.InvalidParams(
+                f"A key works beside its successor for at most {MAX_OVERLAP_S / 86400:.0f} days."
+            )
+        old, now = await self.find(tenant, key_id), self._clock.now()
+        _rotatable(old, now)
+        await self._tenant_active(tenant)
+        life_s = None if old.expires is None else old.expires - old.created
+        made = await self._issue(
+            msgspec.structs.replace(old, created=now, expires=None if life_s is None else now + life_s)
+        )
+
+        def change(key: ApiKey) -> ApiKey:
+            _rotatable(key, now)
+            ends = now + overlap_s if key.expires is None else min(key.expires, now + overlap_s)
+            return msgspec.structs.replace(key, expires=ends, successor=made.key.id)
+
+        try:
+            await self._keys.update(tenant, (key_id,), change)
+        except errors.SmcpError:
+            # Two at a time, or revoked meanwhile: nobody has seen the new one.
+            await self.revoke(tenant, made.key.id)
+            raise
+        return made
 
     async def list(self, tenant: ids.TenantId) -> list[ApiKey]:
         """All keys of `tenant`, revoked and expired ones too, by id, with `last_used`."""
@@ -158,6 +279,10 @@ class ApiKeys(base.Method):
             msgspec.structs.replace(entry.value, last_used=uses.get(entry.value.id))
             for _, entry in await _all(self._keys, tenant)
         ]
+
+    def ends_soon(self, key: ApiKey) -> bool:
+        """Is it time to rotate it?"""
+        return _ends_soon(key, self._clock.now())
 
     async def revoke(self, tenant: ids.TenantId, key_id: str) -> ApiKey:
         """Revoke a key for ever: the next request with it is refused. Again is fine. Raises `errors.NotFound`."""
@@ -210,16 +335,19 @@ class ApiKeys(base.Method):
             not isinstance(found, records.Versioned)
             or found.revision != warm.revision
             or not self._tenant_served(principal.tenant)
+            or (warm.book is not None and not self._roles.unchanged(principal.tenant, principal.roles, warm.book))
         ):
             return False
         if found.expires is None:
             warm.seen = changes
         return True
 
-    async def authenticate(self, credential: str) -> policy.Principal:
+    async def authenticate(self, credential: str, proof: base.Proof | None = None) -> policy.Principal:
         """Who this is: see `base.Method`. From memory when the key was verified before and is unchanged."""
         if not self._store.fresh():
             await self._store.proven()
+        if proof is not None:  # a key is bound to nothing
+            raise base.refused(base.Reason.PROOF)
         if len(credential) > key_text.LONGEST or not credential.isascii():
             raise base.refused(base.Reason.MALFORMED)
         digest = self._fingerprint(credential)
@@ -250,7 +378,11 @@ class ApiKeys(base.Method):
         found = self._keys.peek(principal.tenant, principal.id)
         if found is records.UNKNOWN:
             found = await self._keys.get(principal.tenant, principal.id)
-        return isinstance(found, records.Versioned) and found.revision == warm.revision
+        return (
+            isinstance(found, records.Versioned)
+            and found.revision == warm.revision
+            and (warm.book is None or self._roles.unchanged(principal.tenant, principal.roles, warm.book) is True)
+        )
 
     async def _verify(self, credential: str, digest: bytes) -> _Warm:
         """The slow way: read the text, look the record up, compare the secret's digest, remember."""
@@ -270,7 +402,8 @@ class ApiKeys(base.Method):
             raise base.refused(base.Reason.UNKNOWN)
         if found.value.revoked is not None:
             raise base.refused(base.Reason.REVOKED)
-        warm = self._warm[digest[:16]] = _Warm(found.value, found.revision, digest)
+        held = await self._roles.rules(parsed.tenant, found.value.roles)
+        warm = self._warm[digest[:16]] = _Warm(found.value, found.revision, digest, held)
         if len(self._warm) > _WARM_KEYS:
             self._warm.popitem(last=False)
         return warm
@@ -295,7 +428,33 @@ class ApiKeys(base.Method):
             with contextlib.suppress(errors.SmcpError):
                 known = await self._uses.get(tenant, key_id)
                 if known is None or at - known.value.at >= COARSE_S:
-                    await self._uses.put(tenant, (key_id,), _Use(at))
+                    told = (known is not None and known.value.told) or await self._tell(tenant, key_id, at)
+                    await self._uses.put(tenant, (key_id,), _Use(at, told))
+
+    async def _tell(self, tenant: ids.TenantId, key_id: str, now: float) -> bool:
+        """Tell of a key that ends soon and has no successor. Was there anything to tell?"""
+        found = await self._keys.get(tenant, key_id)
+        if found is None or not _ends_soon(found.value, now):
+            return False
+        if self.when_ending is not None and found.value.expires is not None:
+            self.when_ending(tenant, key_id, found.value.expires)
+        return True
+
+
+def _ends_soon(key: ApiKey, now: float) -> bool:
+    return (
+        key.revoked is None
+        and not key.successor
+        and key.expires is not None
+        and now < key.expires <= now + min(NOTICE_S, (key.expires - key.created) / 2)
+    )
+
+
+def _rotatable(key: ApiKey, now: float) -> None:
+    if key.successor:
+        raise errors.Conflict(f"This key has a successor already: {key.successor}.")
+    if key.revoked is not None or (key.expires is not None and now >= key.expires):
+        raise errors.Conflict("This key has ended. Create a new one.")
 
 
 async def _all(found: records.Records[_T], tenant: ids.TenantId) -> list[tuple[kv.Key, records.Versioned[_T]]]:

@@ -6,7 +6,7 @@ would tell a guesser what exists. The reason goes into the error's private detai
 
 import enum
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, NamedTuple, Protocol
 
 from smcp.access import policy
 from smcp.kernel import errors
@@ -17,13 +17,34 @@ class Reason(enum.StrEnum):
 
     ABSENT = "absent"
     """No Authorization header."""
+    ADDRESS = "address"
+    """A good credential, from a network that it does not name."""
+    AUDIENCE = "audience"
+    """A good credential, at another server than it was made for."""
     EXPIRED = "expired"
     MALFORMED = "malformed"
     """Not of the one canonical form, or its checksum does not match: nothing was looked up."""
+    PROOF = "proof"
+    """The credential works together with a DPoP proof only, which was not there or proves nothing; or without one."""
     REVOKED = "revoked"
     UNKNOWN = "unknown"
     """No such tenant, no such id, or a wrong secret."""
 
+
+class Proof(NamedTuple):
+    """A DPoP proof (RFC 9449), and the request that it came with: its method, Host header and path."""
+
+    text: str
+    method: str
+    authority: str
+    path: str
+
+    def __repr__(self) -> str:
+        return f"Proof({self.method} {self.path})"
+
+
+SHOWN: Final = Proof("", "", "", "")
+"""Stands for a proof that was checked when the request began: it works once, and some requests live long."""
 
 Recall = Callable[[], policy.Principal | None]
 """The principal behind a credential that was verified before, while memory can vouch for it; else None, which says
@@ -41,8 +62,10 @@ class Method(Protocol):
         """What asks again whether a credential that was good still is; None where memory does not know it."""
         ...
 
-    async def authenticate(self, credential: str) -> policy.Principal:
-        """Who this is. Raises `errors.Unauthenticated`, `errors.TenantSuspended` or `errors.Unavailable`."""
+    async def authenticate(self, credential: str, proof: Proof | None = None) -> policy.Principal:
+        """Who this is. `proof` was shown where the credential says to be one that needs it (the scheme `DPoP`).
+
+        Raises `errors.Unauthenticated`, `errors.TenantSuspended` or `errors.Unavailable`."""
         ...
 
 

@@ -16,6 +16,8 @@ from smcp.kernel.observe.logs import logger as logger
 from smcp.kernel.observe.logs import redacted as redacted
 from smcp.kernel.observe.metrics import CONTENT_TYPE as CONTENT_TYPE
 from smcp.kernel.observe.metrics import Metrics as Metrics
+from smcp.kernel.observe.names import DECISIONS as DECISIONS
+from smcp.kernel.observe.names import DRIVERS as DRIVERS
 from smcp.kernel.observe.names import EGRESS_REASONS as EGRESS_REASONS
 from smcp.kernel.observe.names import INSTANCE_STATES as INSTANCE_STATES
 from smcp.kernel.observe.names import METHODS as METHODS

@@ -53,8 +53,8 @@ DEFINITIONS: Final[Mapping[Metric, Definition]] = {
     Metric.ACCESS_REFUSED: Definition(
         Kind.COUNTER,
         "requests",
-        "Decisions that refused: `deny` answers 403, `conceal` answers 404.",
-        (("surface", names.SURFACE), ("decision", ("deny", "conceal"))),
+        "Decisions that refused: `deny` answers 403, `step_up` 403 with the scope to ask for, `conceal` 404.",
+        (("surface", names.SURFACE), ("decision", names.DECISIONS)),
     ),
     Metric.ERRORS: Definition(
         Kind.COUNTER,
@@ -104,13 +104,13 @@ DEFINITIONS: Final[Mapping[Metric, Definition]] = {
         Kind.GAUGE,
         "instances",
         "Copies of hosted servers: `serving`, `spare` (started ahead, used by nobody yet), `starting`, `ending`.",
-        (("driver", names.DRIVER), ("state", names.INSTANCE_STATES)),
+        (("driver", names.DRIVERS), ("state", names.INSTANCE_STATES)),
     ),
     Metric.INSTANCE_START: Definition(
         Kind.HISTOGRAM,
         "seconds",
         "Time to start a copy of a hosted server, sandbox included.",
-        (("driver", names.DRIVER), ("outcome", names.OUTCOME)),
+        (("driver", names.DRIVERS), ("outcome", names.OUTCOME)),
         names.START,
     ),
     Metric.INSTANCE_WAITS: Definition(

@@ -1,8 +1,13 @@
-"""Structured logs: one line each, redacted last of all."""
+"""Structured logs: one line each, redacted last of all.
 
+A line that can't be written (a full disk, a reader that has gone) is lost, and is nobody's error: what a request was
+about goes on as it would have. What must not be lost is in the audit trail, which refuses instead.
+"""
+
+import contextlib
 import logging
 import sys
-from typing import Any, Final, TextIO
+from typing import Any, Final, TextIO, cast
 
 import msgspec
 import structlog
@@ -16,9 +21,10 @@ _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 def logger(log: settings.Log, stream: TextIO | None = None) -> Logger:
     """A logger of its own, for `stream` (default: stderr), that touches nothing global."""
+    out = stream or sys.stderr
     return structlog.wrap_logger(
-        structlog.WriteLogger(stream or sys.stderr),
-        processors=[*_processors(), _renderer(log, stream or sys.stderr)],
+        structlog.WriteLogger(_forgiving(out)),
+        processors=[*_processors(), _renderer(log, out)],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[log.level]),
     )
 
@@ -32,10 +38,10 @@ def configure(log: settings.Log, stream: TextIO | None = None) -> None:
     structlog.configure(
         processors=[*_processors(), _renderer(log, out)],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[log.level]),
-        logger_factory=structlog.WriteLoggerFactory(out),
+        logger_factory=structlog.WriteLoggerFactory(_forgiving(out)),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(out)
+    handler = logging.StreamHandler(_forgiving(out))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.ExtraAdder(), structlog.stdlib.add_logger_name],
@@ -63,6 +69,26 @@ def redacted(_logger: Any, _method: str, event: structlog.typing.EventDict) -> s
         else:
             safe.update(redact.mapping({name: item}))
     return safe
+
+
+class _Forgiving:
+    """A stream on which nothing fails."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+
+def _forgiving(stream: TextIO) -> TextIO:
+    return cast("TextIO", _Forgiving(stream))  # all that loggers use of one
 
 
 def _processors() -> list[structlog.typing.Processor]:

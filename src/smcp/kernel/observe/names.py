@@ -21,7 +21,7 @@ VERSIONS: Final = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026
 STATUS: Final = ("1xx", "2xx", "3xx", "4xx", "5xx")
 SURFACE: Final = ("gateway", "control", "web", "ops")
 OUTCOME: Final = ("succeeded", "failed")
-DRIVER: Final = ("stdio",)
+DRIVERS: Final = ("stdio", "worker", "remote")
 INTERFACE: Final = ("kv", "log", "objects")
 VERBS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", OTHER)
 
@@ -38,6 +38,9 @@ STATUS_CODES: Final = (
     OTHER,
 )
 INSTANCE_STATES: Final = ("serving", "spare", "starting", "ending")
+DECISIONS: Final = ("deny", "step_up", "conceal")
+"""How `access.policy.decide` refuses."""
+
 REPEATED: Final = ("answered", "lost", "failed")
 EGRESS_REASONS: Final = ("", "name", "address", "port", "network", "busy", "quota", "resolve", "connect")
 

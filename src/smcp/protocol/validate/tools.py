@@ -100,6 +100,10 @@ class Book:
         for tool in found.tools:
             self._learn(tool.name, _plain(tool.inputs), _plain(tool.outputs))
 
+    def knows(self, name: str) -> bool:
+        """Was such a tool ever listed?"""
+        return name in self._known
+
     def changed(self) -> None:
         """The server says that its tools are others now, or told them in a list that was not read."""
         self._unsettled = True

@@ -1,4 +1,4 @@
-"""One driver for both kinds of servers: those that run here, and those that somebody else runs."""
+"""One driver for all kinds of servers: commands and Workers, which run here, and those that somebody else runs."""
 
 import asyncio
 
@@ -8,13 +8,18 @@ from smcp.runtime import driver
 class Either(driver.Driver):
     """Chooses by what the deployment says."""
 
-    def __init__(self, hosted: driver.Driver, remote: driver.Driver) -> None:
+    def __init__(self, hosted: driver.Driver, workers: driver.Driver, remote: driver.Driver) -> None:
         self._hosted = hosted
+        self._workers = workers
         self._remote = remote
 
     async def start(self, spec: driver.Spec, *, modern: bool, lines: driver.Lines) -> driver.Instance:
-        chosen = self._hosted if spec.remote is None else self._remote
-        return await chosen.start(spec, modern=modern, lines=lines)
+        return await self._chosen(spec).start(spec, modern=modern, lines=lines)
+
+    def _chosen(self, spec: driver.Spec) -> driver.Driver:
+        if spec.remote is not None:
+            return self._remote
+        return self._hosted if spec.worker is None else self._workers
 
     async def close(self) -> None:
-        await asyncio.gather(self._hosted.close(), self._remote.close())
+        await asyncio.gather(self._hosted.close(), self._workers.close(), self._remote.close())

@@ -49,6 +49,10 @@ class Rule(msgspec.Struct, frozen=True):
             return False
         return name.endswith(f".{self.host}") if self.wildcard else name == self.host
 
+    def means(self, host: str, port: int) -> bool:
+        """Is it about this canonical name or address, and this port?"""
+        return self.port == port and (self.host == host if self.literal else self.names(host))
+
 
 def canonical(name: str) -> bool:
     """Is `name` one that could be a host's, in the one spelling that rules use?"""

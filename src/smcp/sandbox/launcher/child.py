@@ -8,6 +8,7 @@ the kernel ends everything below it before it counts as gone (pid_namespaces(7))
 """
 
 import contextlib
+import fcntl
 import os
 import resource
 import select
@@ -25,6 +26,8 @@ STAGE: Final = "/tmp"  # noqa: S108 - covered by a file system of the child's ow
 ARGV0: Final = "smcp-cell:"
 """bubblewrap's argv[0] begins so, followed by the platform's id: a sweep knows whose cell it is."""
 _FAILED: Final = 127
+_HANDED: Final = 3
+"""The first number of what a command is handed (as of sd_listen_fds(3))."""
 _OOM_SCORE: Final = b"500"
 
 
@@ -40,9 +43,11 @@ class Role(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """Descriptors: the cell's three streams, where bubblewrap tells that it has begun, and the status."""
+    """Descriptors: the cell's three streams, what its command is handed beside them, where bubblewrap tells that it has
+    begun, and the status."""
 
     streams: tuple[int, int, int]
+    handed: tuple[int, ...]
     info: int
     status: socket.socket
     launcher: int
@@ -55,6 +60,7 @@ def run(cell: walls.Cell, house: messages.House, role: Role, ends: Ends, volume:
     Never returns, never raises.
     """
     try:
+        role, ends = _apart(role, ends)
         _begin(role)
         # A view of its own first: what is opened in another view can't be mounted in this one.
         linux.unshare(linux.CLONE_NEWNS)
@@ -69,7 +75,7 @@ def run(cell: walls.Cell, house: messages.House, role: Role, ends: Ends, volume:
         if tiered:
             _gvisor(cell, role, staged)
         _drop(role, ends.launcher)
-        argv = _runsc(cell, house) if tiered else _command(cell, house, role, ends.info, staged, seccomp)
+        argv = _runsc(cell, house) if tiered else _command(cell, house, role, ends, staged, seccomp)
         for number, stream in enumerate(ends.streams):
             os.dup2(stream, number)
         # The last step: the launcher may have more files open than this cell may, and numbers count, not files.
@@ -86,15 +92,42 @@ def run(cell: walls.Cell, house: messages.House, role: Role, ends: Ends, volume:
     os._exit(_FAILED)
 
 
+def _apart(role: Role, ends: Ends) -> tuple[Role, Ends]:
+    """What the command is handed gets the numbers from 3 on; what is there, and is needed until then, gets others."""
+    if not ends.handed:
+        return role, ends
+    # Twice: the numbers that they are to have may be those that they have now, in another order.
+    handed = [_above(one) for one in ends.handed]
+    first, second, third = (_above(one) for one in ends.streams)
+    kept = Ends(
+        (first, second, third),
+        tuple(range(_HANDED, _HANDED + len(handed))),
+        _above(ends.info),
+        socket.socket(fileno=_above(ends.status.fileno())),
+        _above(ends.launcher),
+    )
+    groups = tuple(_above(one) for one in role.groups)
+    # Its number is given away: closed as an object, it would take what has that number then.
+    ends.status.detach()
+    for number, one in zip(kept.handed, handed, strict=True):
+        os.dup2(one, number, inheritable=False)
+    return role._replace(groups=groups), kept
+
+
+def _above(descriptor: int) -> int:
+    """The same under a number that no command is handed."""
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _HANDED + walls.MOST_HANDED)
+
+
 def _command(
-    cell: walls.Cell, house: messages.House, role: Role, info: int, staged: Sequence[str], seccomp: bytes
+    cell: walls.Cell, house: messages.House, role: Role, ends: Ends, staged: Sequence[str], seccomp: bytes
 ) -> list[str]:
     """bubblewrap's argv. Its options are in a memory file: neither `ps` nor /proc/1 inside shows them."""
     files = [_memory(file.content) for file in cell.files]
     places = staged[: len(cell.binds)]
     options = walls.options(cell, house.host, binds=places, files=files, volume=staged[-1] if cell.volume else "")
-    options += ["--info-fd", str(info)]
-    passed = [info, *files]
+    options += ["--info-fd", str(ends.info)]
+    passed = [ends.info, *files, *ends.handed]
     if seccomp:
         passed.append(_memory(seccomp))
         options += ["--seccomp", str(passed[-1])]
@@ -168,7 +201,7 @@ def _limits(cell: walls.Cell) -> None:
     else:
         amounts.append((resource.RLIMIT_NOFILE, cell.open_files))
         amounts.append((resource.RLIMIT_FSIZE, cell.file_bytes or cell.tmp_bytes))
-        amounts.append((resource.RLIMIT_DATA, cell.memory_bytes))
+        amounts.append((resource.RLIMIT_DATA, cell.data_bytes or cell.memory_bytes))
     for what, amount in amounts:
         hard = resource.getrlimit(what)[1]
         amount = amount if hard == resource.RLIM_INFINITY else min(amount, hard)

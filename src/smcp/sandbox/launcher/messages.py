@@ -38,6 +38,8 @@ class House(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Files and directories of the host that a cell may see read-only: interpreters, tools, package sources."""
     artefacts: str
     """Below it lies what tenants' cells see read-only."""
+    doors: str = ""
+    """Below it, in a directory for each tenant, lie sockets of the platform that its cells may connect to."""
     work: str
     """Below it lies what builds write."""
     caches: tuple[str, ...] = ()
@@ -50,7 +52,8 @@ class House(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Start(msgspec.Struct, tag="start", frozen=True, forbid_unknown_fields=True):
-    """Start a cell. With it come stdin, stdout, stderr and a memory file that holds the cell (MessagePack)."""
+    """Start a cell. With it come stdin, stdout, stderr, a memory file that holds the cell (MessagePack), and as many
+    further descriptors for its command as the cell says."""
 
     id: _Id
 
@@ -94,6 +97,13 @@ class Own(msgspec.Struct, tag="own", frozen=True, forbid_unknown_fields=True):
     tenant: Annotated[str, Meta(pattern=r"\A(?:[a-z0-9][a-z0-9-]{0,62})?\Z")] | None
 
 
+class Identify(msgspec.Struct, tag="identify", frozen=True, forbid_unknown_fields=True):
+    """Which uid of the host do the cells of a tenant have? Answered with `Done`."""
+
+    question: _Id
+    tenant: Name
+
+
 class Measure(msgspec.Struct, tag="measure", frozen=True, forbid_unknown_fields=True):
     """What have these cells taken so far? Answered with `Measured`."""
 
@@ -101,7 +111,7 @@ class Measure(msgspec.Struct, tag="measure", frozen=True, forbid_unknown_fields=
     cells: Annotated[tuple[_Id, ...], Meta(max_length=MOST_MEASURED)]
 
 
-Question = Start | Kill | Freeze | OpenVolume | CloseVolume | Own | Measure
+Question = Start | Kill | Freeze | OpenVolume | CloseVolume | Own | Identify | Measure
 
 
 # --- answers ---
@@ -164,6 +174,8 @@ class Done(msgspec.Struct, tag="done", frozen=True):
     question: int
     ok: bool = True
     why: str = ""
+    uid: int | None = None
+    """What `Identify` asked for; None where cells have the platform's own."""
 
 
 Answer = Ready | Started | Failed | Exited | Done | Measured

@@ -28,7 +28,7 @@ _HEAVY_SHARE: Final = 1 / 64
 _FORGIVEN: Final = 6
 """Times in a row that a cell is seen below that, until it is no longer taken for one that computes."""
 _INODE: Final = 4096
-_MOST_DESCRIPTORS: Final = 8
+_MOST_DESCRIPTORS: Final = 4 + walls.MOST_HANDED
 _FORGIVEN_FIRST: Final = 2
 
 
@@ -196,6 +196,8 @@ class Server:
                 cell = self._cells.get(question.id)
                 held = cell is not None and cell.group is not None and cell.group.freeze(question.frozen)
                 self._send(messages.Done(question.question, held, "" if held else "no freezer here"))
+            case messages.Identify():
+                self._identify(question)
             case messages.Measure():
                 cells = [self._cells[number] for number in question.cells if number in self._cells]
                 self._send(messages.Measured(question.question, tuple(cell.taken.reading(cell.id) for cell in cells)))
@@ -221,6 +223,14 @@ class Server:
                     owners = {self._house.uid, *self._uids.values(), self._house.uid_first + _FETCHER}
                     new = self._house.uid if question.tenant is None else self._uid(question.tenant)
                     tidy.own(self._house.work, question.path, owners, new)
+
+    def _identify(self, question: messages.Identify) -> None:
+        try:
+            uid = self._uid(question.tenant) if self._house.uid_first else None
+        except errors.SmcpError as error:
+            self._send(messages.Done(question.question, False, _told(error)))
+        else:
+            self._send(messages.Done(question.question, uid=uid))
 
     def _open_volume(self, question: messages.OpenVolume) -> None:
         key = (question.tenant, question.server)
@@ -254,10 +264,12 @@ class Server:
     # --- a cell's life ---
 
     def _start(self, number: int, descriptors: list[int]) -> None:
-        if len(descriptors) != 4 or number in self._cells:
+        if len(descriptors) < 4 or number in self._cells:
             raise ValueError("a start comes with four descriptors and a new number")
         cell = self._cell.decode(_read(descriptors[3]))
         walls.check(cell)
+        if len(descriptors) != 4 + cell.handed:
+            raise ValueError("a start comes with as many descriptors as its cell names")
         if cell.tier == walls.GVISOR:
             gvisor.check(cell, self._house.host)
         self._check(cell)
@@ -271,14 +283,21 @@ class Server:
         try:
             if group is not None:
                 group.weigh(_HEAVY_SHARE)  # until it has been seen to be quiet, it is not
-            self._fork(number, cell, group, (descriptors[0], descriptors[1], descriptors[2]), volume)
+            streams = (descriptors[0], descriptors[1], descriptors[2])
+            self._fork(number, cell, group, streams, descriptors[4:], volume)
         except BaseException:
             if group is not None:
                 self._removals.append(group)
             raise
 
     def _fork(
-        self, number: int, cell: walls.Cell, group: cgroups.Group | None, streams: tuple[int, int, int], volume: str
+        self,
+        number: int,
+        cell: walls.Cell,
+        group: cgroups.Group | None,
+        streams: tuple[int, int, int],
+        handed: list[int],
+        volume: str,
     ) -> None:
         counted = self._groups is not None and cgroups.PIDS in self._groups.layers
         with contextlib.ExitStack() as lent, contextlib.ExitStack() as kept:
@@ -297,7 +316,7 @@ class Server:
             role = child.Role(self._uid(cell.tenant) if self._house.uid_first else None, tuple(opened), not counted)
             pid, pidfd = linux.fork(linux.CLONE_NEWPID if walls.PID in self._house.host.layers else 0, place)
             if pid == 0:
-                ends = child.Ends(streams, write, theirs, self._self)
+                ends = child.Ends(streams, tuple(handed), write, theirs, self._self)
                 child.run(cell, self._house, role, ends, volume, self._seccomp)
             kept.pop_all()
         made = self._cells[number] = Cell(number, pid, pidfd, group, read, ours)
@@ -312,8 +331,9 @@ class Server:
             if bind.source in house.fixed and not bind.writable:
                 continue
             writable = bind.source.startswith(f"{house.work}/") or (not cell.tenant and bind.source in house.caches)
-            own = cell.tenant and bind.source.startswith(f"{house.artefacts}/{cell.tenant}/") and not bind.writable
-            if not own and not writable:
+            below = (house.artefacts, *((house.doors,) if house.doors else ()))
+            mine = cell.tenant and any(bind.source.startswith(f"{one}/{cell.tenant}/") for one in below)
+            if not (mine and not bind.writable) and not writable:
                 raise errors.SandboxMissing(f"No cell of this kind may see {bind.source}.")
 
     def _status(self, cell: Cell) -> None:

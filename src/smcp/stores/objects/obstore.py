@@ -179,14 +179,13 @@ class ObstoreObjects(base.Objects):
             if prefix and (alone := await self.head(prefix)) is not None:
                 found.append(alone)
             async for page in self._pages(_folder(prefix)):
-                found += [base.Info(_name(meta["path"]), meta["size"]) for meta in page]
+                some = [base.Info(_name(meta["path"]), meta["size"]) for meta in page]
+                found += [info for info in some if last is None or keys.encode(info.name) > last]
                 # The order of paths is not the order of names, so the whole folder is read; kept is a page of it.
-                found = heapq.nsmallest(
-                    limit,
-                    [info for info in found if last is None or keys.encode(info.name) > last],
-                    key=lambda info: keys.encode(info.name),
-                )
-        return [info for info in found if last is None or keys.encode(info.name) > last][:limit]
+                if len(found) >= 2 * limit + 500:
+                    found = heapq.nsmallest(limit, found, key=lambda info: keys.encode(info.name))
+        found = [info for info in found if last is None or keys.encode(info.name) > last]
+        return sorted(found, key=lambda info: keys.encode(info.name))[:limit]
 
     def _pages(self, folder: str) -> "AsyncIterator[Sequence[obstore.ObjectMeta]]":
         # One overload of obstore's `list` needs a package that is not installed; this call is not of that one.

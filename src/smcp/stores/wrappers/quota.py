@@ -7,19 +7,25 @@ pessimistic reservation does not fit, the write waits until no other is under wa
 Logs are not counted: a tenant could otherwise fill its quota to act without a trail. They are bounded by their time
 to live. And what replaces an existing key may use a small reserve that new keys can't, so that a tenant with a full
 quota can still have an API key revoked.
+
+Not counted either is what strangers cause, which has shares of its own (`shares`): a write that passes one is refused
+at once, and nobody waits for it.
 """
 
 import asyncio
+import collections
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Sequence
 from typing import Final, NamedTuple
 
 from smcp.kernel import errors, ids
-from smcp.stores import decided, keys
+from smcp.stores import decided, keys, shares
 from smcp.stores.kv import base as kv
 from smcp.stores.objects import base as objects
 
 _LARGEST_RESERVE: Final = 1024 * 1024
+_COUNTED: Final = 100_000
+"""Objects in one page when they are counted: each page may mean that all of them are listed."""
 
 
 class Usage(NamedTuple):
@@ -49,6 +55,8 @@ class Ledger:
         self._quota = quota
         self._bytes = self._keys = 0
         self._held_bytes = self._held_keys = 0
+        self._theirs: collections.Counter[str] = collections.Counter()
+        """Strangers' records by kind, with those that are being written."""
         self._changes = 0
         self._ready = False
         self._closed = False
@@ -81,15 +89,21 @@ class Ledger:
                 # No write passes before this is done, but expiry does; then the count is taken again.
                 seen = self._changes
                 size = await self._store.size((self._tenant,))
+                theirs = await self._store.size((self._tenant, shares.SEGMENT))
+                kinds = {
+                    kind: (await self._store.size((self._tenant, *shares.prefix(kind)))).keys for kind in shares.SHARES
+                }
                 if seen == self._changes:
                     break
-            self._bytes, self._keys = size.bytes + blobs.bytes, size.keys + blobs.keys
+            self._bytes = size.bytes - theirs.bytes + blobs.bytes
+            self._keys = size.keys - theirs.keys + blobs.keys
+            self._theirs = collections.Counter(kinds)
             self._ready = True
 
     async def _count_objects(self) -> Usage:
         after: objects.Name | None = None
         total = count = 0
-        while page := await self._blobs.list((self._tenant,), after=after):
+        while page := await self._blobs.list((self._tenant,), after=after, limit=_COUNTED):
             total += sum(info.size + len(keys.encode(info.name)) for info in page)
             count += len(page)
             after = page[-1].name
@@ -106,6 +120,9 @@ class Ledger:
 
     def _changed(self, change: kv.Change) -> None:
         self._changes += 1
+        if change.key[1] == shares.SEGMENT:
+            self._theirs[change.key[2]] += (change.value is not None) - (change.replaced is not None)
+            return
         name = len(keys.encode(change.key))
         if change.value is not None:
             self._bytes += name + len(change.value)
@@ -133,6 +150,27 @@ class Ledger:
         """Give a reservation back."""
         self._held_bytes -= max(0, more_bytes)
         self._held_keys -= max(0, more_keys)
+
+    @contextlib.contextmanager
+    def sharing(self, ops: Sequence[kv.Op]) -> Generator[None]:
+        """While `ops` are written: place for what they add to the strangers' shares.
+
+        Raises `errors.QuotaExceeded` when a share is full or a value is larger than one may be. What replaces another
+        (`expect` says so) finds its place taken by that.
+        """
+        puts = [op for op in ops if isinstance(op, kv.Put) and op.key[1] == shares.SEGMENT]
+        if any(len(op.value) > shares.SHARES[op.key[2]].bytes for op in puts):
+            raise errors.QuotaExceeded(detail="a stranger's record is too large")
+        more = collections.Counter(op.key[2] for op in puts if not op.expect)
+        full = [kind for kind, count in more.items() if self._theirs[kind] + count > shares.SHARES[kind].records]
+        if full:
+            raise errors.QuotaExceeded(detail=f"strangers' share is full: {' '.join(full)}")
+        self._theirs += more
+        try:
+            yield
+        finally:
+            # What was written was counted again when the storage told of it.
+            self._theirs.subtract(more)
 
     def add_object(self, name: objects.Name, stored: int, sign: int) -> None:
         """Count an object that was stored (`sign` 1) or removed (-1)."""
@@ -191,9 +229,14 @@ class QuotaKV(kv.KV):
         self._ledger = ledger
 
     async def apply(self, ops: Sequence[kv.Op]) -> int:
+        await self._ledger.ready()
+        with self._ledger.sharing(ops):
+            return await self._charged(ops, [op for op in ops if op.key[1] != shares.SEGMENT])
+
+    async def _charged(self, ops: Sequence[kv.Op], own: Sequence[kv.Op]) -> int:
+        """Write `ops`, of which `own` are charged."""
         ledger = self._ledger
-        await ledger.ready()
-        puts = [op for op in ops if isinstance(op, kv.Put)]
+        puts = [op for op in own if isinstance(op, kv.Put)]
         most = sum(_stored(op) for op in puts)
         async with ledger.writing():
             if ledger.hold(len(puts), most):
@@ -202,7 +245,7 @@ class QuotaKV(kv.KV):
                 finally:
                     ledger.let_go(len(puts), most)
         async with ledger.alone():
-            more_keys, more_bytes = await self._exactly(ops)
+            more_keys, more_bytes = await self._exactly(own)
             if not ledger.hold(more_keys, more_bytes, reserve=more_keys <= 0):
                 raise errors.QuotaExceeded
             try:

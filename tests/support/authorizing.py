@@ -22,6 +22,8 @@ ACME: Final = ids.TenantId("acme")
 UMBRA: Final = ids.TenantId("umbra")
 PUBLIC: Final = "https://mcp.example"
 ISSUER: Final = f"{PUBLIC}/t/acme"
+UMBRAS: Final = "mcp.umbra.example"
+"""A name of the platform that belongs to umbra."""
 CALLBACK: Final = "https://app.example/callback"
 CHALLENGE: Final = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
 """Of the verifier in RFC 7636, appendix B."""
@@ -126,7 +128,7 @@ class Room:
         self.log = io.StringIO()
         self.tenants = owners or tenants.Tenants(store, self.time)
         self.trail = told or trail.Trail(store, self.time, writer="test", ttl_days=1)
-        self.hosts = hosts.Hosts(host="127.0.0.1", port=8080, public_url=public)
+        self.hosts = hosts.Hosts(host="127.0.0.1", port=8080, public_url=public, hosts=(f"{UMBRAS}=umbra",))
         opened = settings.Egress(allowed_networks=tuple(open_to), hosts=tuple(pins))
         reach = egress.Egress(opened, observe.Metrics("0.0.0"), resolve)
         logger = observe.logger(settings.Log(format="json"), self.log)

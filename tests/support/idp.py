@@ -21,6 +21,8 @@ from support.platform import Platform
 
 APP: Final = "app.client.example"
 """Where the application with a metadata document lives; for the platform it is on this machine."""
+UMBRA: Final = "mcp.umbra.example"
+"""A name of the platform that belongs to the tenant umbra."""
 SETTINGS: Final = {
     **gates.SETTINGS,
     **elsewhere.SETTINGS,
@@ -28,6 +30,7 @@ SETTINGS: Final = {
     # Rates count by address: a test that needs one of its own says where it comes from.
     "SMCP_GATEWAY_TRUSTED_PROXIES": "127.0.0.1/32",
     "SMCP_EGRESS_HOSTS": f"{APP}=127.0.0.1,inner.client.example=10.1.2.3,cloud.client.example=169.254.169.254",
+    "SMCP_GATEWAY_HOSTS": f"{UMBRA}=umbra",
 }
 
 

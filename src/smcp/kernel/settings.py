@@ -71,7 +71,11 @@ class Gateway(_Group, frozen=True):
         _Text, _d("How clients reach the platform. Empty: by the certificate's first name, else by host and port.")
     ] = ""
     hosts: Annotated[
-        tuple[str, ...], _d("Extra values allowed in the Host header, with port where it is not the default.")
+        tuple[str, ...],
+        _d(
+            "Extra values allowed in the Host header, with port where it is not the default. name=tenant makes what"
+            " clients look for at the root of that origin this tenant's."
+        ),
     ] = ()
     origins: Annotated[
         tuple[str, ...],

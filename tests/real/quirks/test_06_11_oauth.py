@@ -34,7 +34,7 @@ _ABSENT = (
             "/t/.well-known/{0}",
         )
     ),
-    *(f"/.well-known/{name}/t/acme/tool/mcp" for name in _SERVERS),
+    *(f"/.well-known/{name}/t/acme/tool" for name in _SERVERS),
     f"/t/acme/.well-known/{_RESOURCE}",
     f"/.well-known/{_RESOURCE}/t/acme",
 )
@@ -47,6 +47,7 @@ _SERVED = (
             "/.well-known/{0}/t/acme/",
             "/t/acme/.well-known/{0}",
             "/t/acme/.well-known/{0}/",
+            "/.well-known/{0}/t/acme/tool/mcp",
         )
     ),
     (f"/.well-known/{_RESOURCE}/t/acme/tool/mcp", "resource", "/t/acme/tool/mcp"),

@@ -255,7 +255,7 @@ async def opened(
             version="0.0.0",
             public_url=BASE,
             settings=configured,
-            hosts=hosts.Hosts(host="127.0.0.1", port=8080),
+            hosts=oauth.hosts,
             authenticator=authenticator.Authenticator((keys,)),
             plans=every,
             overview=shown,

@@ -9,6 +9,7 @@ import pytest
 from smcp.access import scopes
 from smcp.identity.oauth import discovery
 from smcp.kernel import ids
+from support import authorizing
 from unit.control import world as worlds
 
 BASE = worlds.BASE
@@ -18,6 +19,8 @@ _SERVERS = (
     "/.well-known/openid-configuration/t/acme",
     "/t/acme/.well-known/oauth-authorization-server",
     "/t/acme/.well-known/openid-configuration",
+    "/.well-known/oauth-authorization-server/t/acme/time/mcp",
+    "/.well-known/openid-configuration/t/acme/time/mcp",
 )
 _RESOURCE = "/.well-known/oauth-protected-resource"
 
@@ -105,7 +108,9 @@ async def test_a_document_does_not_say_whether_a_tenant_or_server_is_there(world
     "path",
     [
         "/.well-known/oauth-authorization-server", "/.well-known/openid-configuration", _RESOURCE, f"{_RESOURCE}/",
-        "/.well-known/oauth-authorization-server/t/acme/time/mcp", "/.well-known/openid-configuration/t/acme/time/mcp",
+        "/.well-known/oauth-authorization-server/t/acme/time", "/.well-known/openid-configuration/t/acme/time/mcp/x",
+        "/.well-known/oauth-authorization-server/t/acme/TIME/mcp",
+        "/.well-known/oauth-authorization-server/t/platform/time/mcp",
         "/.well-known/oauth-authorization-server/t/ACME", "/.well-known/oauth-authorization-server/t/smcp",
         f"{_RESOURCE}/t/acme", f"{_RESOURCE}/t/acme/time", f"{_RESOURCE}/t/acme/TIME/mcp",
         f"{_RESOURCE}/t/platform/time/mcp", f"{_RESOURCE}/t/acme/time/mcp//", f"{_RESOURCE}//t/acme/time/mcp",
@@ -117,6 +122,22 @@ async def test_everywhere_else_is_a_short_404_in_json(world: worlds.World, path:
     assert answer.status_code == 404
     assert "error" in answer.json()
     assert "www-authenticate" not in answer.headers
+
+
+@pytest.mark.requirement("oauth:metadata:root")
+@pytest.mark.parametrize("slash", ["", "/"])
+@pytest.mark.parametrize("host", [authorizing.UMBRAS, authorizing.UMBRAS.upper()])
+async def test_the_root_of_a_name_that_is_one_tenants_is_that_tenants(
+    world: worlds.World, slash: str, host: str
+) -> None:
+    for name in ("oauth-authorization-server", "openid-configuration"):
+        root = await read(world, f"/.well-known/{name}{slash}", host=host)
+        assert root == await read(world, f"/.well-known/{name}/t/umbra")
+    said = await read(world, f"{_RESOURCE}{slash}", host=host)
+    assert said["resource"] == f"http://{authorizing.UMBRAS}{slash}"
+    assert said["authorization_servers"] == [f"{BASE}/t/umbra"]
+    # What names its tenant is that tenant's under every name.
+    assert (await read(world, _SERVERS[0], host=host))["issuer"] == ISSUER
 
 
 @pytest.mark.requirement("oauth:metadata:platform")

@@ -80,3 +80,11 @@ def protected_resource(
     if tenant is None:
         return told | {"resource_name": "SMCP's admin API"}
     return told | {"authorization_servers": [of.issuer(tenant)], "resource_name": f"MCP server {server} of {tenant}"}
+
+
+def origin(of: resources.Resources, tenant: ids.TenantId, resource: str) -> dict[str, Any]:
+    """RFC 9728, 2, of an origin that is one tenant's, for clients that look at its root only (MCP 2025-03-26).
+
+    Asked for a token for it, the issuer means the tenant's only server (`resources.Resources.target`).
+    """
+    return protected_resource(of, tenant, "", resource) | {"resource_name": f"MCP servers of {tenant}"}

@@ -6,7 +6,7 @@ address is the token's audience.
 
 Where a client names none (MCP before 2025-06-18), or only the origin or the issuer (which says no server), the resource
 is the tenant's only server; where the tenant has none or several, nothing can be told and the request is refused. The
-platform tenant has no servers: there it is the admin API.
+platform tenant has no servers: there it is the admin API. The origin of a name that is another tenant's means nothing.
 """
 
 import urllib.parse
@@ -49,18 +49,22 @@ class Resources:
 
     def named(self, tenant: ids.TenantId, resource: str) -> str | None:
         """The server that `resource` is the address of, or `policy.API`; None where it is neither."""
-        path = self._path(resource)
+        path, _ = self._read(resource)
         return None if path is None else _server(tenant, path)
+
+    def owner(self, authority: str) -> ids.TenantId | None:
+        """Whose the name of an origin is (`gateway.hosts`); None where many tenants share it."""
+        return self._hosts.tenant(authority)
 
     async def target(self, tenant: ids.TenantId, resource: str | None) -> str:
         """As `named`; where none is said it is derived. Raises `refusals.Refused` (`invalid_target`, RFC 8707, 2)."""
-        path = "/" if resource is None else self._path(resource)
+        path, owner = ("/", None) if resource is None else self._read(resource)
         if path is None:
             raise _not_ours()
         found = _server(tenant, path)
         if found is not None:
             return found
-        if path not in ("", "/", f"/t/{tenant}", f"/t/{tenant}/"):
+        if path not in ("", "/", f"/t/{tenant}", f"/t/{tenant}/") or owner not in (None, tenant):
             raise _not_ours()
         if tenant == ids.PLATFORM:
             return policy.API
@@ -73,18 +77,21 @@ class Resources:
             )
         return servers[0]
 
-    def _path(self, resource: str) -> str | None:
-        """The path of an address of this platform; None for any other."""
+    def _read(self, resource: str) -> tuple[str | None, ids.TenantId | None]:
+        """The path of an address of this platform, None for any other; and whose the name in it is."""
         if len(resource) > _LONGEST or not resource.isascii() or not resource.isprintable() or "\\" in resource:
-            return None
+            return None, None
         try:
             parts = urllib.parse.urlsplit(resource)
         except ValueError:
-            return None
+            return None, None
         if parts.scheme not in _PORTS or "?" in resource or "#" in resource or " " in resource:
-            return None
+            return None, None
         authority = parts.netloc.lower()
-        return parts.path if self._hosts.ours(authority.removesuffix(_PORTS[parts.scheme]), authority) else None
+        forms = (authority.removesuffix(_PORTS[parts.scheme]), authority)
+        if not self._hosts.ours(*forms):
+            return None, None
+        return parts.path, next(filter(None, map(self._hosts.tenant, forms)), None)
 
 
 async def _none(tenant: ids.TenantId) -> Sequence[str]:

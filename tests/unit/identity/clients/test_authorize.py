@@ -246,6 +246,22 @@ async def test_a_resource_that_says_no_server_is_the_only_one_or_refused(room: a
         await room.requests.read(authorizing.ACME, query(client.id, resource=f"{authorizing.PUBLIC}/t/umbra"))
 
 
+@pytest.mark.requirement("oauth:resource:owner")
+async def test_an_origin_that_is_another_tenants_means_no_server_of_this_one(room: authorizing.Room) -> None:
+    async def servers(_: ids.TenantId) -> list[str]:
+        return ["one"]
+
+    room.resources.servers = servers
+    origin = f"http://{authorizing.UMBRAS}"
+    umbra = ids.tenant("umbra")
+    for resource in (origin, f"{origin}/", f"{origin}:80/", f"{origin}/t/umbra"):
+        assert await room.resources.target(umbra, resource) == "one"
+        with pytest.raises(refusals.Refused):
+            await room.resources.target(authorizing.ACME, resource)
+    # An address that names its server is read as under any other name.
+    assert await room.resources.target(authorizing.ACME, f"{origin}/t/acme/two/mcp") == "two"
+
+
 @pytest.mark.requirement("oauth:resource:one")
 async def test_a_request_for_two_resources_is_refused(room: authorizing.Room) -> None:
     client = (await room.register()).client

@@ -96,7 +96,7 @@ def show(report: Report) -> None:
         console.print(_starts(report.workers.starts))
         console.print(_rests(report.workers.rests))
     if report.sandbox:
-        console.print(_sandbox(report.sandbox))
+        console.print(_steps(report.sandbox))
     for note in report.notes:
         console.print(f"  {note}", markup=False, highlight=False)
     console.print(f"  {report.machine}; load {report.load:.1f}; {report.seconds:.0f} s", highlight=False)
@@ -270,8 +270,8 @@ def _rests(found: Sequence[workers.Rest]) -> Table:
     return table
 
 
-def _sandbox(found: Sequence[figures.Figure]) -> Table:
-    table = Table(title="what the sandbox and a unix socket cost", box=box.SIMPLE_HEAD, title_justify="left")
+def _steps(found: Sequence[figures.Figure]) -> Table:
+    table = Table(title="what single steps cost", box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("", no_wrap=True)
     for name in ("median", "p95", "of bare"):
         table.add_column(name, justify="right", no_wrap=True)

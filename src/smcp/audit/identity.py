@@ -23,7 +23,8 @@ class SignedIn(Entry, frozen=True, kw_only=True, tag="signed_in"):
 
 class SignInFailed(Entry, frozen=True, kw_only=True, tag="sign_in_failed"):
     """Somebody did not get in. `why`: `unknown`, `closed`, `password`, `code`, `passkey`, `step` (a second step that is
-    over, or nobody's) or `invitation`. `account`: a digest of the address that was typed, whether or not it exists."""
+    over, or nobody's), `invitation` or `held-off` (not looked at, after too many wrong ones: the first one only).
+    `account`: a digest of the address that was typed, whether or not it exists."""
 
     why: Word
     account: Digest = NO_DIGEST

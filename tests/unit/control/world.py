@@ -23,7 +23,7 @@ from smcp.identity import authenticator, roles, signing
 from smcp.identity.accounts import invitations, passwords, people, users
 from smcp.identity.authn import api_key
 from smcp.identity.oauth import lifetimes
-from smcp.kernel import clock, hosts, ids, observe, settings
+from smcp.kernel import clock, ids, observe, settings
 from smcp.sandbox.volumes import keeper
 from smcp.stores import buckets, heavy, namespaces
 from smcp.stores import tenant as stores

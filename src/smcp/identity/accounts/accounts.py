@@ -14,8 +14,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from smcp.audit import events, identity, trail
+from smcp.audit import identity, trail
 from smcp.identity.accounts import (
+    failures,
     invitations,
     inviters,
     own,
@@ -97,6 +98,7 @@ class _Attempt(NamedTuple):
     address: str
     device: str
     known: bool
+    request_id: str
 
 
 class Accounts:
@@ -115,6 +117,7 @@ class Accounts:
         self._clock = clock
         self._tenant_active = tenant_active
         self._rooms = rooms
+        self._failures = failures.Failures(store, audit, rooms.guard)
 
     # --- signing in ---
 
@@ -130,19 +133,19 @@ class Accounts:
         served = await self._served(tenant)
         account = _account(email)
         user = await self._rooms.users.find(tenant, account) if served and account else None
-        attempt = self._attempt(tenant, account, user, address, device)
+        attempt = self._attempt(tenant, account, user, address, device, request_id)
         kept = "" if user is None else (await self._rooms.ways.get(tenant, user.id)).password
         with self._counted(attempt):
             right = await self._right(kept, password, known=attempt.known)
             if user is None or user.disabled or not right:
                 why = "unknown" if user is None else "closed" if right else "password"
-                raise self._refused(attempt, request_id, why)
+                raise self._refused(attempt, why)
         if self._rooms.passwords.stale(kept):
             await self._rehash(user, kept, password)
         # Read again: argon2 has taken a while.
         user, mine = await self._still(user), await self._rooms.ways.get(tenant, user.id)
         if user is None or mine.password == "":
-            raise self._refused(attempt, request_id, "closed")
+            raise self._refused(attempt, "closed")
         if mine.totp:
             step = _Pending(user.id, user.epoch, account)
             return NeedsSecond(self._rooms.steps.seal(tenant, _SECOND, step))
@@ -158,12 +161,12 @@ class Accounts:
         user = await self._rooms.users.get(tenant, step.user) if step is not None else None
         if step is None or user is None or user.value.disabled or user.value.epoch != step.epoch:
             raise self._nobody(tenant, "step", address, request_id)
-        attempt = self._attempt(tenant, step.account, user.value, address, device)
+        attempt = self._attempt(tenant, step.account, user.value, address, device, request_id)
         with self._counted(attempt):
             used = await self._rooms.second.use(user.value, code, known=attempt.known)
             if not used.how or not self._rooms.steps.use(tenant, pending):
                 await self._tell_of_guesses(user.value, used, request_id)
-                refused = self._refused(attempt, request_id, "code")
+                refused = self._refused(attempt, "code")
                 raise NewDeviceRefused if used.closed else refused
         return await self._in(user.value, ("password", used.how), device, address, request_id)
 
@@ -284,13 +287,17 @@ class Accounts:
 
     async def _shown(self, tenant: ids.TenantId, code: str, address: str, request_id: str) -> invitations.Shown:
         await self._proven()
-        taken = self._rooms.guard.admit_address(address)
+        try:
+            taken = self._rooms.guard.admit_address(address)
+        except errors.RateLimited:
+            self._failures.held_off(tenant, "", address, "", request_id)
+            raise
         await self._tenant_active(tenant)
         try:
             shown = await self._rooms.invitations.show(tenant, code)
         except errors.NotFound:
             # Admitted, so counted: an address has so many of these, and no more come to be told.
-            self._note_failure(tenant, "invitation", events.NO_DIGEST, address, request_id)
+            self._failures.note(tenant, "invitation", address, request_id)
             raise
         taken.back()
         return shown
@@ -385,19 +392,22 @@ class Accounts:
         return False
 
     def _attempt(
-        self, tenant: ids.TenantId, account: str, user: users.User | None, address: str, mark: str
+        self, tenant: ids.TenantId, account: str, user: users.User | None, address: str, mark: str, request_id: str
     ) -> _Attempt:
         rooms = self._rooms
         device = "" if user is None else rooms.devices.read(tenant, user.id, user.epoch, mark)
         known = rooms.guard.knows(tenant, account, device)
-        return _Attempt(tenant, account, address, device, known)
+        return _Attempt(tenant, account, address, device, known, request_id)
 
     @contextlib.contextmanager
     def _counted(self, attempt: _Attempt) -> Generator[None]:
         """What is refused inside counts as a wrong attempt; what is right, or ends otherwise, does not."""
-        taken = self._rooms.guard.admit(
-            attempt.tenant, attempt.account, attempt.address, attempt.device, known=attempt.known
-        )
+        places = (attempt.tenant, attempt.account, attempt.address, attempt.device if attempt.known else "")
+        try:
+            taken = self._rooms.guard.admit(*places)
+        except errors.RateLimited:
+            self._failures.held_off(*places, attempt.request_id)
+            raise
         try:
             yield
         except SignInRefused:
@@ -432,7 +442,7 @@ class Accounts:
         # The last look: whatever was waited for, somebody may have closed the account, or signed it out, meanwhile.
         now = await self._still(user)
         if now is None:
-            self._note_failure(user.tenant, "closed", events.NO_DIGEST, address, request_id)
+            self._failures.note(user.tenant, "closed", address, request_id)
             raise SignInRefused
         user = now
         await self._trail.write(
@@ -454,32 +464,13 @@ class Accounts:
                 )
             )
 
-    def _refused(self, attempt: _Attempt, request_id: str, why: str) -> SignInRefused:
-        tenant = attempt.tenant
-        if self._store.knows(tenant):
-            self._note_failure(tenant, why, self._trail.digest(tenant, attempt.account), attempt.address, request_id)
+    def _refused(self, attempt: _Attempt, why: str) -> SignInRefused:
+        self._failures.note(attempt.tenant, why, attempt.address, attempt.request_id, account=attempt.account)
         return SignInRefused()
 
     def _nobody(self, tenant: ids.TenantId, why: str, address: str, request_id: str) -> SignInRefused:
-        """Refused before an account was named: counted by address, and told while the address has room for it."""
-        if self._store.knows(tenant) and self._rooms.guard.failed_address(address):
-            self._note_failure(tenant, why, events.NO_DIGEST, address, request_id)
+        self._failures.unnamed(tenant, why, address, request_id)
         return SignInRefused()
-
-    def _note_failure(
-        self, tenant: ids.TenantId, why: str, account: events.Digest, address: str, request_id: str
-    ) -> None:
-        self._trail.note(
-            identity.SignInFailed(
-                tenant=tenant,
-                actor="anonymous",
-                request_id=request_id,
-                outcome="refused",
-                why=why,
-                account=account,
-                address=self._trail.digest(tenant, address),
-            )
-        )
 
     async def _changed(self, user: users.User, what: str, request_id: str) -> None:
         words = user.roles

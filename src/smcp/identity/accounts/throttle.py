@@ -51,6 +51,8 @@ class Throttle:
     def __init__(self, clock: clock.Clock) -> None:
         self._clock = clock
         self._tables: dict[str, _Table] = {kind: collections.OrderedDict() for kind in ("account", "address", "device")}
+        self._told: collections.OrderedDict[_Place, float] = collections.OrderedDict()
+        """Full windows that the trail knows of, by the time of the attempt that filled them."""
 
     @property
     def size(self) -> int:
@@ -61,15 +63,16 @@ class Throttle:
         """Is a device, proved to be of this account, still to be trusted as one?"""
         return device != "" and self._wait(("device", tenant, account, device), PER_DEVICE) <= 0
 
-    def admit(self, tenant: ids.TenantId, account: str, address: str, device: str, *, known: bool) -> "Taken":
+    def admit(self, tenant: ids.TenantId, account: str, address: str, device: str) -> "Taken":
         """Take a place for one attempt. Raises `errors.RateLimited`. `account`: any text that stands for it.
+        `device`: one that `knows` says is known, else empty.
 
         The place is taken before the attempt is looked at, so that a hundred at once are no more than ten; it is given
         back when the attempt was right.
         """
-        if known:
-            return self._take((("device", tenant, account, device), PER_DEVICE))
-        places = ((("account", tenant, account), PER_ACCOUNT), (("address", network(address)), PER_ADDRESS))
+        places = _places(tenant, account, address, device)
+        if device:
+            return self._take(*places)
         wait = max(*(self._wait(place, most) for place, most in places), self._crowded(places[0][0]))
         if wait > 0:
             raise errors.RateLimited(
@@ -78,6 +81,17 @@ class Throttle:
                 retry_after=wait,
             )
         return self._take(*places)
+
+    def tells(self, tenant: ids.TenantId, account: str, address: str, device: str) -> bool:
+        """After `admit` refused: is this the first one that a full window refuses, of those that have to be told?"""
+        full = [place for place, most in _places(tenant, account, address, device) if self._wait(place, most) > 0]
+        new = [place for place in full if self._told.get(place) != self._tables[place[0]][place][-1]]
+        for place in new:
+            self._told[place] = self._tables[place[0]][place][-1]
+            self._told.move_to_end(place)
+        while len(self._told) > TABLE:
+            self._told.popitem(last=False)
+        return bool(new)
 
     def admit_address(self, address: str) -> "Taken":
         """As `admit`, for what names no account: invitations. Raises `errors.RateLimited`."""
@@ -155,6 +169,13 @@ class Taken:
         """It was right, or was not looked at: it does not count. Again is harmless."""
         places, self._places = self._places, ()
         self._throttle.give_back(places, self._at)
+
+
+def _places(tenant: ids.TenantId, account: str, address: str, device: str) -> tuple[tuple[_Place, int], ...]:
+    """Where an attempt counts: at its device where that is known, else at the account and the address."""
+    if device:
+        return ((("device", tenant, account, device), PER_DEVICE),)
+    return ((("account", tenant, account), PER_ACCOUNT), (("address", network(address)), PER_ADDRESS))
 
 
 def network(address: str) -> str:

@@ -16,7 +16,7 @@ def guess(
     passed = 0
     for _ in range(times):
         try:
-            guard.admit(ACME, account, address, "", known=False)
+            guard.admit(ACME, account, address, "")
         except errors.RateLimited:
             continue
         passed += 1
@@ -48,11 +48,11 @@ def test_an_address_tries_fifty_accounts_a_quarter_of_an_hour() -> None:
 def test_a_known_device_is_not_asked_about_the_account_or_the_address() -> None:
     guard = throttle.Throttle(clock.FrozenClock())
     guess(guard, 1000)
-    guard.admit(ACME, "ada@acme.example", "198.51.100.1", "device-1", known=True).back()
+    guard.admit(ACME, "ada@acme.example", "198.51.100.1", "device-1").back()
     # Its own window is filled by itself only: then it is a device like any other.
     for _ in range(throttle.PER_DEVICE):
         assert guard.knows(ACME, "ada@acme.example", "device-1")
-        guard.admit(ACME, "ada@acme.example", "198.51.100.1", "device-1", known=True)
+        guard.admit(ACME, "ada@acme.example", "198.51.100.1", "device-1")
     assert not guard.knows(ACME, "ada@acme.example", "device-1")
     assert guard.knows(ACME, "ada@acme.example", "device-2")
 
@@ -62,9 +62,7 @@ def test_the_tables_are_bounded_and_forget_what_was_touched_longest_ago() -> Non
     guard = throttle.Throttle(clock.FrozenClock())
     guess(guard, 10, account="first@acme.example", address="192.0.2.1")
     for number in range(throttle.TABLE):
-        guard.admit(
-            ACME, f"n{number}@acme.example", f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", "", known=False
-        )
+        guard.admit(ACME, f"n{number}@acme.example", f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", "")
     assert guard.size == 2 * throttle.TABLE
     assert guess(guard, 1, account=f"n{throttle.TABLE - 1}@acme.example", address="192.0.2.2") == 1
 

@@ -61,4 +61,34 @@ async def test_attack_a_flood_of_forged_steps_and_codes_does_not_fill_the_trail(
             await room.people.accounts.second(humans.ACME, f"forged {number}", "1", "192.0.2.7", request_id="req-1")
         with pytest.raises((errors.NotFound, errors.RateLimited)):
             await room.people.accounts.invited(humans.ACME, f"guess {number}", "192.0.2.8", request_id="req-1")
-    assert await reasons(room) == {"step": throttle.PER_ADDRESS, "invitation": throttle.PER_ADDRESS}
+    most = throttle.PER_ADDRESS
+    # And that more were tried, once: the address of the forged steps is refused what names an account, if it tries.
+    assert await reasons(room) == {"step": most, "invitation": most, "held-off": 1}
+
+
+@pytest.mark.requirement("oauth:people:told-held-off")
+async def test_guesses_that_are_not_looked_at_any_more_are_told_once_for_each_full_window(room: humans.Room) -> None:
+    await room.person()
+
+    async def guess(account: str, address: str, times: int) -> None:
+        for _ in range(times):
+            with pytest.raises((accounts.SignInRefused, errors.RateLimited)):
+                await room.people.accounts.sign_in(humans.ACME, account, "wrong", address, request_id="req-1")
+
+    await guess("ada@acme.example", "192.0.2.7", throttle.PER_ACCOUNT)
+    assert await reasons(room) == {"password": throttle.PER_ACCOUNT}
+    for address in ("192.0.2.7", "192.0.2.8"):
+        await guess("ada@acme.example", address, 20)
+    first = [one for one in await room.told() if one.get("why") == "held-off"]
+    assert len(first) == 1
+    password = next(one for one in await room.told() if one.get("why") == "password")
+    assert (first[0]["account"], first[0]["address"]) == (password["account"], password["address"])
+    # An address that is full, at an account that is not.
+    for number in range(throttle.PER_ADDRESS):
+        await guess(f"n{number}@acme.example", "192.0.2.9", 2)
+    await guess("late@acme.example", "192.0.2.9", 5)
+    assert (await reasons(room))["held-off"] == 2
+    # Another quarter of an hour, another window.
+    room.time.advance(throttle.WINDOW_S)
+    await guess("ada@acme.example", "192.0.2.7", throttle.PER_ACCOUNT + 20)
+    assert (await reasons(room))["held-off"] == 3

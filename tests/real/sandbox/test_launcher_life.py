@@ -1,6 +1,7 @@
 """A cell's life, told to who started it; and that nothing is left of it, a thousand times."""
 
 import asyncio
+import contextlib
 import gc
 import os
 import pathlib
@@ -8,7 +9,7 @@ import random
 import resource
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Final, NamedTuple
 
 import msgspec
@@ -45,19 +46,24 @@ async def _spawned(launcher: launch.Launcher, inside: walls.Cell) -> launch.Chil
         os.close(nothing)
 
 
-async def _talking(launcher: launch.Launcher, script: str) -> tuple[launch.Child, asyncio.StreamReader]:
+@contextlib.asynccontextmanager
+async def _talking(launcher: launch.Launcher, script: str) -> AsyncGenerator[tuple[launch.Child, asyncio.StreamReader]]:
     """A running shell, and what it says."""
     read, write = os.pipe2(os.O_CLOEXEC)
     reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read, "rb", 0)
     )
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
-        return await launcher.spawn(_shell(script), stdin=nothing, stdout=write, stderr=write), reader
+        try:
+            child = await launcher.spawn(_shell(script), stdin=nothing, stdout=write, stderr=write)
+        finally:
+            os.close(nothing)
+            os.close(write)
+        yield child, reader
     finally:
-        os.close(nothing)
-        os.close(write)
+        transport.close()  # one that more came for than was read does not end by itself
 
 
 # --- how it ended ---
@@ -264,6 +270,7 @@ async def test_a_cancelled_start_gives_its_sockets_back() -> None:
             one.close()
         child.kill()
         await child.wait()
+        gc.collect()  # what others left may be closed at any time
         before = len(os.listdir("/proc/self/fd"))
         for step in range(30):
             task = asyncio.create_task(_spawned(launcher, open_cell))
@@ -283,9 +290,11 @@ async def test_a_cancelled_start_gives_its_sockets_back() -> None:
 @_NEEDS_GROUPS
 @pytest.mark.requirement("sandbox:launcher:freeze")
 async def test_a_frozen_cell_stands_still_goes_on_and_can_be_ended() -> None:
-    async with cell.launched() as launcher:
-        child, said = await _talking(launcher, "while :; do echo x; done")
-        async with asyncio.timeout(60):
+    async with (
+        cell.launched() as launcher,
+        _talking(launcher, "while :; do echo x; done") as (child, said),
+    ):
+        async with asyncio.timeout(100):
             await said.readexactly(100)
             assert await child.freeze()
             # What was written before is in the pipe; then comes nothing.

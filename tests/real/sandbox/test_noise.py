@@ -74,17 +74,20 @@ def _idle() -> tuple[int, int]:
 class _Echo:
     """Another tenant's small server."""
 
-    def __init__(self, child: launch.Child, write: int, said: asyncio.StreamReader) -> None:
+    def __init__(
+        self, child: launch.Child, write: int, said: asyncio.StreamReader, transport: asyncio.BaseTransport
+    ) -> None:
         self.child = child
         self._write = write
         self._said = said
+        self._transport = transport
 
     @classmethod
     async def start(cls, launcher: launch.Launcher, app: pathlib.Path) -> "_Echo":
         read, write = os.pipe2(os.O_CLOEXEC)
         back, answer = os.pipe2(os.O_CLOEXEC)
         said = asyncio.StreamReader()
-        await asyncio.get_running_loop().connect_read_pipe(
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(said), os.fdopen(back, "rb", 0)
         )
         child = await launcher.spawn(
@@ -92,7 +95,7 @@ class _Echo:
         )
         os.close(read)
         os.close(answer)
-        return cls(child, write, said)
+        return cls(child, write, said, transport)
 
     async def p99(self) -> float:
         """Of so many calls, in seconds."""
@@ -108,6 +111,7 @@ class _Echo:
     async def end(self) -> None:
         os.close(self._write)
         assert await self.child.wait() == 0
+        self._transport.close()
 
 
 @pytest.mark.alone

@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import AsyncGenerator, Callable, Generator
+from typing import Final
 
 import httpx2
 import pytest
@@ -10,6 +11,17 @@ from support import everything, wire
 from support.builds import Builds
 from support.clients import Endpoint
 from support.platform import Platform
+
+_HERE: Final = pathlib.Path(__file__).parent
+_LIMIT_S: Final = 300.0
+"""What is real takes its time: packages are installed and platforms started while a test, or what it needs, is made."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """More time for tests with real parts than for others; one that says how much it wants has that."""
+    for item in items:
+        if _HERE in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(_LIMIT_S))
 
 
 @pytest.fixture(scope="session")

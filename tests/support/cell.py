@@ -20,6 +20,8 @@ from smcp.sandbox.launcher import messages
 
 LIMITS = settings.Sandbox(tmp_bytes=4_194_304)
 TENANT = "acme"
+WAIT_S = 120.0
+"""More than any cell takes that ends by itself, however busy the machine is."""
 
 
 class Standing(NamedTuple):
@@ -87,6 +89,6 @@ async def ask(app: pathlib.Path, code: str, limits: settings.Sandbox = LIMITS, *
 
 async def asked(launcher: launch.Launcher, cell: walls.Cell) -> Any:
     """As `ask`, of a launcher that stands."""
-    outcome = await spawn.run(cell, launcher, timeout_s=30)
+    outcome = await spawn.run(cell, launcher, timeout_s=WAIT_S)
     assert outcome.code == 0, outcome
     return json.loads(outcome.tail[-1])

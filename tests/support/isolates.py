@@ -15,7 +15,7 @@ from smcp.deploy.workers import code, section
 from smcp.sandbox import tools
 
 _MEMBERS: Final = {"esm": "esModule", "cjs": "commonJsModule", "text": "text", "data": "data", "json": "json"}
-_START_S: Final = 60.0
+_START_S: Final = 120.0
 
 
 class Client:

@@ -19,13 +19,13 @@ from smcp.sandbox import egress, interpreter
 from smcp.sandbox.egress import rules
 
 _CHILD: Final = pathlib.Path(__file__).with_name("netcell_child.py")
-_WAIT_S: Final = 30.0
+_WAIT_S: Final = 240.0
 NOBODY: Final = 65534
 LOOPBACK: Final = ("127.0.0.0/8",)
 CONNECT: Final = """
 import json, socket
 try:
-    with socket.create_connection(({host!r}, {port}), 5) as made:
+    with socket.create_connection(({host!r}, {port}), 60) as made:
         print(json.dumps(repr(made.recv(1))))
 except OSError as error:
     print(json.dumps(type(error).__name__))
@@ -141,6 +141,8 @@ def pinned(*names: str, connections: int = 64, **patience: Any) -> World:
 
 
 class _Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 128
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Silent: tests break connections on purpose."""
 

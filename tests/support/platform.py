@@ -1,5 +1,7 @@
 """A real platform under test: the `smcp` program with a data directory of its own, driven by its admin API."""
 
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -20,7 +22,7 @@ from support.clients import Endpoint
 
 _SMCP: Final = pathlib.Path(sys.executable).with_name("smcp")
 _START_S: Final = 60.0
-_STOP_S: Final = 60.0
+_STOP_S: Final = 120.0
 _DEPLOY_S: Final = 300.0
 _CLIENT: Final = settings.CLIENT_VARIABLES
 _RATES: Final = {
@@ -62,6 +64,7 @@ class Platform:
     def start(self) -> None:
         """Start it and wait until it says that it is ready. May be called again after `stop` or `kill`."""
         assert self._process is None, "it runs already"
+        self._wait_until_left()
         with self.log.open("a") as log:
             self._process = subprocess.Popen(
                 [_SMCP, "up", "--json", "--no-demo", "--port", "0", "--data", str(self.data)],
@@ -78,6 +81,21 @@ class Platform:
             raise
         profile = tomllib.loads((self._profiles / "profiles.toml").read_text("utf-8"))["default"]
         self.base_url, self.operator_key = profile["url"], profile["key"]
+
+    def _wait_until_left(self) -> None:
+        """Wait until nobody has the store of the data directory open.
+
+        Of a platform whose foreground was killed the other processes end by themselves, and in order.
+        """
+        deadline = time.monotonic() + _STOP_S
+        for lock in (self.data / "store").glob("*.lock"):
+            with lock.open("rb") as file:
+                while True:
+                    with contextlib.suppress(BlockingIOError):
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        break
+                    assert time.monotonic() < deadline, f"somebody still has {lock}:\n{self.story()}"
+                    time.sleep(0.02)  # a lock that is given back tells nobody
 
     def _wait_until_ready(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None

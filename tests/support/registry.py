@@ -101,7 +101,10 @@ def serving() -> Generator[Registry]:
         def log_message(self, format: str, *args: Any) -> None:
             del format, args
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    class Server(http.server.ThreadingHTTPServer):
+        request_queue_size = 128  # npm comes with many connections at once, and waits a second for each that is dropped
+
+    with Server(("127.0.0.1", 0), Handler) as server:
         registry.address = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

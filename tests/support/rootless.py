@@ -48,14 +48,14 @@ os._exit(0)
 """
 _TALKS = """
 import socket
-with socket.create_connection(("1.2.3.4", 443), 5) as there:
+with socket.create_connection(("1.2.3.4", 443), 60) as there:
     print(there.recv(16).decode())
 """
 
 
 async def _in(launcher: launch.Launcher, app: str, code: str, **changes: Any) -> str:
     inside = msgspec.structs.replace(cell.python(app, code), **changes)
-    outcome = await spawn.run(inside, launcher, timeout_s=30)
+    outcome = await spawn.run(inside, launcher, timeout_s=cell.WAIT_S)
     assert outcome.code == 0, outcome
     return outcome.tail[-1]
 
@@ -124,7 +124,7 @@ async def main() -> None:
         (head,) = [one for one in processes.descendants(os.getpid()) if "smcp.sandbox.launcher" in one.command]
         os.kill(head.pid, signal.SIGKILL)
         await launcher.ended.wait()
-        seen["left after a kill"] = len(processes.left(running, 2))
+        seen["left after a kill"] = len(processes.left(running, 60))
     sys.stdout.write(json.dumps(seen) + "\n")
 
 

@@ -38,7 +38,7 @@ def legacy(method: str, session: str = "", **params: Any) -> dict[str, Any]:
 
 def client(key: str) -> httpx2.AsyncClient:
     """A client with a credential."""
-    return httpx2.AsyncClient(headers={"Authorization": f"Bearer {key}"}, timeout=20.0)
+    return httpx2.AsyncClient(headers={"Authorization": f"Bearer {key}"}, timeout=120.0)
 
 
 async def opened(http: httpx2.AsyncClient, url: str) -> str:

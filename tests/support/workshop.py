@@ -110,7 +110,7 @@ class Workshop:
         runs = self.python if deployment.runtime == "python" else self.node
         assert runs is not None, "there is no Node.js"
         cell = cells.hosted(self.config.sandbox, runs, ACME, str(path), (*deployment.argv, *more), env)
-        return await spawn.run(cell, self.launcher, timeout_s=60)
+        return await spawn.run(cell, self.launcher, timeout_s=240)
 
     @asynccontextmanager
     async def isolate(self, deployment: versions.Deployment) -> AsyncGenerator[isolates.Client]:

@@ -22,8 +22,8 @@ from smcp.sandbox import walls
 from smcp.sandbox.launcher import linux, messages
 from smcp.stores import decided
 
-_READY_S: Final = 20.0
-_END_S: Final = 15.0
+_READY_S: Final = 60.0
+_END_S: Final = 30.0
 _SOCKETS: Final = 64
 
 

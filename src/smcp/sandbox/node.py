@@ -28,7 +28,7 @@ MOUNT: Final = "/opt/node"
 NPM_MOUNT: Final = "/opt/npm"
 OLDEST: Final = 18
 _VERSION: Final = re.compile(r"v(\d{1,4}\.\d{1,6}\.\d{1,6})\s*", re.ASCII)
-_ANSWER_S: Final = 20.0
+_ANSWER_S: Final = 60.0
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from smcp.kernel import errors, settings
 from smcp.sandbox import cgroups, gvisor, seccomp, walls
 
 _PLACES: Final = "/usr/bin:/bin:/usr/local/bin:/usr/sbin:/sbin"
-_TIMEOUT_S: Final = 10.0
+_TIMEOUT_S: Final = 60.0
 _APPARMOR: Final = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
 _CLONE: Final = "/proc/sys/kernel/unprivileged_userns_clone"
 _MOST: Final = "/proc/sys/user/max_user_namespaces"

@@ -1,6 +1,7 @@
 """Folders, deployed with `smcp deploy` to a real platform, and called by a real client."""
 
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -16,11 +17,13 @@ from support.platform import Platform
 
 pytestmark = pytest.mark.real
 
+_NUMBERS = itertools.count(1)
+
 
 @pytest.fixture
 def admin(platform: Platform) -> str:
     """A new tenant's admin key; the tenant's name is in it."""
-    tenant = f"folders-{len(platform.api('GET', '/tenants')['items'])}"
+    tenant = f"folders-{next(_NUMBERS)}"
     platform.create_tenant(tenant)
     return platform.create_key(tenant, "admin", "mcp_user")
 

@@ -201,7 +201,7 @@ def test_in_the_fetch_no_process_starts_and_no_private_address_is_called(what: s
         script = tmp_path / "x.cjs"
         script.write_text(what.replace("PORT", str(listener.getsockname()[1])), "utf-8")
         program = [shutil.which("node", path=os.environ["PATH"]) or found.executable, "--require", guard, str(script)]
-        ended = subprocess.run(program, capture_output=True, text=True, timeout=30, env={}, check=False)
+        ended = subprocess.run(program, capture_output=True, text=True, timeout=120, env={}, check=False)
         assert ended.returncode != 0
         assert "the fetch " in ended.stderr, ended.stderr
         with pytest.raises(TimeoutError):

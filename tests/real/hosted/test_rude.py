@@ -19,7 +19,7 @@ from support import cell, gates, processes, wire, yardstick
 from support.gates import Gate
 from support.platform import Platform
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 _GROUPS: Final = bool({"cgroup_memory", "cgroup_pids"} & cell.host().layers)
 _LIMITED: Final = "cgroup_memory" in cell.host().layers
@@ -66,7 +66,7 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> Generator[Gate]:
 @pytest.fixture
 async def http() -> AsyncGenerator[httpx2.AsyncClient]:
     """An HTTP client."""
-    async with httpx2.AsyncClient(timeout=30.0) as client:
+    async with httpx2.AsyncClient(timeout=120.0) as client:
         yield client
 
 
@@ -92,7 +92,8 @@ async def _answered(neighbour: wire.Caller) -> AsyncGenerator[None]:
         finally:
             done.set()
             await asking
-    assert slowest < 2.5 + 10 * machine.worst, machine.worst
+    # A disk that is slow for a moment holds up the platform, and not the yardstick.
+    assert slowest < 5 + 10 * machine.worst, machine.worst
 
 
 def _groups(platform: Platform) -> set[str]:

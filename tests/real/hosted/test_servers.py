@@ -98,7 +98,7 @@ async def test_a_server_that_dies_at_its_start_is_an_error_with_its_last_words_a
     assert error["data"]["state"] == "failed"
     assert last in error["data"]["error"]
     texts: list[str] = []
-    for _ in range(300):
+    for _ in range(1000):
         log = await asyncio.to_thread(hosting.api, "GET", "sqlite-open", "/logs")
         texts = [line["text"] for line in log["items"]]
         if any(last in text for text in texts):

@@ -10,7 +10,7 @@ import pytest
 from support import rude
 from support.platform import Platform
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 _ODD = '[env]\nRUDE_VERSION = "Some Version, Ltd"\n'
 
@@ -66,9 +66,9 @@ async def test_suspending_a_tenant_ends_its_processes_and_open_streams(platform:
     heard = asyncio.Event()
     async with rude.client(user) as http:
         listening = asyncio.create_task(_listening(http, url, heard, wire))
-        await asyncio.wait_for(heard.wait(), 60)
+        await asyncio.wait_for(heard.wait(), 120)
         await asyncio.to_thread(platform.api, "POST", f"/tenants/{tenant}/suspend")
-        await asyncio.wait_for(listening, 60)
+        await asyncio.wait_for(listening, 120)
     platform.api("POST", f"/tenants/{tenant}/resume")
     assert platform.api("GET", f"/tenants/{tenant}/servers/rude", key=admin)["instances"] == 0
 

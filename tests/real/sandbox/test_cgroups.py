@@ -22,7 +22,7 @@ _LIMITS: Final = cgroups.Limits(64 * _MIB, 24, 1.0)
 _JOIN: Final = (
     "import os, sys, time\nfor entry in sys.argv[1:]:\n    os.write(int(entry), b'0')\n    os.close(int(entry))\n"
 )
-_PLATFORM: Final = f"test{os.getpid()}"
+_PLATFORM: Final = f"testgroups{os.getpid()}"
 
 
 def _ways() -> dict[str, places.Seen]:
@@ -51,7 +51,7 @@ def made(request: pytest.FixtureRequest) -> Generator[cgroups.Groups]:
         assert not [path for mount in places.seen().mounts for path in places.left(mount.point, f"smcp-{_PLATFORM}")]
 
 
-def _until(condition: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
+def _until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
     """The kernel tells nobody when it is done with a group: ask until it is."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -127,7 +127,7 @@ def test_a_fork_bomb_ends_at_the_limit_and_nobody_else_notices(made: cgroups.Gro
 def test_a_memory_hog_dies_at_the_cap_of_its_cell(made: cgroups.Groups, hog: str) -> None:
     group = made.make("hog", _LIMITS)
     with _inside(group, hog) as process:
-        _until(lambda: group.usage().oom_kills > 0, "the kernel ends the hog", 30)
+        _until(lambda: group.usage().oom_kills > 0, "the kernel ends the hog")
         # One of many may be chosen where a group does not die as a whole (version 1).
         group.kill()
         assert process.wait(60) == -9
@@ -155,10 +155,14 @@ def test_spinners_get_their_share_of_the_processor_and_no_more(made: cgroups.Gro
     group = made.make("spin", _LIMITS._replace(cpus=0.2))
     with _inside(group, "print('joined', flush=True)\nos.fork()\nos.fork()\nwhile True: pass") as process:
         assert _line(process) == "joined"
-        began, before = time.monotonic(), group.usage().cpu_s
-        time.sleep(1.5)  # what is measured is time
-        share = (group.usage().cpu_s - before) / (time.monotonic() - began)
-        assert 0.0 < share < 0.3
+        shares: list[float] = []
+        # The kernel takes back what was taken beyond the quota, but not at once: a machine that is held up itself (as
+        # virtual ones are) may be seen before it has. Spinners without a quota take more than this in every look.
+        while not shares or not 0.0 < shares[-1] < 0.3:
+            assert len(shares) < 20, shares
+            began, before = time.monotonic(), group.usage().cpu_s
+            time.sleep(1.5)  # what is measured is time
+            shares.append((group.usage().cpu_s - before) / (time.monotonic() - began))
 
 
 @pytest.mark.requirement("sandbox:cgroup:kill")
@@ -269,6 +273,42 @@ def test_a_layer_is_there_only_after_a_process_was_limited_by_it(made: cgroups.G
     assert set(cgroups.LAYERS) == made.layers | set(made.why)
     assert not made.layers & set(made.why)
     assert made.layers
+
+
+@pytest.mark.requirement("sandbox:cgroup:found")
+def test_who_looks_under_one_name_at_the_same_time_finds_all_that_is_there() -> None:
+    """As every start and every `smcp doctor` does: each makes the same directory, and removes it in the end."""
+    name = f"{_PLATFORM}x"
+    alone = cgroups.look(name)
+    if alone.groups is None:
+        pytest.skip(f"no group may be made by this user on this machine: {alone.why}")
+    alone.groups.close()
+    looks = f"""
+        from smcp.sandbox import cgroups
+        for _ in range(30):
+            found = cgroups.look({name!r})
+            if found.groups is not None:
+                found.groups.close()
+            print(sorted(found.groups.layers) if found.groups is not None else found.why)
+        """
+    argv = [sys.executable, "-c", textwrap.dedent(looks)]
+    with contextlib.ExitStack() as stack:
+        at_once = [stack.enter_context(subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)) for _ in range(3)]
+        said = [line for one in at_once for line in one.communicate(timeout=240)[0].splitlines()]
+    assert set(said) == {str(sorted(alone.groups.layers))}
+    assert len(said) == 90
+
+
+@pytest.mark.requirement("sandbox:cgroup:sweep")
+def test_a_launcher_that_ends_late_takes_nothing_from_the_next_one(made: cgroups.Groups) -> None:
+    earlier = cgroups.find(_PLATFORM)
+    assert earlier is not None
+    earlier.close()  # there is no cell yet: what it removes is empty
+    group = made.make("late", _LIMITS)
+    with _inside(group, "print('in', flush=True)\ntime.sleep(600)") as process:
+        assert _line(process) == "in"
+        assert group.usage().processes == 1
+        assert group.processes() == [process.pid]
 
 
 @pytest.mark.requirement("sandbox:cgroup:kill")

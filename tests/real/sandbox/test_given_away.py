@@ -15,10 +15,11 @@ from support import cell
 pytestmark = pytest.mark.real
 
 _GIVES = """
-import socket, time
+import os, socket, time
 with socket.socket(socket.AF_UNIX) as listening:
-    listening.bind("/data/taken")
+    listening.bind("/data/given")
     listening.listen(1)
+    os.rename("/data/given", "/data/taken")
     there, _ = listening.accept()
     socket.send_fds(there, [b"x"], [1, 2])
     time.sleep(600)

@@ -290,10 +290,10 @@ async def test_a_volume_is_the_same_in_either_tier(tmp_path: pathlib.Path) -> No
         assert await cell.asked(launcher, _inside(tmp_path, writes, volume=volume)) == "xx"
         assert await cell.asked(launcher, plain) == "xxx"
         sealed = walls.Volume("notes", "/data", writable=False)
-        outcome = await spawn.run(_inside(tmp_path, writes, volume=sealed), launcher, timeout_s=30)
+        outcome = await spawn.run(_inside(tmp_path, writes, volume=sealed), launcher, timeout_s=cell.WAIT_S)
         assert "Read-only file system" in outcome.tail[-1]
         fills = "open('/data/much', 'wb').write(b'x' * 3_000_000)"
-        outcome = await spawn.run(_inside(tmp_path, fills, volume=volume), launcher, timeout_s=30)
+        outcome = await spawn.run(_inside(tmp_path, fills, volume=volume), launcher, timeout_s=cell.WAIT_S)
         assert "No space left" in outcome.tail[-1]
         await launcher.close_volume(cell.TENANT, "notes")
 
@@ -305,7 +305,7 @@ async def test_its_egress_ends_at_the_guard(tmp_path: pathlib.Path) -> None:
     import json, socket, urllib.error, urllib.request
     def fetched(host, port):
         try:
-            return urllib.request.urlopen(f"http://{host}:{port}/", timeout=5).read().decode()
+            return urllib.request.urlopen(f"http://{host}:{port}/", timeout=60).read().decode()
         except (OSError, urllib.error.URLError) as error:
             return type(error).__name__
     print(json.dumps([fetched("allowed.example", PORT), fetched("other.example", PORT), fetched("127.0.0.1", PORT)]))
@@ -320,7 +320,7 @@ async def test_its_egress_ends_at_the_guard(tmp_path: pathlib.Path) -> None:
             outcome = await spawn.run(
                 inside,
                 launcher,
-                timeout_s=30,
+                timeout_s=cell.WAIT_S,
                 answer=lambda sockets: world.egress.attach(sockets, parsed, world.lines.append),
             )
     assert outcome.code == 0, outcome

@@ -47,7 +47,7 @@ def _shows(bind: walls.Bind, **changes: Any) -> walls.Cell:
 
 
 async def _run(launcher: launch.Launcher, inside: walls.Cell) -> str:
-    return (await spawn.run(inside, launcher, timeout_s=30)).tail[-1]
+    return (await spawn.run(inside, launcher, timeout_s=cell.WAIT_S)).tail[-1]
 
 
 @pytest.mark.requirement("sandbox:launcher:house")
@@ -97,6 +97,7 @@ async def test_only_the_tenants_own_artefact_is_seen_and_only_read() -> None:
                 await _run(made.launcher, _shows(walls.Bind(source, "/app", writable)))
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.requirement("sandbox:launcher:house")
 async def test_what_is_swapped_for_a_link_while_cells_start_is_never_followed(tmp_path: pathlib.Path) -> None:
     (tmp_path / "whose").write_text("the host's")
@@ -205,7 +206,7 @@ async def test_a_volume_that_is_closed_under_a_cell_stays_the_cells_and_no_one_e
         holds = _python(
             "import time; open('/data/x','w').write('old'); print('up', flush=True); time.sleep(600)", bind, volume
         )
-        task = asyncio.create_task(spawn.run(holds, made.launcher, timeout_s=60, on_line=lambda _: running.set()))
+        task = asyncio.create_task(spawn.run(holds, made.launcher, timeout_s=600, on_line=lambda _: running.set()))
         async with asyncio.timeout(60):
             await running.wait()
         await made.launcher.close_volume("acme", "memory")
@@ -288,7 +289,7 @@ async def test_a_build_that_nests_as_deep_as_it_can_is_handed_back() -> None:
             binds=(*interpreter.current().binds, walls.Bind(str(build), "/build", writable=True)),
             cwd="/build",
         )
-        outcome = await spawn.run(inside, made.launcher, timeout_s=60)
+        outcome = await spawn.run(inside, made.launcher, timeout_s=cell.WAIT_S)
         assert outcome.code == 0, outcome
         here = os.open(build, os.O_RDONLY | os.O_DIRECTORY)
         owners: set[int] = set()
@@ -333,7 +334,7 @@ async def test_a_file_exists_only_inside_and_can_not_be_written() -> None:
             ),
             files=(walls.File("/run/secret/token", b"canary-4711", 0o400),),
         )
-        outcome = await spawn.run(inside, made.launcher, timeout_s=30)
+        outcome = await spawn.run(inside, made.launcher, timeout_s=cell.WAIT_S)
     assert outcome.code == 0, outcome
     assert outcome.tail[0].startswith("canary-4711 0o100400")
     assert outcome.tail[1] in ("13", "30")  # EACCES, EROFS

@@ -15,6 +15,7 @@ from support import busy, plain, rootless
 
 pytestmark = [
     pytest.mark.real,
+    pytest.mark.timeout(600),
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a program as another user"),
 ]
 
@@ -30,7 +31,7 @@ def seen() -> Iterator[dict[str, Any]]:
             plain.command([sys.executable, "-P", str(program)], [tests, home], environ),
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=500,
             check=False,
         )
         assert done.returncode == 0, done.stderr

@@ -74,17 +74,20 @@ def _idle() -> tuple[int, int]:
 class _Echo:
     """Another tenant's small server."""
 
-    def __init__(self, child: launch.Child, write: int, said: asyncio.StreamReader) -> None:
+    def __init__(
+        self, child: launch.Child, write: int, said: asyncio.StreamReader, transport: asyncio.BaseTransport
+    ) -> None:
         self.child = child
         self._write = write
         self._said = said
+        self._transport = transport
 
     @classmethod
     async def start(cls, launcher: launch.Launcher, app: pathlib.Path) -> "_Echo":
         read, write = os.pipe2(os.O_CLOEXEC)
         back, answer = os.pipe2(os.O_CLOEXEC)
         said = asyncio.StreamReader()
-        await asyncio.get_running_loop().connect_read_pipe(
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(said), os.fdopen(back, "rb", 0)
         )
         child = await launcher.spawn(
@@ -92,7 +95,7 @@ class _Echo:
         )
         os.close(read)
         os.close(answer)
-        return cls(child, write, said)
+        return cls(child, write, said, transport)
 
     async def p99(self) -> float:
         """Of so many calls, in seconds."""
@@ -108,6 +111,7 @@ class _Echo:
     async def end(self) -> None:
         os.close(self._write)
         assert await self.child.wait() == 0
+        self._transport.close()
 
 
 @pytest.mark.alone
@@ -139,6 +143,9 @@ async def test_a_neighbour_that_takes_all_it_can_does_not_double_the_slowest_cal
         await echo.end()
 
 
+# Alone: beside others the noise may not get as much as who computes takes, and is taken for one that answers.
+@pytest.mark.alone
+@pytest.mark.timeout(200)
 @pytest.mark.requirement("sandbox:hostile:noise")
 async def test_who_computes_gives_way_to_who_answers(tmp_path: pathlib.Path) -> None:
     async with cell.standing(_LIMITS, fixed=[tmp_path]) as (launcher, house):

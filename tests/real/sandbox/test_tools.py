@@ -2,6 +2,7 @@
 
 import base64
 import concurrent.futures
+import contextlib
 import datetime
 import fcntl
 import hashlib
@@ -26,7 +27,7 @@ from smcp.sandbox import cells, spawn, tools, walls
 from smcp.sandbox.tools import kept, pins
 from support import cell, processes, registry
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 _CONTENT: Final = b"#!/bin/sh\necho tiny\n"
 _META: Final = {"name": "@s/tiny", "version": "1.0.0"}
@@ -279,8 +280,11 @@ def test_of_two_that_fetch_at_once_one_fetches(shelf: registry.Registry, tmp_pat
     lock = str(kept.home(environ) / ".lock")
 
     def waiting() -> bool:
-        held = [os.readlink(one) for one in pathlib.Path("/proc/self/fd").iterdir() if one.is_symlink()]
-        return held.count(lock) == 2
+        held = 0
+        for one in pathlib.Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # other threads close theirs
+                held += os.readlink(one) == lock
+        return held == 2
 
     shelf.gate.clear()
     with concurrent.futures.ThreadPoolExecutor() as pool:

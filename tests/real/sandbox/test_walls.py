@@ -258,11 +258,11 @@ async def test_no_open_file_of_the_host_is_inherited(tmp_path: pathlib.Path) -> 
     assert len(found) == 3, found
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.requirement("sandbox:death:whole")
 @pytest.mark.parametrize("how", ["timeout", "cancel"])
 async def test_everything_inside_dies_with_the_sandbox(tmp_path: pathlib.Path, how: str) -> None:
     mark = f"smcp-{os.getpid()}-{how}"
-    running = asyncio.Event()
     inside = msgspec.structs.replace(
         cell.python(
             tmp_path,
@@ -280,17 +280,25 @@ async def test_everything_inside_dies_with_the_sandbox(tmp_path: pathlib.Path, h
         env=(("PATH", "/usr/bin"), ("MARK", mark), *interpreter.current().env),
     )
     async with cell.launched(fixed=[tmp_path]) as launcher:
-        task = asyncio.create_task(
-            spawn.run(inside, launcher, timeout_s=3 if how == "timeout" else 60, on_line=lambda _: running.set())
-        )
-        async with asyncio.timeout(60):
-            await running.wait()
-        assert _marked(mark) >= 4
-        if how == "cancel":
-            task.cancel()
-        with pytest.raises((TimeoutError, asyncio.CancelledError)):
-            await task
-        assert _marked(mark) == 0
+        # How long a start takes is the machine's affair: a time that ends a cell before it stood shows nothing.
+        for timeout_s in (2.0, 8.0, 32.0, 128.0) if how == "timeout" else (600.0,):
+            running = asyncio.Event()
+            task = asyncio.create_task(
+                spawn.run(inside, launcher, timeout_s=timeout_s, on_line=lambda _, up=running: up.set())
+            )
+            waiting = asyncio.create_task(running.wait())
+            await asyncio.wait((task, waiting), return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            seen = _marked(mark)
+            if how == "cancel":
+                task.cancel()
+            with pytest.raises((TimeoutError, asyncio.CancelledError)):
+                await task
+            assert _marked(mark) == 0
+            if seen >= 4:
+                break
+        else:
+            raise AssertionError("it never stood")
 
 
 @pytest.mark.requirement("sandbox:death:whole")
@@ -340,7 +348,7 @@ async def test_endless_output_neither_grows_nor_blocks(tmp_path: pathlib.Path) -
         outcome = await spawn.run(
             cell.python(tmp_path, "import sys\nfor _ in range(300): sys.stdout.write('y' * 65536)\nprint()\n"),
             launcher,
-            timeout_s=30,
+            timeout_s=cell.WAIT_S,
             on_line=lambda line: heard.append(len(line)),
         )
     assert outcome.code == 0

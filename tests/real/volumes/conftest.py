@@ -37,7 +37,7 @@ class Keeping:
             f"{self.platform.base_url}/api/v1/tenants/{tenant}/servers/notes{path}",
             headers={"Authorization": f"Bearer {self.admin[tenant]}"},
             json=body,
-            timeout=60.0,
+            timeout=120.0,
         )
 
     def run(self, code: str, *, tenant: str = "acme") -> Any:

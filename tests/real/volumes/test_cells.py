@@ -60,7 +60,7 @@ class World:
             cell.python(self.app, code), binds=(), tenant=tenant, volume=volume, file_bytes=2 * SPEC.size_bytes
         )
         made = msgspec.structs.replace(made, argv=("/usr/bin/python3", *made.argv[1:]), hidden=())
-        outcome = await spawn.run(made, self.launcher, timeout_s=30)
+        outcome = await spawn.run(made, self.launcher, timeout_s=cell.WAIT_S)
         assert outcome.code == 0, outcome
         return json.loads(outcome.tail[-1]) if outcome.tail else None
 
@@ -216,7 +216,7 @@ async def test_a_cell_stands_still_while_its_volume_is_saved(tmp_path: pathlib.P
                     file.write(b"%09d" % number * 50_000)
             print(flush=True)
     """
-    async with opened(tmp_path, freeze_s=20) as world:
+    async with opened(tmp_path, freeze_s=200) as world:
         hold = await world.acquire()
         made = msgspec.structs.replace(
             cell.python(world.app, code), binds=(), tenant=ACME, volume=hold.volume, hidden=()

@@ -8,7 +8,7 @@ import pytest
 
 from real.volumes.conftest import Keeping
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 
 def _deploy(keeping: Keeping, source: str, name: str, manifest: str) -> None:
@@ -20,7 +20,7 @@ def _call(keeping: Keeping, server: str, tool: str, **arguments: Any) -> Any:
         f"{keeping.platform.base_url}/api/v1/tenants/acme/servers/{server}/call",
         headers={"Authorization": f"Bearer {keeping.admin['acme']}"},
         json={"tool": tool, "arguments": arguments},
-        timeout=60.0,
+        timeout=120.0,
     )
     assert answer.is_success, answer.text
     told = answer.json()

@@ -16,9 +16,10 @@ _PLATFORM: Final = re.compile(r"[a-z0-9]+")
 _NAME: Final = re.compile(r"[a-z0-9-]+")
 _TRIAL: Final = "trial"
 _TRIAL_LIMITS: Final = nodes.Limits(67_108_864, 64, 1.0)
-_SWEEP_S: Final = 3.0
+_SWEEP_S: Final = 10.0
 _SWEEP_STEP_S: Final = 0.01
 _ROUNDS: Final = 100
+_LOOKS: Final = 50
 
 
 class Group:
@@ -129,7 +130,14 @@ class Groups:
             part = tree.node(name)
             try:
                 parts.append(part)
-                part.make()
+                try:
+                    part.make()
+                except OSError as error:
+                    if error.errno not in (errno.ENOENT, errno.ENODEV):
+                        raise
+                    # An earlier launcher of this platform has just ended, and removed what it took for its own.
+                    tree.renew()
+                    part.make()
                 part.limit(limits)
             except OSError as error:
                 for made in parts:
@@ -142,7 +150,7 @@ class Groups:
     def sweep(self) -> int:
         """End and remove what an earlier run of this platform left, wherever it was started from; how many groups.
 
-        Waits for the kernel up to a few seconds; what can't die by then is left for the next sweep.
+        Waits for the kernel up to some seconds; what can't die by then is left for the next sweep.
         """
         own = places.named(self._platform)
         folders = [folder for top in self._tops for folder in places.left(top, own)]
@@ -197,6 +205,20 @@ def look(platform: str, seen: places.Seen | None = None) -> Found:
     if _PLATFORM.fullmatch(platform) is None:
         raise ValueError("a platform's id is [a-z0-9]+")
     here = seen or places.seen()
+    for _ in range(_LOOKS):
+        try:
+            return _look(platform, here)
+        except trees.Gone:
+            time.sleep(_SWEEP_STEP_S)
+    again = (
+        f"others make and remove groups called {places.named(platform)} all the while",
+        "start the platform once more when they have ended",
+    )
+    return Found(None, dict.fromkeys(nodes.LAYERS, again))
+
+
+def _look(platform: str, here: places.Seen) -> Found:
+    """Raises `trees.Gone`."""
     planted = trees.plant(here, platform)
     why = {name: trees.absent(controller) for name, controller in nodes.LAYERS.items()}
     layer = {controller: name for name, controller in nodes.LAYERS.items()}
@@ -205,6 +227,8 @@ def look(platform: str, seen: places.Seen | None = None) -> Found:
         reasons = dict(one.why)
         if one.tree is not None:
             controllers, refused = _try(one.tree)
+            if (controllers is None or refused) and trees.marked(one.tree.path) != one.mark:
+                raise trees.Gone(one.tree.path)
             reasons |= refused
             if controllers is None:
                 one.tree.remove()

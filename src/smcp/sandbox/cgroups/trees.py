@@ -27,11 +27,22 @@ class Tree(NamedTuple):
         kind = nodes.V2 if self.version == 2 else nodes.V1
         return kind(f"{self.path}/{name}", self.controllers)
 
+    def renew(self) -> None:
+        """Make the directory once more: who ran before under the same name may end now, and removes it when it is
+        empty. Raises OSError."""
+        _made(self.path)
+        for name in sorted(self.controllers) if self.version == 2 else ():
+            nodes.write(f"{self.path}/cgroup.subtree_control", f"+{name}")
+
     def remove(self) -> None:
         """Remove the directory if nothing is left in it."""
         for path in (f"{self.path}/{places.HOST}", self.path):
             with contextlib.suppress(OSError):
                 os.rmdir(path)
+
+
+class Gone(Exception):
+    """Somebody who looks under the same name removed the directory in between: look again."""
 
 
 class Planted(NamedTuple):
@@ -40,10 +51,15 @@ class Planted(NamedTuple):
     tree: Tree | None
     why: dict[str, Reason]
     """For each controller that this hierarchy has and that can't be used."""
+    mark: int = 0
+    """Of its directory, by which another of the same name is told apart."""
 
 
 def plant(seen: places.Seen, platform: str) -> list[Planted]:
-    """A directory for `platform` in every hierarchy that is of use; version 2 first: it can end a group at once."""
+    """A directory for `platform` in every hierarchy that is of use; version 2 first: it can end a group at once.
+
+    Raises `Gone`.
+    """
     found: list[Planted] = []
     taken: set[str] = set()
     wanted = (*nodes.LAYERS.values(), *_HELPERS)
@@ -69,11 +85,12 @@ def _first(mount: places.Mount, own: dict[str, str], platform: str, has: frozens
         return Planted(None, dict.fromkeys(has, _closed(mount)))
     place = f"{base}/{places.named(platform)}"
     try:
-        if not os.path.isdir(place):
-            nodes.V1(place, frozenset()).make()
+        _made(place)
+        mark = marked(place)
+        nodes.V1(place, frozenset()).inherit()
     except OSError as error:
         return Planted(None, dict.fromkeys(has, explain(error, f"make {place}", mount)))
-    return Planted(Tree(1, place, has), {})
+    return Planted(Tree(1, place, has), {}, mark)
 
 
 def _second(mount: places.Mount, path: str, platform: str, has: frozenset[str]) -> Planted:
@@ -81,13 +98,16 @@ def _second(mount: places.Mount, path: str, platform: str, has: frozenset[str]) 
     if base is None:
         return Planted(None, dict.fromkeys(has, _closed(mount)))
     place = f"{base}/{places.named(platform)}"
+    mark = 0
     try:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(place, 0o755)
+        _made(place)
+        mark = marked(place)
         # The top of a machine may hold processes and children; every other group holds one or the other.
         if has and os.path.exists(f"{base}/cgroup.type"):
             _make_room(base, f"{place}/{places.HOST}")
     except OSError as error:
+        if mark and marked(place) != mark:
+            raise Gone(place) from error
         return Planted(None, dict.fromkeys(has, explain(error, f"prepare {place}", mount)))
     # A controller may be there for the machine and not be handed down to the group that we may use.
     down = frozenset(nodes.read(f"{base}/cgroup.controllers").split())
@@ -99,11 +119,26 @@ def _second(mount: places.Mount, path: str, platform: str, has: frozenset[str]) 
                 nodes.write(f"{folder}/cgroup.subtree_control", f"+{name}")
             usable.add(name)
         except OSError as error:
+            if marked(place) != mark:
+                raise Gone(place) from error
             why[name] = explain(error, f"enable {name} below {base}", mount)
     # Beside it are the cells, which may be many: the platform gets its turn whenever it has something to do.
     with contextlib.suppress(OSError):
         nodes.write(f"{place}/{places.HOST}/cpu.weight", "10000")
-    return Planted(Tree(2, place, frozenset(usable)), why)
+    return Planted(Tree(2, place, frozenset(usable)), why, mark)
+
+
+def marked(place: str) -> int:
+    """The mark of the directory `place`; 0 when there is none."""
+    try:
+        return os.stat(place).st_ino
+    except OSError:
+        return 0
+
+
+def _made(place: str) -> None:
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(place, 0o755)
 
 
 def _make_room(base: str, host: str) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 from smcp.sandbox.launcher import child, linux
 
-_SWEEP_S: Final = 5.0
+_SWEEP_S: Final = 10.0
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 

@@ -17,7 +17,7 @@ ACME = ids.tenant("acme")
 @pytest.mark.requirement("tenancy:egress:counted", "sandbox:egress:verdicts")
 async def test_a_tenant_that_has_moved_its_bytes_of_the_day_gets_no_further(site: int, tmp_path: pathlib.Path) -> None:
     async with storage.opened(tmp_path) as store:
-        time = clock.SystemClock()
+        time = clock.FrozenClock()  # at midnight there would be another day's bytes
         config = settings.Settings(limits=settings.Limits(standard=("egress_bytes_per_day=3000",)))
         every = plans.Plans(store, tenants.Tenants(store, time), config)
         days = egress.Days(store, every.of, time, observe.logger(settings.Log(), io.StringIO()))
@@ -28,7 +28,7 @@ async def test_a_tenant_that_has_moved_its_bytes_of_the_day_gets_no_further(site
                 import json, urllib.request
                 def tried():
                     try:
-                        return urllib.request.urlopen("http://allowed.example:{site}/", timeout=10).read().decode()
+                        return urllib.request.urlopen("http://allowed.example:{site}/", timeout=60).read().decode()
                     except OSError as error:
                         return "refused"
                 print(json.dumps([tried() for _ in range(40)]))

@@ -15,7 +15,7 @@ from support import visitors
 from support.clients import Endpoint
 from support.platform import Platform
 
-pytestmark = [pytest.mark.real, pytest.mark.requirement("cli:api:every-command")]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(1200), pytest.mark.requirement("cli:api:every-command")]
 
 
 class Terminal:

@@ -19,12 +19,15 @@ import pytest
 
 from support import pinned, ports, processes
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(1800)]
 
 _BIN = pathlib.Path(sys.executable).parent
 _SMCP = str(_BIN / "smcp")
-_READY_S = 300.0
-_STOP_S = 60.0
+_READY_S = 900.0
+_STOP_S = 120.0
+_RUN_S = 300.0
+_STARTS = 8
+"""Of which one must be quick: others may have the machine just then."""
 
 
 class Home:
@@ -44,7 +47,13 @@ class Home:
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command, env=self.environ, capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL
+            command,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            timeout=_RUN_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
 
 
@@ -290,7 +299,7 @@ def test_a_second_start_is_quick_shows_no_key_and_serves(whole: tuple[Home, str,
     for profile in tomllib.loads(before.decode()).values():
         assert profile["key"] not in up.out + up.err
     assert f"profile 'acme' of {home.profiles}" in up.out.replace("\n", "")
-    while min(took) >= 5.0 and len(took) < 3:  # others may have had the machine just then
+    while min(took) >= 5.0 and len(took) < _STARTS:
         with home.up() as again:
             took.append(again.ready_s)
     assert min(took) < 5.0, took

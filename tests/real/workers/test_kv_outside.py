@@ -16,7 +16,7 @@ from click import shell_completion
 from smcp.cli import failures, main
 from support.platform import Platform
 
-pytestmark = [pytest.mark.real, pytest.mark.requirement("workers:kv:outside")]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600), pytest.mark.requirement("workers:kv:outside")]
 
 
 @pytest.fixture(scope="module")

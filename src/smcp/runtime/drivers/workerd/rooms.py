@@ -19,7 +19,8 @@ from smcp.upstream import connection, places, transport
 
 _TIDY_S: Final = 5.0
 """Seconds for which a Worker that was left stays in a process that others use: those who leave together go together."""
-_GONE_S: Final = 1.0
+_GONE_S: Final = 5.0
+"""Between the break of a connection and the word that its process is gone, where the machine is busy."""
 _AGAIN: Final = "A new process takes over. Listen again."
 
 

@@ -118,7 +118,7 @@ class Person:
 
 @contextlib.asynccontextmanager
 async def connected(
-    target: Endpoint | StdioServerParameters, mode: Mode, person: Person | None = None, *, read_s: float = 30.0
+    target: Endpoint | StdioServerParameters, mode: Mode, person: Person | None = None, *, read_s: float = 120.0
 ) -> AsyncGenerator[Client]:
     """The official Python client (package mcp), connected to `target`, with `person` behind it.
 
@@ -147,7 +147,7 @@ async def connected(
 
 async def python_old(target: Endpoint, tool: str, arguments: dict[str, Any]) -> Seen:
     """The same over the transport of MCP 2024-11-05."""
-    transport: Any = sse_client(target.url, headers={"Authorization": f"Bearer {target.key}"}, timeout=30.0)
+    transport: Any = sse_client(target.url, headers={"Authorization": f"Bearer {target.key}"}, timeout=120.0)
     async with Client(transport, mode="legacy") as client:
         tools = await client.list_tools()
         called = await client.call_tool(tool, arguments)

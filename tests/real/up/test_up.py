@@ -324,11 +324,14 @@ def test_a_signal_ends_everything_in_order(
 def test_a_first_start_that_is_interrupted_leaves_nothing_running_and_is_finished_by_the_next(
     tmp_path: pathlib.Path,
 ) -> None:
-    home = Home(tmp_path)
-    up = home.up()
-    up.wait_for("download:")  # in the middle of the demo's deployment
-    assert up.stop(signal.SIGINT) == 0
-    assert processes.naming(str(home.data)) == set()
+    for number in range(_STARTS):
+        home = Home(tmp_path / str(number))
+        up = home.up()
+        up.wait_for("download:")  # in the middle of the demo's deployment
+        assert up.stop(signal.SIGINT) == 0
+        assert processes.naming(str(home.data)) == set()
+        if "SMCP is ready" not in up.out:
+            break  # else this process was held up until the deployment was over
     assert "SMCP is ready" not in up.out
     with home.up() as again:
         answer = home.run(_SMCP, "call", "acme/time", "get_current_time", '{"timezone":"UTC"}')

@@ -19,10 +19,11 @@ from support import processes
 from support.clients import Endpoint
 
 _SMCP: Final = pathlib.Path(sys.executable).with_name("smcp")
+_START_S: Final = 60.0
 _STOP_S: Final = 60.0
-_DEPLOY_S: Final = 600.0
-_API_S: Final = 120.0
+_DEPLOY_S: Final = 300.0
 _CLIENT: Final = settings.CLIENT_VARIABLES
+_API_S: Final = 120.0
 _RATES: Final = {
     "SMCP_LIMITS_PLATFORM_PER_SECOND": "1000000",
     "SMCP_LIMITS_TENANT_PER_MINUTE": "1000000",
@@ -121,15 +122,10 @@ class Platform:
         return processes.descendants(self._process.pid)
 
     def kill(self) -> None:
-        """End it as a power cut does: nothing of it runs any more afterwards."""
+        """End it as a power cut does."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        family = processes.descendants(process.pid)
-        _end(process)
-        # The others notice that their head is gone, and end in their own time: until then they hold the store.
-        left = processes.left(family, _STOP_S)
-        assert left == set(), f"still running after the platform was killed: {left}"
+        if process is not None:
+            _end(process)
 
     def api(self, method: str, path: str, body: Any = None, *, key: str | None = None) -> Any:
         """Call the admin API (as the operator, or with `key`); the answer's body. Fails on an error answer."""

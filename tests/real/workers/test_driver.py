@@ -128,7 +128,7 @@ async def test_a_change_of_who_is_there_loses_no_call() -> None:
 
 @pytest.mark.requirement("workers:driver:watchdog")
 async def test_a_loop_stops_its_tenants_process_only_and_that_one_is_killed_and_answers_again() -> None:
-    async with handmade.handmade(answer_s=_ANSWER_S) as made:
+    async with handmade.handmade(answer_s=_ANSWER_S, gone_s=60.0) as made:
         spec = made.spec("one", _named("one"))
         bad, far = await made.start(spec), await made.start(made.spec("far", _named("far"), tenant="globex"))
         assert await handmade.call(bad, "who") == "one"
@@ -147,7 +147,7 @@ async def test_a_loop_stops_its_tenants_process_only_and_that_one_is_killed_and_
 
 @pytest.mark.requirement("workers:driver:memory")
 async def test_a_heap_that_grows_without_end_ends_its_own_process_only() -> None:
-    async with handmade.handmade() as made:
+    async with handmade.handmade(gone_s=60.0) as made:
         spec = made.spec("one", _named("one"))
         bad, far = await made.start(spec), await made.start(made.spec("far", _named("far"), tenant="globex"))
         with pytest.raises(errors.ServerFailed, match="ended"):

@@ -48,7 +48,7 @@ export default {
 async def test_attack_an_isolate_that_ends_its_process_fails_its_tenants_calls_with_the_reason_and_nobody_elses() -> (
     None
 ):
-    async with handmade.handmade() as made:
+    async with handmade.handmade(gone_s=60.0) as made:
         specs = [made.spec("bad", _SOURCE), made.spec("good", _SOURCE), made.spec("far", _SOURCE, tenant="globex")]
         bad, good, far = [await made.start(each) for each in specs]
         calls = [asyncio.create_task(handmade.call(each, "unsafe", timeout_s=600.0)) for each in (good, far)]

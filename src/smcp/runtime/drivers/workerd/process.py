@@ -41,6 +41,8 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
     """For it to be up."""
     answer_s: float
     """For it to answer the question whether it is there, before it is killed."""
+    gone_s: float = 1.0
+    """From the break of a connection until the word that it is gone, which says why; where none comes, it is there."""
 
 
 class Process:

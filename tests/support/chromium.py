@@ -22,7 +22,7 @@ _FLAGS: Final = (
     # Whatever a page wants from elsewhere fails at once, as it would on a machine without a network.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1, EXCLUDE ::1",
 )
-PATIENCE_MS: Final = 60_000
+PATIENCE_MS: Final = 120_000
 """How long one step of a test waits for what it expects, in milliseconds."""
 
 

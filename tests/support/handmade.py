@@ -52,6 +52,7 @@ class Workers:
         made: cell.Standing,
         *,
         answer_s: float = 60.0,
+        gone_s: float = 1.0,
         volumes: Any = None,
         drain_s: float = 60.0,
         makers: Makers | None = None,
@@ -70,7 +71,7 @@ class Workers:
             cell=cell_of,
             doors=made.house.doors,
             makers=makers or Makers(),
-            patience=process.Patience(start_s=60.0, answer_s=answer_s),
+            patience=process.Patience(start_s=60.0, answer_s=answer_s, gone_s=gone_s),
             heap_mb=cells.heap_mb(limits),
         )
         self.driver = workerd.WorkerdDriver(means, conversations.limits(), volumes, drain_s=drain_s)

@@ -26,7 +26,10 @@ UMBRA: Final = "mcp.umbra.example"
 SETTINGS: Final = {
     **gates.SETTINGS,
     **elsewhere.SETTINGS,
-    "SMCP_GATEWAY_CALL_TIMEOUT_S": "30",
+    # What is short there is for tests of those limits. Here a hundred clients in one process send at once, and a body
+    # may come seconds behind its head where the machine is busy.
+    "SMCP_GATEWAY_CALL_TIMEOUT_S": "120",
+    "SMCP_GATEWAY_BODY_TIMEOUT_S": "120",
     # Rates count by address: a test that needs one of its own says where it comes from.
     "SMCP_GATEWAY_TRUSTED_PROXIES": "127.0.0.1/32",
     "SMCP_EGRESS_HOSTS": f"{APP}=127.0.0.1,inner.client.example=10.1.2.3,cloud.client.example=169.254.169.254",

@@ -205,6 +205,7 @@ async def serving(directory: pathlib.Path, *, aged: bool = False) -> AsyncGenera
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", 0))
+    listener.listen()  # who comes before the server does waits for it
     async with contextlib.AsyncExitStack() as undo:
         undo.callback(listener.close)
         store = await undo.enter_async_context(storage.opened(directory))

@@ -22,7 +22,7 @@ Name = Literal["agent", "everything", "hono", "plain", "probes", "sdk-v1", "sdk-
 FOLDER: Final = pathlib.Path(__file__).parents[1] / "fixtures" / "workers"
 PATHS: Final[dict[Name, str]] = {"hono": "/api/mcp"}
 """Where a server's endpoint is, if not at /mcp."""
-_INSTALL_S: Final = 300.0
+_INSTALL_S: Final = 900.0
 _BUNDLE_S: Final = 120.0
 _HEAP_MB: Final = 64
 

@@ -10,7 +10,7 @@ from support import byoauth, idp, wire
 from support.clients import Endpoint
 from support.idp import House
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 Make = Callable[[Endpoint], wire.Caller]
 

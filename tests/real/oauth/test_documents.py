@@ -44,7 +44,7 @@ def _run(platform: Platform, document: str, folder: pathlib.Path, *options: str,
         [
             *(_PROGRAM, f"--config-file={config}", "run", f"{platform.base_url}{document}", "--checks", _CHECKS),
             *("--workers", "1", "--seed", "8", "--no-color", "--warnings", "off"),
-            *("--suppress-health-check", "all", "--request-timeout", "30", "--generation-deterministic"),
+            *("--suppress-health-check", "all", "--request-timeout", "120", "--generation-deterministic"),
             *options,
         ],
         cwd=folder,

@@ -6,7 +6,7 @@ import pytest
 from support import byoauth, idp, wire
 from support.idp import House
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 _ROTATE = ("tenant", "rotate-signing-key", "acme")
 

@@ -14,11 +14,13 @@ import pytest
 from smcp.sandbox import tools
 from support import processes, registry
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(1800)]
 
 _BIN: Final = pathlib.Path(sys.executable).parent
 _SMCP: Final = str(_BIN / "smcp")
-_WAIT_S: Final = 120.0
+_WAIT_S: Final = 300.0
+_STARTS: Final = 3
+"""In which everything must have come: a registry may be slow, or answer with an error now and then."""
 
 
 def _without_npm(folder: pathlib.Path) -> str:
@@ -71,10 +73,14 @@ def _run(folder: pathlib.Path, **environ: str) -> str:
 
 @pytest.mark.requirement("workers:tools:up")
 def test_a_start_fetches_what_is_missing_and_says_so(tmp_path: pathlib.Path) -> None:
-    said = _run(tmp_path)
+    cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    starts = [_run(tmp_path)]
     for program in tools.PROGRAMS:
-        assert f"fetching {program.label} with npm" in said
-        assert tools.find(program, {"XDG_CACHE_HOME": str(tmp_path / "cache")}) is not None
+        assert f"fetching {program.label} with npm" in starts[0]
+    while not all(tools.find(program, cache) for program in tools.PROGRAMS) and len(starts) < _STARTS:
+        starts.append(_run(tmp_path))
+    for program in tools.PROGRAMS:
+        assert tools.find(program, cache) is not None, starts
     assert "Workers" not in _run(tmp_path, PATH=_without_npm(tmp_path / "tools"))
 
 

@@ -19,12 +19,15 @@ import pytest
 
 from support import pinned, ports, processes
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(1800)]
 
 _BIN = pathlib.Path(sys.executable).parent
 _SMCP = str(_BIN / "smcp")
-_READY_S = 300.0
-_STOP_S = 60.0
+_READY_S = 900.0
+_STOP_S = 120.0
+_RUN_S = 300.0
+_STARTS = 8
+"""Of which one must be quick: others may have the machine just then."""
 
 
 class Home:
@@ -44,7 +47,13 @@ class Home:
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command, env=self.environ, capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL
+            command,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            timeout=_RUN_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
 
 
@@ -290,7 +299,7 @@ def test_a_second_start_is_quick_shows_no_key_and_serves(whole: tuple[Home, str,
     for profile in tomllib.loads(before.decode()).values():
         assert profile["key"] not in up.out + up.err
     assert f"profile 'acme' of {home.profiles}" in up.out.replace("\n", "")
-    while min(took) >= 5.0 and len(took) < 3:  # others may have had the machine just then
+    while min(took) >= 5.0 and len(took) < _STARTS:
         with home.up() as again:
             took.append(again.ready_s)
     assert min(took) < 5.0, took
@@ -315,11 +324,14 @@ def test_a_signal_ends_everything_in_order(
 def test_a_first_start_that_is_interrupted_leaves_nothing_running_and_is_finished_by_the_next(
     tmp_path: pathlib.Path,
 ) -> None:
-    home = Home(tmp_path)
-    up = home.up()
-    up.wait_for("download:")  # in the middle of the demo's deployment
-    assert up.stop(signal.SIGINT) == 0
-    assert processes.naming(str(home.data)) == set()
+    for number in range(_STARTS):
+        home = Home(tmp_path / str(number))
+        up = home.up()
+        up.wait_for("download:")  # in the middle of the demo's deployment
+        assert up.stop(signal.SIGINT) == 0
+        assert processes.naming(str(home.data)) == set()
+        if "SMCP is ready" not in up.out:
+            break  # else this process was held up until the deployment was over
     assert "SMCP is ready" not in up.out
     with home.up() as again:
         answer = home.run(_SMCP, "call", "acme/time", "get_current_time", '{"timezone":"UTC"}')

@@ -9,7 +9,7 @@ from smcp.runtime import driver, ledger, pool
 from smcp.runtime.drivers.workerd import driver as workerd
 from support import handmade
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 _SOURCE = 'import { serve } from "./mcp.js";\nexport default serve({ who: () => "WHO" });\n'
 _MEMORY = 1000

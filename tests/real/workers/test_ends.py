@@ -10,7 +10,7 @@ from smcp.runtime import driver
 from smcp.runtime.drivers.workerd import driver as workerd
 from support import handmade
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 _COUNTS = """
 import { serve } from "./mcp.js";

@@ -19,7 +19,7 @@ from smcp.stores import tenant as stores
 from support import doorworker
 from support.buckets import nothing_left
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 SCRIPT = (pathlib.Path(__file__).parents[2] / "fixtures/bucket.js").read_text()
 MIB = 1024 * 1024

@@ -15,7 +15,7 @@ import pytest
 from smcp.cli import failures, main
 from support.platform import Platform
 
-pytestmark = [pytest.mark.real, pytest.mark.requirement("workers:objects:outside")]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600), pytest.mark.requirement("workers:objects:outside")]
 
 DATA = bytes(range(256)) * 12_000 + b"\n"
 

@@ -168,7 +168,8 @@ async def test_a_certificate_must_be_the_hosts_and_of_a_trusted_authority(
 async def test_a_tenant_that_has_moved_its_bytes_of_the_day_gets_no_further(tmp_path: pathlib.Path) -> None:
     (tmp_path / "store").mkdir()
     async with storage.opened(tmp_path / "store") as store:
-        time = clock.SystemClock()
+        # It stands: no midnight comes, and nothing has waited too long to be written.
+        time = clock.FrozenClock()
         config = settings.Settings(limits=settings.Limits(standard=("egress_bytes_per_day=30000",)))
         every = plans.Plans(store, tenants.Tenants(store, time), config)
         days = egress.Days(store, every.of, time, observe.logger(settings.Log()))

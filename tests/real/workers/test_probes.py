@@ -161,15 +161,25 @@ async def test_attack_a_call_that_is_never_answered_ends_when_its_caller_has_eno
 @pytest.mark.requirement("workers:probes:log")
 async def test_attack_lines_of_a_worker_are_bounded_and_are_nobody_elses(hostile: Hosted) -> None:
     site = hostile.site
-    for probe in ("forged_lines", "forged_streams", "line", "lines"):
+
+    def log(server: str) -> str:
+        return site.platform.smcp("server", "logs", f"{site.tenant}/{server}", key=site.admin, text=True)
+
+    for probe in ("forged_lines", "forged_streams"):
+        await _probed(hostile["probes"], probe)
+        await _back(hostile["probes"])
+    while "forged" not in (own := log("probes")):
+        pass  # it comes by another way than the answer
+    assert not any(sign in own for sign in ("\x00", "\x1b", "\r"))
+    # What is behind these, in a log of bounded size, is for the slower of machines all that is kept.
+    for probe in ("line", "lines"):
         await _probed(hostile["probes"], probe)
         await _back(hostile["probes"])
     await _greeted(hostile["plain"])
-    own = site.platform.smcp("server", "logs", f"{site.tenant}/probes", key=site.admin, text=True)
-    other = site.platform.smcp("server", "logs", f"{site.tenant}/plain", key=site.admin, text=True)
+    own, other = log("probes"), log("plain")
     assert len(own) < 16_777_216
     assert not any(sign in own for sign in ("\x00", "\x1b", "\r"))
-    assert "forged" in own
+    assert "xxxxxxxx" in own
     assert "forged" not in other
     assert "xxxxxxxx" not in other
 

@@ -72,9 +72,10 @@ class Occupant(Protocol):
 class Seat:
     """One Worker's place in a generation."""
 
-    def __init__(self, path: str, ended: asyncio.Event, idle: Callable[[], None]) -> None:
-        """`ended` is set when its process is gone."""
+    def __init__(self, path: str, ended: asyncio.Event, idle: Callable[[], None], gone_s: float) -> None:
+        """`ended` is set when its process is gone; `gone_s` as in `process.Patience`."""
         self.ended = ended
+        self.gone_s = gone_s
         self.client = lean.Client(path)
         self.streams = lean.Client(path)
         """Carries streams without an end of their own: they break off when another generation takes over."""
@@ -161,7 +162,8 @@ class Generation:
             made.bind(self._place(name))
             made.listen(_BACKLOG)
         for number in self.occupants:
-            self.seats[number] = Seat(self._place(f"socket-{number}"), self.process.ended, self._looked)
+            place, gone_s = self._place(f"socket-{number}"), self._means.patience.gone_s
+            self.seats[number] = Seat(place, self.process.ended, self._looked, gone_s)
 
     def _place(self, name: str) -> str:
         """An address for a socket: of any length (unix(7) takes 107 bytes)."""

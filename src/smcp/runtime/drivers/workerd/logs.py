@@ -37,10 +37,10 @@ _PLACE: Final = re.compile(r"(?:file:///bundle/)?smcp-([0-9a-f]{16})/([^\s:]{1,2
 _MARK: Final = re.compile(r"\x01([0-9a-f]{16})\x02 ?")
 _SERVICE: Final = re.compile(r"service worker-(\d{1,6})[,:] ?")
 """Where workerd says why a Worker does not start, this begins the message: anywhere else it is the code's own word."""
-_BYTES_PER_S: Final = 2_097_152
+BYTES_PER_S: Final = 2_097_152
 """Of one process that are looked at: on the thread that all tenants share. What is more is read and forgotten; who did
 not read it would stop the process, as it waits for its lines to go, and the watchdog would end it."""
-_BYTES_AT_ONCE: Final = 8_388_608
+BYTES_AT_ONCE: Final = 8_388_608
 _LINES_PER_S: Final = 1000
 _LINES_AT_ONCE: Final = 2000
 """Lines of one process that are told. What is behind them (places, secrets, the log) costs by the line."""
@@ -71,7 +71,7 @@ class Lines:
         self._decoder = msgspec.json.Decoder(_Line)
         self._pace = verdicts.Bucket(_LINES_AT_ONCE, _LINES_PER_S)
         self._dropped: dict[int | None, int] = {}
-        self._bytes = verdicts.Bucket(_BYTES_AT_ONCE, _BYTES_PER_S)
+        self._bytes = verdicts.Bucket(BYTES_AT_ONCE, BYTES_PER_S)
         self._forgotten = 0
         self.failed: dict[int, str] = {}
         """Why a Worker did not start, by its number."""

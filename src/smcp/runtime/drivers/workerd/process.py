@@ -23,6 +23,9 @@ from smcp.sandbox.launcher import messages
 
 _ASK_S: Final = 2.0
 """Time between two questions."""
+_STEPS: Final = 10
+"""In which the answer is waited for, and looked for before each: a machine that stood still loses one of them, however
+long that was, and not all of its tenants' processes."""
 _DRAIN_S: Final = 2.0
 """Seconds after its end in which its pipes are read to theirs."""
 _CONTROL: Final = 65_536
@@ -38,6 +41,8 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
     """For it to be up."""
     answer_s: float
     """For it to answer the question whether it is there, before it is killed."""
+    gone_s: float = 1.0
+    """From the break of a connection until the word that it is gone, which says why; where none comes, it is there."""
 
 
 class Process:
@@ -162,17 +167,30 @@ class Process:
                 self.kill("it does not listen any more")
                 return
             try:
-                async with asyncio.timeout(self._patience.answer_s):
-                    await self._ask()
-            except TimeoutError:
-                if self.alive:
-                    self._note(f"killed: it did not answer for {self._patience.answer_s:g} s")
-                    self.kill("it did not answer any more")
+                answered = await self._answers()
             except OSError:
-                pass  # it is ending, and its end is told by who waits for it
+                answered = True  # it is ending, and its end is told by who waits for it
+            if not answered and self.alive:
+                self._note(f"killed: it did not answer for {self._patience.answer_s:g} s")
+                self.kill("it did not answer any more")
             await asyncio.sleep(_ASK_S)
 
+    async def _answers(self) -> bool:
+        """Does it answer in time? Raises OSError as `_ask`."""
+        asking = asyncio.create_task(self._ask(), name="workerd question")
+        try:
+            for _ in range(_STEPS):
+                done, _ = await asyncio.wait((asking,), timeout=self._patience.answer_s / _STEPS)
+                if done:
+                    asking.result()
+                    return True
+            return False
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
     async def _ask(self) -> None:
+        """Raises OSError where nobody answers."""
         reader, writer = await asyncio.open_unix_connection(self._health, limit=_CONTROL)
         try:
             writer.write(_QUESTION)

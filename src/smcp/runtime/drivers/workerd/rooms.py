@@ -19,7 +19,6 @@ from smcp.upstream import connection, places, transport
 
 _TIDY_S: Final = 5.0
 """Seconds for which a Worker that was left stays in a process that others use: those who leave together go together."""
-_GONE_S: Final = 1.0
 _AGAIN: Final = "A new process takes over. Listen again."
 
 
@@ -202,7 +201,7 @@ async def _explained(seat: generation.Seat | None, error: BaseException | None) 
     """A connection breaks a moment before its process is told to be gone; and that end says why."""
     if isinstance(error, errors.ServerFailed) and seat is not None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_GONE_S):
+            async with asyncio.timeout(seat.gone_s):
                 await seat.ended.wait()
 
 

@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import json
 import pathlib
+import time
 import urllib.parse
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final, NamedTuple
 
 import httpx2
 
-from support import wheels
+from support import processes, wheels
 from support.clients import Endpoint
 from support.platform import Platform
 
@@ -270,6 +271,13 @@ class Vitals(NamedTuple):
         return {name: now - was for name, now, was in pairs if now > was}
 
 
+def node(platform: Platform) -> processes.Process:
+    """Of a platform's three processes the one that faces the network, and holds what callers can make it hold."""
+    found = [one for one in platform.family() if "smcp.app.node" in one.command]
+    # What it starts has its command line for a moment, between vfork(2) and execve(2).
+    return min(found, key=lambda one: one.started)
+
+
 def vitals(platform: Platform) -> Vitals:
     """What `platform` holds now."""
     metrics: dict[str, float] = {}
@@ -285,17 +293,15 @@ def vitals(platform: Platform) -> Vitals:
             name, _, value = line.rpartition(" ")
             name = name.partition("{")[0]
             metrics[name] = metrics.get(name, 0.0) + float(value)
-    family = platform.family()
-    # Of its three processes the one that faces the network holds what callers can make it hold.
-    [node] = [one for one in family if "smcp.app.node" in one.command]
-    files = len(list(pathlib.Path(f"/proc/{node.pid}/fd").iterdir()))
+    pid = node(platform).pid
+    files = len(list(pathlib.Path(f"/proc/{pid}/fd").iterdir()))
     return Vitals(
-        node.pid,
+        pid,
         files,
         metrics["smcp_sessions_live"],
         metrics["smcp_instances_live"],
         metrics["smcp_requests_in_flight"],
-        len(family) - OWN_PROCESSES,
+        len(platform.family()) - OWN_PROCESSES,
     )
 
 
@@ -315,7 +321,17 @@ async def settled(platform: Platform, wanted: Vitals, *, files: int | None = Non
 
 
 def zombies(platform: Platform) -> int:
-    """How many ended children the platform's processes have not waited for."""
+    """How many ended children the platform's processes have not waited for, within a minute."""
+    found = _zombies(platform)
+    for _ in range(600):
+        if not found:
+            break
+        time.sleep(0.1)  # who waits for a child tells nobody outside, and one may have ended just now
+        found = _zombies(platform)
+    return found
+
+
+def _zombies(platform: Platform) -> int:
     family = {one.pid for one in platform.family()}
     found = 0
     for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):

@@ -12,7 +12,9 @@ from typing import Final
 CLIENTS: Final = pathlib.Path(__file__).parents[1] / "clients"
 MODULES: Final = CLIENTS / "node_modules"
 _STAMP: Final = MODULES / ".smcp-installed"
-_INSTALL_S: Final = 300.0
+_INSTALL_S: Final = 900.0
+_PATIENT: Final = ("--fetch-retries=5", "--fetch-timeout=120000")
+"""A registry that fails once, or is slow, is asked again: by itself npm asks three times in all."""
 
 
 def home() -> pathlib.Path:
@@ -40,7 +42,7 @@ def ensure() -> pathlib.Path:
         if not _STAMP.exists() or _STAMP.read_text("utf-8") != wanted:
             npm = home() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
             done = subprocess.run(
-                [program(), npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+                [program(), npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", *_PATIENT],
                 cwd=CLIENTS,
                 # npm looks for `node` in PATH.
                 env={**os.environ, "PATH": f"{program().parent}{os.pathsep}{os.environ.get('PATH', '')}"},

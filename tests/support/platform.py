@@ -19,6 +19,7 @@ from support import processes
 from support.clients import Endpoint
 
 _SMCP: Final = pathlib.Path(sys.executable).with_name("smcp")
+_START_S: Final = 60.0
 _STOP_S: Final = 60.0
 _DEPLOY_S: Final = 300.0
 _CLIENT: Final = settings.CLIENT_VARIABLES

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import pathlib
-import time
 import urllib.parse
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final, NamedTuple
@@ -321,17 +320,7 @@ async def settled(platform: Platform, wanted: Vitals, *, files: int | None = Non
 
 
 def zombies(platform: Platform) -> int:
-    """How many ended children the platform's processes have not waited for, within a minute."""
-    found = _zombies(platform)
-    for _ in range(600):
-        if not found:
-            break
-        time.sleep(0.1)  # who waits for a child tells nobody outside, and one may have ended just now
-        found = _zombies(platform)
-    return found
-
-
-def _zombies(platform: Platform) -> int:
+    """How many ended children the platform's processes have not waited for."""
     family = {one.pid for one in platform.family()}
     found = 0
     for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):

@@ -71,7 +71,7 @@ async def _knock(platform: Platform, requests: Iterator[bytes], count: int, firs
 
 @pytest.mark.requirement("load:unknown:nothing")
 async def test_100_000_requests_of_nobody_leave_no_session_no_record_and_no_memory(running: Running) -> None:
-    with running({}) as platform:
+    with running({"SMCP_LIMITS_UNAUTHENTICATED_PER_MINUTE": "60"}) as platform:
         platform.host("acme", (f"pypi:{wire.SCRIPTED}", "tool"))
         key = platform.create_key("acme")
         requests = itertools.cycle(_requests(platform, key))

@@ -1,8 +1,9 @@
 """What happened in a soak: every kill, every error, and which kill explains which error.
 
 An error is explained by a kill of a copy of the same tenant's server, from shortly before the request began (the
-platform may not have noticed yet, and not while the machine stood still) until it ended. A session's error may come from a kill since its last good answer. A
-wrong answer and one that never comes are explained by nothing.
+platform may not have noticed yet, and nobody notices anything while the machine stands still) until it ended. A
+session's error may come from a kill since its last good answer. A wrong answer and one that never comes are explained
+by nothing.
 """
 
 import bisect

@@ -31,7 +31,7 @@ _RATES: Final = {
 }
 """A test asks more in a minute than a person; those of the rates bring rates of their own."""
 _PATIENCE: Final = {"SMCP_RUNTIME_START_TIMEOUT_S": "120", "SMCP_GATEWAY_BODY_TIMEOUT_S": "60"}
-"""A machine that does something else for a while is no fault of a server's; those of the time limits bring their own."""
+"""A machine that does something else for a while is no fault of a server's; those of time limits bring their own."""
 
 
 class Platform:

@@ -56,6 +56,16 @@ async def _left(homes: set[pathlib.Path]) -> set[str]:
         await asyncio.sleep(0.1)  # a group that is removed tells nobody
 
 
+async def _unwaited(platform: Platform) -> int:
+    """How many ended children nobody has waited for, after a while: between an end and a look at it is a moment."""
+    began = time.monotonic()
+    while True:
+        found = wire.zombies(platform)
+        if not found or time.monotonic() - began > _PATIENCE_S:
+            return found
+        await asyncio.sleep(0.1)  # who waits for a child tells nobody outside
+
+
 async def _held(platform: Platform, at: Endpoint) -> set[pathlib.Path]:
     """What `_homes` finds while a call keeps a copy from being stopped."""
     never = wire.modern("tools/call", wire.call("never", "held"))
@@ -117,9 +127,6 @@ async def test_from_0_to_200_clients_and_back_no_call_fails_and_nothing_is_left(
         assert (after.instances, after.children, after.in_flight) == (0, 0, 0)
         after = await wire.settled(platform, before, files=8)
         assert after.files <= before.files + 8
-        began = time.monotonic()
-        while wire.zombies(platform) and time.monotonic() - began < _PATIENCE_S:
-            await asyncio.sleep(0.1)  # between a child's end and its parent's look is a moment
-        assert wire.zombies(platform) == 0
+        assert await _unwaited(platform) == 0
         assert processes.mounts(platform.data) == mounts
         assert await _left(homes) == set()

@@ -94,7 +94,7 @@ async def test_killing_copies_under_load_costs_only_calls_that_were_in_flight(
     await clients[0].act("echo", text="wake")
     await hosting.until("kills", "tool", _two)
     outcomes: collections.Counter[str] = collections.Counter()
-    over = asyncio.Event()
+    over, news = asyncio.Event(), asyncio.Event()
 
     async def work(who: wire.Caller) -> None:
         while not over.is_set():
@@ -102,13 +102,15 @@ async def test_killing_copies_under_load_costs_only_calls_that_were_in_flight(
             message = wire.messages(answer)[-1]
             if "result" in message:
                 outcomes["answered"] += 1
+                news.set()
             else:
                 outcomes[message["error"]["message"]] += 1
 
     async def answered(more: int) -> None:
         wanted = outcomes["answered"] + more
         while outcomes["answered"] < wanted:
-            await asyncio.sleep(0.01)  # the calls go on meanwhile
+            news.clear()
+            await news.wait()
 
     working = [asyncio.create_task(work(one)) for one in clients]
     kills = 0
@@ -181,7 +183,8 @@ async def test_a_slow_server_gets_more_copies_while_calls_queue_up_to_its_most(
             seen.add((await who.act("echo", text="x"))["born"])
 
     working = [asyncio.create_task(work()) for _ in range(24)]
-    # Where a second copy seemed to bring nothing, because the machine did something else, the third comes a minute later.
+    # Where a second copy seemed to bring nothing, because the machine did something else, the third comes a minute
+    # later.
     await hosting.until("scale", "tool", lambda copies: len(copies) == 3)
     over.set()
     await asyncio.gather(*working)

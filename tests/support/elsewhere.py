@@ -107,7 +107,7 @@ def relayed(url: str, received: bytearray) -> Generator[str]:
 
     class Server(socketserver.ThreadingTCPServer):
         daemon_threads = True
-        # By itself it lets five wait: who comes behind them, on a busy machine, would have to come again a second later.
+        # By itself it lets five wait: who comes behind them, on a busy machine, has to come again a second later.
         request_queue_size = 128
 
     with Server(("127.0.0.1", 0), Connection) as server:

@@ -14,7 +14,7 @@ from support import wire
 from support.clients import Endpoint
 from support.platform import Platform
 
-_PATIENCE_S: Final = 90.0
+_PATIENCE_S: Final = 180.0
 
 
 class Answer(NamedTuple):

@@ -8,7 +8,7 @@ import pytest
 from support import clients
 from support.builds import Builds
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 
 @pytest.mark.requirement("gateway:asking:client")

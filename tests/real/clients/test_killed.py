@@ -9,7 +9,7 @@ from support import clients, everything, processes
 from support.clients import Endpoint
 from support.platform import Platform
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 
 async def _call_until_the_cut(platform: Platform, endpoint: Endpoint, family: set[processes.Process]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from support import node
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 _SUITE = node.MODULES / "@modelcontextprotocol" / "conformance" / "dist" / "index.js"
 _TESTS = pathlib.Path(__file__).resolve().parents[2]

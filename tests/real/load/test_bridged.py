@@ -7,7 +7,7 @@ from real.load.conftest import Running
 from support import load, wire
 from support.clients import Endpoint
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 _SESSIONS = 1000
 _EACH = 8 << 10

@@ -12,7 +12,7 @@ from real.load.conftest import Running
 from support import load, wire
 from support.clients import Endpoint
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 _TENANTS: Final = ("acme", "umbra")
 _MODERN: Final = 'era = "modern"\n[scale]\nmax = 1\n'

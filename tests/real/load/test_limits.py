@@ -16,7 +16,7 @@ from smcp.stores import keys
 from support import load, wire
 from support.platform import Platform
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 _CLIENTS = 64
 _SECONDS = 30.0

@@ -16,7 +16,7 @@ from support.everything import Build
 from support.platform import Platform
 
 _TOOL = "test_simple_text"
-pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from support import gates, metering, wire
 from support.clients import Endpoint
 from support.platform import Platform
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 TESTS: Final = pathlib.Path(__file__).parents[2]
 _STEPS: Final = ("before append", "after append", "before fold", "after fold")

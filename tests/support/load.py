@@ -95,13 +95,13 @@ def called(at: Endpoint, method: str = "tools/list", params: wire.Json | None = 
     return request("POST", base, slash + path, {"authorization": f"Bearer {at.key}", **fields}, body)
 
 
-def memory(platform: Platform, kind: str = "Pss") -> int:
-    """Bytes of memory that are this node's own: the unique part, and its share of what it shares (proc(5), Pss).
+def memory(platform: Platform) -> int:
+    """Bytes of memory that this node has written (proc(5), Pss_Anon).
 
-    `Pss_Anon` is only what it wrote: another process that shares the interpreter does not make it smaller.
+    Not its part of what it shares, as of the interpreter: that grows whenever another platform on the machine ends.
     """
     text = pathlib.Path(f"/proc/{wire.node(platform).pid}/smaps_rollup").read_text("ascii")
-    [line] = [line for line in text.splitlines() if line.startswith(f"{kind}:")]
+    [line] = [line for line in text.splitlines() if line.startswith("Pss_Anon:")]
     return int(line.split()[1]) * 1024
 
 

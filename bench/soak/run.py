@@ -22,11 +22,13 @@ _KINDS: Final = {
     "shared": ("lean.py", "modern", (), True, 5),
     "python": ("sdk.py", "main", ("mcp==2.3.0",), True, 1),
 }
+_STEP_S: Final = 0.5
 _QUIET_S: Final = 120.0
 """Longest time until nothing is left of a window."""
 _SETTINGS: Final = {
     # Sessions whose clients have left, and copies that nobody uses, go within a quiet moment.
-    "SMCP_GATEWAY_SESSION_IDLE_S": "6",
+    # Those of clients that have not left live through a moment in which the machine does something else.
+    "SMCP_GATEWAY_SESSION_IDLE_S": "15",
     "SMCP_RUNTIME_IDLE_STOP_S": "8",
     "SMCP_RUNTIME_STOP_GRACE_S": "1",
     # The soak asks whether everything is answered, not how soon: other work on the machine must not fail it.
@@ -117,7 +119,7 @@ class Soak:
             for number in range(self._plan.people)
         ]
         living = [asyncio.ensure_future(one.live()) for one in made]
-        living.append(asyncio.ensure_future(self._report()))
+        living += [asyncio.ensure_future(self._report()), asyncio.ensure_future(self._watch())]
         try:
             for _ in range(self._plan.windows):
                 self._gate.open()
@@ -185,6 +187,15 @@ class Soak:
         )
         self._samples.append(sample)
         self._tell(f"quiet: {windows.line(sample)}")
+
+    async def _watch(self) -> None:
+        """Tell when nothing went on."""
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(_STEP_S)
+            now = time.monotonic()
+            if now - began > 2 * _STEP_S:
+                self._told.stood_still(now, now - began - _STEP_S)
 
     async def _report(self) -> None:
         while True:

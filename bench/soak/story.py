@@ -1,8 +1,9 @@
 """What happened in a soak: every kill, every error, and which kill explains which error.
 
 An error is explained by a kill of a copy of the same tenant's server, from shortly before the request began (the
-platform may not have noticed yet) until it ended. A session's error may come from a kill since its last good answer. A
-wrong answer and one that never comes are explained by nothing.
+platform may not have noticed yet, and nobody notices anything while the machine stands still) until it ended. A
+session's error may come from a kill since its last good answer. A wrong answer and one that never comes are explained
+by nothing.
 """
 
 import bisect
@@ -12,7 +13,8 @@ from typing import Final, NamedTuple
 from smcp.kernel import errors
 
 _NOTICED_S: Final = 3.0
-"""A copy that was killed this long before a request is known to be gone."""
+"""A copy that was killed this long before a request is known to be gone, if the machine has not stood still since."""
+_LOOK_BACK_S: Final = 60.0
 _CRASHING: Final = errors.ServerCrashing.text.partition(".")[0]
 _BREAKER_S: Final = 240.0
 _BREAKER_KILLS: Final = 3
@@ -52,6 +54,7 @@ class Story:
         self.done: collections.Counter[str] = collections.Counter()
         self.explained: collections.Counter[str] = collections.Counter()
         self.unexplained: list[str] = []
+        self._stood: list[tuple[float, float]] = []
         self.slowest: dict[str, float] = {}
         """Seconds that something took at most when it went well."""
 
@@ -63,6 +66,10 @@ class Story:
     def killed(self, place: Place, at: float) -> None:
         """A copy is being killed. Told before it is, in the order of time."""
         self._kills[place].append(at)
+
+    def stood_still(self, until: float, seconds: float) -> None:
+        """Nothing went on for so long. Told in the order of time."""
+        self._stood.append((until, seconds))
 
     def well(self, what: str, seconds: float) -> None:
         """Something was done, and every answer was right."""
@@ -85,7 +92,9 @@ class Story:
     def _explains(self, failure: Failure) -> bool:
         if _CRASHING in failure.detail:
             return self._between(failure.place, failure.ended - _BREAKER_S, failure.ended) >= _BREAKER_KILLS
-        return self._between(failure.place, failure.began - _NOTICED_S, failure.ended) > 0
+        since = failure.began - _LOOK_BACK_S
+        still = sum(seconds for until, seconds in self._stood if since <= until <= failure.ended)
+        return self._between(failure.place, failure.began - _NOTICED_S - still, failure.ended) > 0
 
     def _between(self, place: Place, after: float, before: float) -> int:
         times = self._kills.get(place, [])

@@ -12,7 +12,12 @@ from smcp.kernel import errors
 from smcp.stores.kv import base
 
 # Fixtures are shared by the examples of a test on purpose, and inherited tests by the classes that inherit them.
-UNHURRIED = (HealthCheck.function_scoped_fixture, HealthCheck.differing_executors, HealthCheck.too_slow)
+UNHURRIED = (
+    HealthCheck.function_scoped_fixture,
+    HealthCheck.differing_executors,
+    HealthCheck.too_slow,
+    HealthCheck.data_too_large,
+)
 
 segments = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=4) | st.sampled_from(
     ["a", "b", "a\0", "\0", "\0\xff", "aa", "é", "\U0010ffff", "\x01"]

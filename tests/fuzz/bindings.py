@@ -72,7 +72,7 @@ async def _seen(data: bytes, *, cut: bool) -> list[_Seen]:
         seen.append(_Seen(request.method, target, tuple(sorted(headers))))
         return http.Response(200, body=await request.read(1000))
 
-    house = door.Door("", None, lambda _line: None, http.Limits(head_s=5.0, stall_s=5.0, linger_s=5.0))
+    house = door.Door("", None, lambda _line: None, http.Limits(head_s=60.0, stall_s=60.0, linger_s=60.0))
     capability = house.admit(handler).encode()
     ours, theirs = socket.socketpair()
     loop = asyncio.get_running_loop()
@@ -91,7 +91,7 @@ async def _seen(data: bytes, *, cut: bool) -> list[_Seen]:
             await asyncio.sleep(0)
         if not reading.done():
             writer.write_eof()
-        async with asyncio.timeout(10.0):
+        async with asyncio.timeout(90.0):
             said = await reading
     except ConnectionError:
         said = b""

@@ -7,7 +7,7 @@ import pytest
 from fuzz import edge, engine
 from support import wire
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 
 @pytest.mark.requirement("protocol:fuzz:edge")

@@ -11,7 +11,7 @@ import pytest
 
 from fuzz import engine, targets
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 
 @pytest.mark.requirement("protocol:fuzz:readers")

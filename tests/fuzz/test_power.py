@@ -14,7 +14,7 @@ from smcp.protocol.validate import quick, schemas
 from smcp.runtime import calls
 from smcp.upstream import connection
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(autouse=True)

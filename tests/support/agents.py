@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 
 from playwright import async_api
 
-from support import chromium
+from support import chromium, serving
 from support.visitors import PASSWORD
 
 _PAGE = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 34\r\nConnection: close\r\n\r\n"
@@ -90,8 +90,7 @@ async def landing() -> AsyncGenerator[Landing]:
             came.put_nowait(dict(urllib.parse.parse_qsl(parts.query)))
         writer.write((_PAGE + "<!doctype html><title>back</title>").encode())
         await writer.drain()
-        writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        yield Landing(int(server.sockets[0].getsockname()[1]), came)
+    # A browser opens connections by which it then asks nothing.
+    async with serving.served(serve) as port:
+        yield Landing(port, came)

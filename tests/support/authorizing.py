@@ -16,7 +16,7 @@ from smcp.kernel import clock, hosts, ids, observe, settings
 from smcp.sandbox import egress
 from smcp.stores import tenant as stores
 from smcp.tenancy import attempts, tenants
-from support import authority
+from support import authority, serving
 
 ACME: Final = ids.TenantId("acme")
 UMBRA: Final = ids.TenantId("umbra")
@@ -61,29 +61,25 @@ class Host:
         return url
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
-            lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-            path = lines[0].split(" ")[1]
-            fields = {name.lower(): value.strip() for name, _, value in (one.partition(":") for one in lines[1:])}
-            self.asked.append((path, fields))
-            self.arrived.set()
-            if self.hold is not None:
-                await self.hold.wait()
-            writer.write(self.pages.get(path, b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n"))
-            await writer.drain()
-        writer.close()
+        lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        path = lines[0].split(" ")[1]
+        fields = {name.lower(): value.strip() for name, _, value in (one.partition(":") for one in lines[1:])}
+        self.asked.append((path, fields))
+        self.arrived.set()
+        if self.hold is not None:
+            await self.hold.wait()
+        writer.write(self.pages.get(path, b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n"))
+        await writer.drain()
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncGenerator["Host"]:
         """Listening on loopback, with a certificate for its names."""
         made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         made.load_cert_chain(*self._authority.issue(APP, OTHER, "127.0.0.1"))
-        async with await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=made) as server:
-            self.port = server.sockets[0].getsockname()[1]
+        async with serving.served(self._serve, made) as self.port:
             yield self
             if self.hold is not None:
                 self.hold.set()
-            server.close()
 
 
 def document(url: str, **more: Any) -> dict[str, Any]:

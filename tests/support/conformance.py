@@ -113,7 +113,7 @@ def run(url: str, key: str | None, requirements: Revision = "2025-11-25") -> Out
 
 
 def again(outcome: Outcome, name: str, url: str, key: str | None) -> Outcome:
-    """`outcome` with the scenario `name` as it comes out when it is run once more, alone."""
+    """`outcome` with the scenario `name` as it comes out when it is run again, alone."""
     _, found = _suite(url, key, ("--scenario", name, "--spec-version", outcome.revision))
     return dataclasses.replace(
         outcome,
@@ -198,6 +198,6 @@ def _agree(outcome: Outcome, code: int) -> None:
 
 def _line(one: Scenario) -> str:
     sign = "pass" if one.passed else "FAIL"
-    kind = ("" if one.required else " (not scored)") + (" (run once more, alone)" if one.repeated else "")
+    kind = ("" if one.required else " (not scored)") + (" (run again, alone)" if one.repeated else "")
     notes = "".join(f"\n       {text[:600]}" for text in (*one.failures, *(f"warning: {w}" for w in one.warnings)))
     return f"  {sign} {one.name}: {one.succeeded} checks{kind}{notes}"

@@ -105,8 +105,12 @@ def relayed(url: str, received: bytearray) -> Generator[str]:
                 _copy(client, upstream, received)
                 back.join()
 
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Connection) as server:
-        server.daemon_threads = True
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+        # By itself it lets five wait: who comes behind them, on a busy machine, has to come again a second later.
+        request_queue_size = 128
+
+    with Server(("127.0.0.1", 0), Connection) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             # Same host name as before: the fixture looks at Host, whose port it leaves open.

@@ -13,7 +13,7 @@ Name = Literal["classic", "fast"]
 FOLDER: Final = pathlib.Path(__file__).parents[1] / "clients" / "python"
 _PLACE: Final = FOLDER / ".environments"
 _NAMES: Final[tuple[Name, ...]] = ("classic", "fast")
-_INSTALL_S: Final = 600.0
+_INSTALL_S: Final = 900.0
 
 
 def ensure() -> None:
@@ -36,8 +36,9 @@ def python(name: Name) -> pathlib.Path:
         if not stamp.exists() or stamp.read_text("utf-8") != wanted:
             venv.create(place, clear=True, with_pip=True)
             options = ("--disable-pip-version-check", "--no-input", "--quiet", "--no-deps", "--only-binary=:all:")
+            patient = ("--retries", "10", "--timeout", "60")
             done = subprocess.run(
-                [interpreter, "-m", "pip", "install", *options, "--require-hashes", "--requirement", lock],
+                [interpreter, "-m", "pip", "install", *options, *patient, "--require-hashes", "--requirement", lock],
                 capture_output=True,
                 text=True,
                 timeout=_INSTALL_S,

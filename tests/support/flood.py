@@ -19,6 +19,8 @@ async def _main(connections: int) -> None:
     base_url, encoded = sys.stdin.readline().split()
     request = base64.b64decode(encoded)
     open_ = [await load.connected(base_url) for _ in range(connections)]
+    # Who says nothing for ten seconds is hung up on; later it may be silent for longer.
+    await asyncio.gather(*(one.ask(request) for one in open_))
     print("ready", flush=True)
     while await loop.run_in_executor(None, sys.stdin.readline):
         over = loop.run_in_executor(None, sys.stdin.readline)

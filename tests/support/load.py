@@ -1,6 +1,8 @@
 """Many clients at once: keep-alive HTTP/1.1 connections, one request in flight on each, as cheap as Python allows."""
 
 import asyncio
+import contextlib
+import os
 import pathlib
 import sqlite3
 from collections.abc import Mapping
@@ -8,11 +10,11 @@ from typing import Any, Final, NamedTuple, cast
 
 import httptools
 
-from support import processes, wire
+from support import wire
 from support.clients import Endpoint
 from support.platform import Platform
 
-_PATIENCE_S: Final = 90.0
+_PATIENCE_S: Final = 180.0
 
 
 class Answer(NamedTuple):
@@ -93,19 +95,13 @@ def called(at: Endpoint, method: str = "tools/list", params: wire.Json | None = 
     return request("POST", base, slash + path, {"authorization": f"Bearer {at.key}", **fields}, body)
 
 
-def node(platform: Platform) -> processes.Process:
-    """Of a platform's three processes the one that faces the network, and holds what callers can make it hold."""
-    [found] = [one for one in platform.family() if "smcp.app.node" in one.command]
-    return found
+def memory(platform: Platform) -> int:
+    """Bytes of memory that this node has written (proc(5), Pss_Anon).
 
-
-def memory(platform: Platform, kind: str = "Pss") -> int:
-    """Bytes of memory that are this node's own: the unique part, and its share of what it shares (proc(5), Pss).
-
-    `Pss_Anon` is only what it wrote: another process that shares the interpreter does not make it smaller.
+    Not its part of what it shares, as of the interpreter: that grows whenever another platform on the machine ends.
     """
-    text = pathlib.Path(f"/proc/{node(platform).pid}/smaps_rollup").read_text("ascii")
-    [line] = [line for line in text.splitlines() if line.startswith(f"{kind}:")]
+    text = pathlib.Path(f"/proc/{wire.node(platform).pid}/smaps_rollup").read_text("ascii")
+    [line] = [line for line in text.splitlines() if line.startswith("Pss_Anon:")]
     return int(line.split()[1]) * 1024
 
 
@@ -113,7 +109,7 @@ def spools(platform: Platform) -> int:
     """How many open files of the node have no name: results that wait for their readers."""
     count = 0
     spooled = platform.data / "work"
-    for one in pathlib.Path(f"/proc/{node(platform).pid}/fd").iterdir():
+    for one in pathlib.Path(f"/proc/{wire.node(platform).pid}/fd").iterdir():
         try:
             count += str(one.readlink()).startswith(f"{spooled}/")
         except FileNotFoundError:
@@ -123,7 +119,7 @@ def spools(platform: Platform) -> int:
 
 def cpu_s(platform: Platform) -> float:
     """Seconds of processor time that the node has used."""
-    fields = pathlib.Path(f"/proc/{node(platform).pid}/stat").read_text("utf-8").rpartition(")")[2].split()
+    fields = pathlib.Path(f"/proc/{wire.node(platform).pid}/stat").read_text("utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100.0  # proc(5): utime and stime, in ticks of 10 ms on Linux
 
 
@@ -137,4 +133,10 @@ def records(platform: Platform, *without: bytes) -> dict[bytes, int]:
 
 def stored(directory: pathlib.Path) -> int:
     """Bytes of all files below a directory."""
-    return sum(one.stat().st_size for one in directory.rglob("*") if one.is_file())
+    total = 0
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            # What is there for a moment only may be gone by now.
+            with contextlib.suppress(FileNotFoundError):
+                total += pathlib.Path(folder, name).stat().st_size
+    return total

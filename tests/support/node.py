@@ -12,7 +12,9 @@ from typing import Final
 CLIENTS: Final = pathlib.Path(__file__).parents[1] / "clients"
 MODULES: Final = CLIENTS / "node_modules"
 _STAMP: Final = MODULES / ".smcp-installed"
-_INSTALL_S: Final = 300.0
+_INSTALL_S: Final = 900.0
+_PATIENT: Final = ("--fetch-retries=5", "--fetch-timeout=120000")
+"""A registry that fails once, or is slow, is asked again: by itself npm asks three times in all."""
 
 
 def home() -> pathlib.Path:
@@ -38,20 +40,25 @@ def ensure() -> pathlib.Path:
     with (CLIENTS / "package.json").open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         if not _STAMP.exists() or _STAMP.read_text("utf-8") != wanted:
-            npm = home() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-            done = subprocess.run(
-                [program(), npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-                cwd=CLIENTS,
-                # npm looks for `node` in PATH.
-                env={**os.environ, "PATH": f"{program().parent}{os.pathsep}{os.environ.get('PATH', '')}"},
-                capture_output=True,
-                text=True,
-                timeout=_INSTALL_S,
-                check=False,
-            )
-            assert done.returncode == 0, f"npm ci ended with {done.returncode}:\n{done.stderr[-4000:]}"
+            install(CLIENTS, _INSTALL_S)
             _STAMP.write_text(wanted, "utf-8")
     return MODULES
+
+
+def install(folder: pathlib.Path, timeout_s: float) -> None:
+    """What the lock in `folder` names, into its node_modules; no script of a package runs."""
+    npm = home() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    done = subprocess.run(
+        [program(), npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", *_PATIENT],
+        cwd=folder,
+        # npm looks for `node` in PATH.
+        env={**os.environ, "PATH": f"{program().parent}{os.pathsep}{os.environ.get('PATH', '')}"},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    assert done.returncode == 0, f"npm ci ended with {done.returncode}:\n{done.stderr[-4000:]}"
 
 
 def run(

@@ -34,6 +34,8 @@ _RATES: Final = {
     "SMCP_LIMITS_STANDARD": "session_per_minute=1000000",
 }
 """A test asks more in a minute than a person; those of the rates bring rates of their own."""
+_PATIENCE: Final = {"SMCP_RUNTIME_START_TIMEOUT_S": "120", "SMCP_GATEWAY_BODY_TIMEOUT_S": "60"}
+"""A machine that does something else for a while is no fault of a server's; those of time limits bring their own."""
 
 
 class Platform:
@@ -48,7 +50,7 @@ class Platform:
         self.log = directory / "platform.log"
         self._profiles = directory / "profiles"
         around = {name: value for name, value in os.environ.items() if not name.startswith("SMCP_")}
-        self._environ = {**around, **_RATES, "SMCP_CONFIG": str(self._profiles), **(environ or {})}
+        self._environ = {**around, **_RATES, **_PATIENCE, "SMCP_CONFIG": str(self._profiles), **(environ or {})}
         authority = self._environ.get("SMCP_CA_FILE")
         # Over plain HTTP nothing is verified, and reading the machine's certificates would cost 24 ms a call.
         self.trust = ssl.create_default_context(cafile=authority) if authority else False

@@ -24,6 +24,7 @@ class _Server(http.server.ThreadingHTTPServer):
     """One server; each of its connections is handled in a thread."""
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, how: str) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)

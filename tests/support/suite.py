@@ -29,7 +29,7 @@ class Run(NamedTuple):
         return self.build == ("legacy" if self.revision >= _MODERN else "modern")
 
 
-_MODERN: Final = "2026-07-28"
+_MODERN: Final[Literal["2026-07-28"]] = "2026-07-28"
 BUILDS: Final[tuple[Build, ...]] = ("dual", "legacy", "modern")
 
 RUNS: Final = (
@@ -161,15 +161,22 @@ WINDOWS: Final = (
     Window("server-session-lifecycle", "It gives the answer to a handshake 5 s, and goes on without it."),
     Window("server-sse-polling", "It reads a call's stream for 10 s, and the stream that resumes it for 5 s."),
 )
-"""What may come out worse on a busy machine without anybody's fault. Each is run once more, alone, when it does not
-come out as expected, and then counts as it comes out; no other scenario gets a second chance."""
+"""What may come out worse on a busy machine without anybody's fault. Each is run again, alone, when it does not come
+out as expected, `_AGAIN` times at most, and then counts as it comes out. So is a scenario in which the suite has hung
+up by itself; no other one gets a second chance."""
+_AGAIN: Final = 3
+_HUNG_UP: Final = "This operation was aborted"
+"""In what a check says: of 2026-07-28 the suite gives every request 10 s, the start of a server included."""
 
 
 def outcome(run: Run, endpoint: Endpoint, hosting: Hosting | None = None) -> Outcome:
     """The suite's word on `endpoint`, where `run` is served: by SMCP, or alone."""
     found, expected = conformance.run(endpoint.url, endpoint.key, run.revision), remarks(run, hosting)
-    for scenario in sorted(found.names.intersection(one.scenario for one in WINDOWS)):
-        if found.remarks.get(scenario) != expected.get(scenario):
+    cut_off = {one.name for one in found.scenarios if any(_HUNG_UP in text for text in one.failures)}
+    for scenario in sorted(cut_off | found.names.intersection(one.scenario for one in WINDOWS)):
+        for _ in range(_AGAIN):
+            if found.remarks.get(scenario) == expected.get(scenario):
+                break
             print(f"{scenario} did not come out as expected:\n{found.table()}")
             found = conformance.again(found, scenario, endpoint.url, endpoint.key)
     print(found.table())
@@ -178,17 +185,16 @@ def outcome(run: Run, endpoint: Endpoint, hosting: Hosting | None = None) -> Out
 
 def holds(run: Run, endpoint: Endpoint, hosting: Hosting) -> None:
     """Fail unless the suite says of `endpoint` exactly what is expected."""
-    if run.revision < _MODERN and run.build != "modern":
-        asyncio.run(_in_demand(endpoint))
+    asyncio.run(_in_demand(endpoint, _MODERN if run.revision >= _MODERN else "legacy"))
     found = outcome(run, endpoint, hosting)
     assert (found.passed, found.required) == (run.required, run.required), found.table()
     assert len(found.scenarios) == run.required + run.more, found.table()
     assert found.remarks == remarks(run, hosting), found.table()
 
 
-async def _in_demand(endpoint: Endpoint) -> None:
-    """Two sessions at once, so that copies are started ahead: the first scenario gives two starts 5 s each."""
-    await asyncio.gather(*(clients.python(endpoint, "legacy", "test_simple_text", {}) for _ in range(2)))
+async def _in_demand(endpoint: Endpoint, mode: clients.Mode) -> None:
+    """Two clients at once, so that copies run, or are started ahead: the suite gives two starts 5 s each, or one 10."""
+    await asyncio.gather(*(clients.python(endpoint, mode, "test_simple_text", {}) for _ in range(2)))
 
 
 def remarks(run: Run, hosting: Hosting | None = None) -> dict[str, Result]:

@@ -6,6 +6,8 @@ import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Final
 
+from support import serving
+
 SECRET: Final = "a-very-secret-value"
 CREDENTIAL: Final = (("Authorization", "TOKEN", SECRET),)
 
@@ -77,27 +79,23 @@ class Rude:
         self.port = 0
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                sizes = [x.partition(":")[2] for x in head.split("\r\n") if x.lower().startswith("content-length")]
-                one = Asked(head, await reader.readexactly(int(sizes[0]) if sizes else 0), writer.write)
-                self.asked.append(one)
-                said = self._do(one)
-                data = said if isinstance(said, bytes) else await said
-                writer.write(data)
-                await writer.drain()
-                if b"Connection: close" in data or not data:
-                    break
-        writer.close()
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            sizes = [x.partition(":")[2] for x in head.split("\r\n") if x.lower().startswith("content-length")]
+            one = Asked(head, await reader.readexactly(int(sizes[0]) if sizes else 0), writer.write)
+            self.asked.append(one)
+            said = self._do(one)
+            data = said if isinstance(said, bytes) else await said
+            writer.write(data)
+            await writer.drain()
+            if b"Connection: close" in data or not data:
+                break
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncGenerator["Rude"]:
         """Listening on loopback."""
-        async with await asyncio.start_server(self._serve, "127.0.0.1", 0) as server:
-            self.port = server.sockets[0].getsockname()[1]
+        async with serving.served(self._serve) as self.port:
             yield self
-            server.close()
 
     @property
     def url(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import httpx2
 
-from support import wheels
+from support import processes, wheels
 from support.clients import Endpoint
 from support.platform import Platform
 
@@ -270,6 +270,13 @@ class Vitals(NamedTuple):
         return {name: now - was for name, now, was in pairs if now > was}
 
 
+def node(platform: Platform) -> processes.Process:
+    """Of a platform's three processes the one that faces the network, and holds what callers can make it hold."""
+    found = [one for one in platform.family() if "smcp.app.node" in one.command]
+    # What it starts has its command line for a moment, between vfork(2) and execve(2).
+    return min(found, key=lambda one: one.started)
+
+
 def vitals(platform: Platform) -> Vitals:
     """What `platform` holds now."""
     metrics: dict[str, float] = {}
@@ -285,17 +292,15 @@ def vitals(platform: Platform) -> Vitals:
             name, _, value = line.rpartition(" ")
             name = name.partition("{")[0]
             metrics[name] = metrics.get(name, 0.0) + float(value)
-    family = platform.family()
-    # Of its three processes the one that faces the network holds what callers can make it hold.
-    [node] = [one for one in family if "smcp.app.node" in one.command]
-    files = len(list(pathlib.Path(f"/proc/{node.pid}/fd").iterdir()))
+    pid = node(platform).pid
+    files = len(list(pathlib.Path(f"/proc/{pid}/fd").iterdir()))
     return Vitals(
-        node.pid,
+        pid,
         files,
         metrics["smcp_sessions_live"],
         metrics["smcp_instances_live"],
         metrics["smcp_requests_in_flight"],
-        len(family) - OWN_PROCESSES,
+        len(platform.family()) - OWN_PROCESSES,
     )
 
 

@@ -82,17 +82,7 @@ def installed(name: Name) -> pathlib.Path:
     with lock.open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         if not stamp.exists() or stamp.read_text("utf-8") != wanted:
-            npm = node.home() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-            done = subprocess.run(
-                [node.program(), npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-                cwd=root,
-                env={**os.environ, "PATH": f"{node.program().parent}{os.pathsep}{os.environ.get('PATH', '')}"},
-                capture_output=True,
-                text=True,
-                timeout=_INSTALL_S,
-                check=False,
-            )
-            assert done.returncode == 0, f"npm ci ended with {done.returncode}:\n{done.stderr[-4000:]}"
+            node.install(root, _INSTALL_S)
             stamp.parent.mkdir(exist_ok=True)
             stamp.write_text(wanted, "utf-8")
     return root

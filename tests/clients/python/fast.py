@@ -11,6 +11,10 @@ from typing import Any
 
 import mcp_types as types
 from fastmcp import Client
+from mcp.client import session
+
+# By itself the client takes a server for one of the older era whose first word needs more than 10 s.
+session.DISCOVER_TIMEOUT_SECONDS = 240.0
 
 seen: dict[str, Any] = {"said": {}, "asked": [], "logged": [], "progress": []}
 

@@ -13,7 +13,7 @@ from mcp.server.subscriptions import ResourceUpdated, ToolsListChanged
 
 from support import clients, everything
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 Target = clients.Endpoint | StdioServerParameters
 ERAS: list[clients.Mode] = ["legacy", "2026-07-28"]

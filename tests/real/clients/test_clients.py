@@ -9,7 +9,7 @@ import pytest
 from support import clients, wire
 from support.clients import Endpoint, Mode, Seen
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 MODES: list[tuple[Mode, str]] = [("legacy", "2025-11-25"), ("auto", "2026-07-28"), ("2026-07-28", "2026-07-28")]
 _TEXT: tuple[str, dict[str, Any]] = ("test_simple_text", {})

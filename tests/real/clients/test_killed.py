@@ -9,7 +9,7 @@ from support import clients, everything, processes
 from support.clients import Endpoint
 from support.platform import Platform
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 
 async def _call_until_the_cut(platform: Platform, endpoint: Endpoint, family: set[processes.Process]) -> None:
@@ -36,7 +36,7 @@ async def test_a_killed_platform_leaves_no_process_and_serves_again(tmp_path: pa
         with pytest.raises(BaseExceptionGroup):
             await _call_until_the_cut(platform, endpoint, family)
         assert any(everything.NAME in process.command for process in family)
-        assert processes.left(family, within_s=5.0) == set()
+        assert processes.left(family, within_s=60.0) == set()
         before = platform.base_url
         platform.start()
         again = endpoint._replace(url=endpoint.url.replace(before, platform.base_url))

@@ -15,7 +15,7 @@ from support import clients
 from support.clients import Endpoint, Person
 from support.platform import Platform
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 _MODERN: Final = "2026-07-28"
 _REFERENCE: Final = "npm:@modelcontextprotocol/server-everything@2026.8.31"

@@ -10,7 +10,7 @@ import pytest
 from support import wire
 from support.builds import Builds
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 MODERN: Final = "2026-07-28"
 VERSIONS: Final = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", MODERN)

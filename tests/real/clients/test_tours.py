@@ -14,7 +14,7 @@ from support.builds import Builds
 from support.clients import Call, Endpoint, Mode, Tour
 from support.everything import Build
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 _COMMON: Final[list[Call]] = [
     ("test_simple_text", {}),

@@ -10,7 +10,7 @@ import pytest
 
 from support import node
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 _SUITE = node.MODULES / "@modelcontextprotocol" / "conformance" / "dist" / "index.js"
 _TESTS = pathlib.Path(__file__).resolve().parents[2]
@@ -40,7 +40,8 @@ def test_the_driver_for_remote_servers_passes(
     done = node.run(
         _SUITE,
         *("client", "--command", f"{sys.executable} -m support.upstream_client"),
-        *("--scenario", scenario, "--spec-version", revision, "-o", str(tmp_path)),
+        # By itself the suite gives the client 30 s, which is a verdict on the machine.
+        *("--scenario", scenario, "--spec-version", revision, "--timeout", "240000", "-o", str(tmp_path)),
         environ={"PYTHONPATH": str(_TESTS)},
         timeout_s=300,
     )

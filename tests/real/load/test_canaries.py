@@ -12,7 +12,7 @@ from real.load.conftest import Running
 from support import load, wire
 from support.clients import Endpoint
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 _TENANTS: Final = ("acme", "umbra")
 _MODERN: Final = 'era = "modern"\n[scale]\nmax = 1\n'
@@ -165,6 +165,8 @@ async def test_ten_thousand_calls_of_two_tenants_with_the_same_ids_tokens_and_su
                 listeners.append(group.create_task(heard[who].read(opening)))
             for who in everybody["shared"]:
                 assert (await heard[who].until(1))[0]["method"] == "notifications/subscriptions/acknowledged"
+            async with asyncio.timeout(120):  # what is said before waits, but not without end
+                await asyncio.gather(*(heard[who].opened.wait() for who in everybody["own"]))
             counts = await asyncio.gather(
                 *(
                     _lane(who, server, lane, told[who])

@@ -16,13 +16,13 @@ from real.load.conftest import Running
 from support import load, wire
 from support.clients import Endpoint
 
-pytestmark = [pytest.mark.real, pytest.mark.alone, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.alone, pytest.mark.timeout(900)]
 
 _FLOODERS = 64
 _CALLERS = 4
 _WINDOW_S = 1.0
 _ROUNDS = 7
-_ATTEMPTS = 3
+_ATTEMPTS = 5
 """A machine that does something else at times spoils one comparison; a platform that is not fair fails all."""
 _TESTS = pathlib.Path(__file__).parents[2]
 

@@ -16,10 +16,12 @@ from smcp.stores import keys
 from support import load, wire
 from support.platform import Platform
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 _CLIENTS = 64
 _SECONDS = 30.0
+_PATIENCE_S = 150.0
+"""A machine that is slow just now may need longer than that to offer more than is allowed."""
 _LIMIT = 3000
 _QUOTA = 4_000_000
 _WRITERS = 100
@@ -38,7 +40,7 @@ async def test_64_clients_on_one_bucket_get_what_the_limit_says_for_30_s(running
 
         async def client(connection: load.Connection) -> None:
             nonlocal allowed, refused
-            while time.monotonic() - began < _SECONDS:
+            while (passed := time.monotonic() - began) < _SECONDS or (passed < _PATIENCE_S and refused <= _CLIENTS):
                 answer = await connection.ask(request)
                 if answer.status == 200:
                     assert b'"tools"' in answer.body, answer.body
@@ -54,7 +56,7 @@ async def test_64_clients_on_one_bucket_get_what_the_limit_says_for_30_s(running
         passed = time.monotonic() - began
         for one in clients:
             one.transport.close()
-    # In any minute the limit passes; the run is shorter than one, unless the machine was stopped in between.
+    # In any minute the limit passes; the run is shorter than one, unless the machine was slow or stopped in between.
     most = _LIMIT * math.ceil(passed / 60)
     print(f"64 clients, {passed:.1f} s: {allowed} allowed of {most}, {refused} refused")
     assert allowed <= most
@@ -121,7 +123,7 @@ async def test_100_parallel_writers_never_pass_the_storage_quota(running: Runnin
             ]
             done.set()
             await watching
-            for _ in range(100):
+            for _ in range(600):
                 after = _stored(platform, "acme")
                 told = (await http.get(f"{root}/limits")).json()["limits"]
                 if _stored(platform, "acme") == after:  # the use of a key is noted a little later

@@ -11,7 +11,7 @@ from support import load, wire
 from support.clients import Endpoint
 from support.platform import Platform
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 _BYTES = 100 << 20
 _READERS = 4
@@ -40,7 +40,7 @@ class _Reader:
 
     async def read(self, pieces: int | None = None) -> None:
         """Read so many pieces of at most 64 KiB, or all that comes up to the end of the answer."""
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(300):
             while pieces is None or pieces > 0:
                 data = await self._reader.read(1 << 16)
                 assert data, (self._head, self._tail)

@@ -12,7 +12,7 @@ _SETTINGS = {
     **elsewhere.SETTINGS,
     "SMCP_EGRESS_HOSTS": "inner.example.com=10.1.2.3,mixed.example.com=127.0.0.1,mixed.example.com=10.1.2.3",
     # Some servers say nothing at all when they are asked who they are: each of them costs a deployment this long.
-    "SMCP_RUNTIME_START_TIMEOUT_S": "20",
+    "SMCP_RUNTIME_START_TIMEOUT_S": "40",
 }
 
 

@@ -21,7 +21,7 @@ from smcp.upstream import lean, mirrors
 from support import byhand, conversations
 from support.leanly import PLACE, ask, call, calling, done, over
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]  # workerd may have to be fetched first
 
 _CODE: Final = """
 let arrived = 0, aborted = 0;

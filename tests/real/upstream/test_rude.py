@@ -260,9 +260,9 @@ async def test_a_server_that_never_answers_is_given_up() -> None:
 
     async with Rude(never).open() as rude, conversations.far() as far:
         instance = await far.start(conversations.spec(rude.url))
-        client = peer.Peer(instance, modern=False, timeout_s=5.0)
-        await client.introduce()
+        await peer.Peer(instance, modern=False, timeout_s=conversations.WAIT_S).introduce()
+        hasty = peer.Peer(instance, modern=False, timeout_s=5.0)
         with pytest.raises(errors.ServerTimeout):
-            await client.request("tools/call", {"name": "x", "arguments": {}})
+            await hasty.request("tools/call", {"name": "x", "arguments": {}})
         assert "tools/call" in [one.method for one in rude.asked]
         over.set()

@@ -12,7 +12,7 @@ from smcp.runtime import calls, driver, sampler
 from smcp.sandbox import egress, launch, walls
 from support import cell
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
 _Told = tuple[str, str, str, sampler.Used]
 

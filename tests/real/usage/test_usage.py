@@ -22,7 +22,7 @@ from support import gates, metering, wire
 from support.clients import Endpoint
 from support.platform import Platform
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 TESTS: Final = pathlib.Path(__file__).parents[2]
 _STEPS: Final = ("before append", "after append", "before fold", "after fold")
@@ -36,7 +36,7 @@ def _run(directory: pathlib.Path, calls: int, step: str, which: int) -> tuple[in
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(TESTS)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
@@ -136,7 +136,7 @@ def test_a_platform_killed_amid_calls_and_again_while_it_folds_counts_what_it_an
     least = most = found = _count(platform)
     for _ in range(2):
         callers = [_Caller(_now(platform, endpoint).url, endpoint.key) for _ in range(4)]
-        while not all(caller.answered for caller in callers):
+        while not all(len(caller.answered) >= 10 for caller in callers):
             time.sleep(0.05)  # until the first copy runs
         time.sleep(2.5 + chance.random())  # the moment of the kill is what is tried
         # On a machine that is slow just now the last commit may be older than it should be; the platform knows.

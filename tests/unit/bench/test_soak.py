@@ -33,6 +33,16 @@ def test_a_kill_explains_errors_of_its_server_at_its_time(failure: story.Failure
 
 
 @pytest.mark.requirement("soak:errors:attributed")
+def test_a_kill_is_noticed_later_where_the_machine_stood_still() -> None:
+    told = story.Story()
+    told.killed(ADA, 100.0)
+    told.stood_still(106.0, 4.0)
+    assert told.failed(_failure(106.0, 107.0))
+    assert not told.failed(_failure(108.0, 109.0))
+    assert not told.failed(_failure(166.5, 167.0))
+
+
+@pytest.mark.requirement("soak:errors:attributed")
 def test_a_row_of_kills_explains_that_starting_pauses() -> None:
     told = story.Story()
     for at in (100.0, 101.0, 102.0):

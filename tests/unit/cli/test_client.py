@@ -3,7 +3,6 @@
 import http.server
 import json
 import pathlib
-import socket
 import threading
 import urllib.parse
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smcp.cli import client, failures, main, profiles
+from support import ports
 
 KEY = "smcp_acme_0123456789secret"
 
@@ -77,9 +77,7 @@ def test_a_key_for_this_machine_goes_through_no_proxy(
     url, seen = web
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, url)
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        elsewhere = f"http://127.0.0.1:{other.getsockname()[1]}"
-    with _client(elsewhere) as api, pytest.raises(failures.Failure, match="Nothing answers"):
+    with _client(f"http://127.0.0.1:{ports.free()}") as api, pytest.raises(failures.Failure, match="Nothing answers"):
         api.get("/anything")
     assert seen == []
 
@@ -110,8 +108,7 @@ def test_an_answer_that_is_no_good_is_explained(
 def test_nobody_answering_leads_to_smcp_up(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *, as_json: bool
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    url = f"http://127.0.0.1:{ports.free()}"
     monkeypatch.setenv("SMCP_CONFIG", str(tmp_path / "config"))
     profiles.Profiles(tmp_path / "config").save("default", profiles.Profile(url, "platform", KEY))
     code = main.run(["tenant", "list", *(["--json"] if as_json else [])])

@@ -109,6 +109,8 @@ def _rewrite(file: pathlib.Path) -> None:
     was = file.stat()
     file.write_bytes(b"y" * was.st_size)
     os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))
+    while file.stat().st_ctime_ns == was.st_ctime_ns:  # many kernels count these times in steps of some milliseconds
+        os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))
 
 
 def _replace(file: pathlib.Path) -> None:

@@ -64,9 +64,9 @@ async def test_an_upload_under_way_ends_with_its_tenants_suspension_and_no_other
     tmp_path: pathlib.Path, more: bool
 ) -> None:
     store = local.open_local(tmp_path, settings.Settings(), clock.SystemClock())
-    begun, go_on = asyncio.Event(), asyncio.Event()
+    go_on = asyncio.Event()
 
-    async def slowly() -> AsyncGenerator[bytes]:
+    async def slowly(begun: asyncio.Event) -> AsyncGenerator[bytes]:
         yield b"first"
         begun.set()
         await go_on.wait()
@@ -77,10 +77,10 @@ async def test_an_upload_under_way_ends_with_its_tenants_suspension_and_no_other
         kept = uploads.Uploads(store, 1000)
         for tenant in (_ACME, _OTHER):
             await store.provision(tenant)
-        mine = asyncio.create_task(kept.store(_ACME, slowly()))
-        others = asyncio.create_task(kept.store(_OTHER, slowly()))
-        await asyncio.wait_for(begun.wait(), 60)
-        await asyncio.sleep(0)
+        under_way = {tenant: asyncio.Event() for tenant in (_ACME, _OTHER)}
+        mine, others = [asyncio.create_task(kept.store(one, slowly(begun))) for one, begun in under_way.items()]
+        for begun in under_way.values():
+            await asyncio.wait_for(begun.wait(), 60)
         kept.stop_tenant(_ACME)
         go_on.set()
         with pytest.raises(errors.TenantSuspended):

@@ -10,6 +10,7 @@ from smcp.kernel import errors, settings
 from smcp.ops import doctor
 from smcp.sandbox import tools
 from smcp.sandbox.tools import kept
+from support import ports
 
 
 def _checks(directory: pathlib.Path, *, port: int = 0, require: tuple[str, ...] = ("user",)) -> dict[str, doctor.Check]:
@@ -82,10 +83,10 @@ def test_a_data_directory_that_can_not_be_used_fails_and_an_open_one_is_named(tm
 
 @pytest.mark.requirement("ops:doctor:port")
 def test_a_taken_port_is_named(tmp_path: pathlib.Path) -> None:
+    port = ports.free()
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+        taken.bind(("127.0.0.1", port))
         taken.listen()
-        port = taken.getsockname()[1]
         found = _checks(tmp_path, port=port)["port"]
         assert found.status is doctor.Status.WARN
         assert str(port) in found.why

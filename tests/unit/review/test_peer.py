@@ -37,7 +37,7 @@ class Hosted(driver.Instance):
 
 
 def _client(hosted: Hosted) -> peer.Peer:
-    return peer.Peer(hosted, modern=True, timeout_s=5.0)
+    return peer.Peer(hosted, modern=True, timeout_s=60.0)
 
 
 @pytest.mark.requirement("review:peer:bounded")

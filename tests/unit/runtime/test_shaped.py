@@ -34,7 +34,7 @@ async def _kept(directory: pathlib.Path, data: bytes) -> tuple[spool.Spools, tup
         assert line.feed(data[at : at + 100_003])
         await asyncio.sleep(0)
     line.end()
-    await asyncio.wait_for(ended.wait(), 20)
+    await asyncio.wait_for(ended.wait(), 60)
     assert isinstance(line.found, tuple)
     return spools, line.found
 

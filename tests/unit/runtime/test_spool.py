@@ -1,6 +1,7 @@
 """Large results on disk: what is taken for one, and what comes back."""
 
 import asyncio
+import contextlib
 import json
 import os
 import pathlib
@@ -32,7 +33,7 @@ async def kept(spools: spool.Spools, data: bytes, step: int = 100_003) -> spool.
         assert line.feed(data[at : at + step])
         await asyncio.sleep(0)
     line.end()
-    await asyncio.wait_for(ended.wait(), 20)
+    await asyncio.wait_for(ended.wait(), 60)
     return line
 
 
@@ -160,18 +161,22 @@ async def test_the_pipe_waits_for_the_disk(spools: spool.Spools) -> None:
     for _ in range(20):
         assert line.feed(bytes(spool.PIECE * 4))
     assert paused == [True]
-    await asyncio.wait_for(resumed.wait(), 20)
+    await asyncio.wait_for(resumed.wait(), 60)
     assert paused == [True, False]
     line.end()
-    await asyncio.wait_for(ended.wait(), 20)
+    await asyncio.wait_for(ended.wait(), 60)
     assert line.spool.size == 20 * spool.PIECE * 4
     line.drop()
 
 
 def _opened(below: pathlib.Path) -> list[pathlib.Path]:
     """The descriptors of this process whose files are or were in a directory."""
-    links = pathlib.Path("/proc/self/fd").iterdir()
-    return [one for one in links if one.is_symlink() and os.readlink(one).startswith(str(below))]
+    found: list[pathlib.Path] = []
+    for one in pathlib.Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # of another thread, and closed meanwhile
+            if os.readlink(one).startswith(str(below)):
+                found.append(one)
+    return found
 
 
 def _changed(file: pathlib.Path) -> bytes:

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -46,7 +47,7 @@ class FailingLog(log_sqlite.SqliteLog):
 
 
 class Kit:
-    def __init__(self, directory: Path, *, patience_s: float = tenant.PATIENCE_S) -> None:
+    def __init__(self, directory: Path, *, patience_s: float = 600) -> None:
         self.clock = clocks.FrozenClock()
         self.kv = StallingKV(directory / "kv.db", self.clock)
         self.log = FailingLog(directory / "log.db", self.clock)
@@ -108,7 +109,9 @@ async def test_a_store_refuses_two_seconds_after_the_last_answer_and_allows_agai
             kit.store.check()
     kit.kv.fails = False
     kit.kv.answers.set()
-    await next_answer(kit)
+    async with asyncio.timeout(60):
+        while not kit.store.fresh():
+            await next_answer(kit)
     kit.store.check()
 
 
@@ -133,8 +136,10 @@ async def test_an_answer_that_took_too_long_proves_nothing_and_the_next_one_does
     await kit.store.start()
     kit.kv.answers.clear()
     kit.clock.advance(2.1)
+    before = kit.kv.asked
     caller = asyncio.create_task(kit.store.proven())
-    await asyncio.sleep(0)
+    while kit.kv.asked == before:
+        await asyncio.sleep(0)
     kit.clock.advance(2.1)
     asked = kit.kv.asked
     kit.kv.answers.set()
@@ -144,7 +149,7 @@ async def test_an_answer_that_took_too_long_proves_nothing_and_the_next_one_does
 
 @pytest.mark.requirement("stores:tenant:proof")
 async def test_nobody_waits_where_the_storage_says_no_or_is_closed(tmp_path: Path) -> None:
-    kit = Kit(tmp_path, patience_s=600)
+    kit = Kit(tmp_path)
     await kit.store.start()
     kit.kv.fails = True
     kit.clock.advance(2.1)
@@ -213,9 +218,14 @@ async def test_a_ping_passes_thousands_of_waiting_writes(tmp_path: Path) -> None
             await kv.put(("k", name), bytes(1000))
         finished.append(name)
 
+    queued = threading.Event()
+    # The writing thread waits until all are queued: or a fast one has done thousands before the ping comes.
+    held = asyncio.create_task(kv._database.write(lambda _: queued.wait()))  # pyright: ignore[reportPrivateUsage]
     writes = [asyncio.create_task(note(str(n))) for n in range(5000)]
+    ping = asyncio.create_task(note("ping"))
     await asyncio.sleep(0)
-    await note("ping")
+    queued.set()
+    await asyncio.gather(held, ping)
     assert finished.index("ping") < 2000
     await asyncio.gather(*writes)
     await kv.close()

@@ -14,7 +14,7 @@ from starlette import routing
 from smcp.app import authorization
 from smcp.app import tokens as composed
 from smcp.identity.oauth import client_auth, clients, lifetimes, registration, room
-from smcp.kernel import clock, settings
+from smcp.kernel import settings
 from smcp.stores import shares
 from smcp.stores.kv import base as kv
 from smcp.tenancy import limits, plans
@@ -46,7 +46,7 @@ async def site(tmp_path: pathlib.Path) -> AsyncGenerator[Site]:
         config = settings.Settings()
         known = plans.Plans(store, room.tenants, config)
         await known.start()
-        limiter = limits.Limiter(config.limits, known, clock.SystemClock())
+        limiter = limits.Limiter(config.limits, known, room.time)
         parts = composed.edge(room.time, "0", room.made, room.asking, room.tenants, limiter, room.trail)
         made = Site(room, routing.Router(oauth.routes(parts)))
         yield made

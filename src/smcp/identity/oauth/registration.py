@@ -60,7 +60,8 @@ def name(text: object) -> str:
         raise _wrong("client_name is text")
     plain = unicodedata.normalize("NFKC", text[: 8 * MAX_NAME])
     seen = "".join(" " if one.isspace() else one for one in plain if one.isspace() or _visible(one))
-    return " ".join(seen.split())[:MAX_NAME].strip()
+    # Once more: a mark that stood behind something invisible belongs to the letter before that now.
+    return unicodedata.normalize("NFKC", " ".join(seen.split()))[:MAX_NAME].strip()
 
 
 def _visible(one: str) -> bool:

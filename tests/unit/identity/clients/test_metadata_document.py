@@ -26,6 +26,12 @@ async def pair(store: stores.Store, tmp_path: pathlib.Path) -> AsyncIterator[Pai
         yield made
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may take longer to connect than clients may."""
+    monkeypatch.setattr(documents, "TIME_S", 60.0)
+
+
 async def refusal(room: authorizing.Room, client_id: str) -> str:
     with pytest.raises(clients.UnknownClient) as error:
         await room.clients.find(authorizing.ACME, client_id, "192.0.2.1")

@@ -112,6 +112,7 @@ def test_a_document_names_no_secret_as_proof(method: str) -> None:
         ("\ud800x", "x"),
         ("Ｃｌａｕｄｅ", "Claude"),
         ("\u20ddx\u20e3", "x"),
+        ("e\u200b\u0301", "\u00e9"),
         ("x" * 500, "x" * registration.MAX_NAME),
         ("\u202e\u200b", ""),
     ],

@@ -214,7 +214,9 @@ async def test_a_host_that_says_nothing_is_not_waited_for_without_end(tmp_path: 
         status, fields, _ = await _read(await way.answer(_request(f"{here}/")))
         assert (status, fields["x-smcp-refused"]) == (504, "late")
         with pytest.raises(errors.ServerTimeout):
-            await _read(await way.answer(_request(f"{here}/body")))
+            while True:  # on a busy machine the head itself may be late, which is an answer
+                status, fields, _ = await _read(await way.answer(_request(f"{here}/body")))
+                assert (status, fields["x-smcp-refused"]) == (504, "late")
         ended.set()
 
 

@@ -23,6 +23,7 @@ APP: Final = "app.client.example"
 """Where the application with a metadata document lives; for the platform it is on this machine."""
 SETTINGS: Final = {
     **gates.SETTINGS,
+    **gates.BRISK,
     **elsewhere.SETTINGS,
     "SMCP_GATEWAY_CALL_TIMEOUT_S": "30",
     # Rates count by address: a test that needs one of its own says where it comes from.

@@ -9,7 +9,7 @@ from typing import Self
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
 
-_PATIENCE_S = 60.0
+_PATIENCE_S = 120.0
 
 
 class Collector:

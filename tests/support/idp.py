@@ -25,6 +25,7 @@ UMBRA: Final = "mcp.umbra.example"
 """A name of the platform that belongs to the tenant umbra."""
 SETTINGS: Final = {
     **gates.SETTINGS,
+    **gates.BRISK,
     **elsewhere.SETTINGS,
     # What is short there is for tests of those limits. Here a hundred clients in one process send at once, and a body
     # may come seconds behind its head where the machine is busy.

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import pathlib
+import time
 import urllib.parse
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final, NamedTuple
@@ -22,6 +23,8 @@ _META: Final[dict[str, Any]] = {
     "io.modelcontextprotocol/protocolVersion": MODERN,
     "io.modelcontextprotocol/clientCapabilities": {},
 }
+_PATIENCE_S: Final = 110.0
+"""For whatever is sure to come; longer than any limit of the platforms that tests start."""
 _NAMED: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 
 Json = dict[str, Any]
@@ -146,7 +149,7 @@ class Stream:
 
     async def end(self) -> list[str]:
         """The lines up to the end of the stream."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(_PATIENCE_S):
             return [line async for line in self._lines]
 
     async def event(self) -> tuple[str, Json]:
@@ -161,7 +164,7 @@ class Stream:
 
     async def line(self) -> str:
         """The next line that is not empty; raises StopAsyncIteration at the end."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(_PATIENCE_S):
             while True:
                 line = await anext(self._lines)
                 if line:
@@ -204,6 +207,8 @@ async def raw(base_url: str, *pieces: bytes, pause_s: float = 0.0, eof: bool = F
     try:
         with contextlib.suppress(ConnectionError):
             for piece in pieces:
+                if reading.done():
+                    break  # it has been answered, and the rest would only take time
                 writer.write(piece)
                 await writer.drain()
                 await asyncio.sleep(pause_s)
@@ -222,7 +227,7 @@ async def raw(base_url: str, *pieces: bytes, pause_s: float = 0.0, eof: bool = F
 async def _read(reader: asyncio.StreamReader) -> bytes:
     data = b""
     with contextlib.suppress(ConnectionError):
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(_PATIENCE_S):
             while chunk := await reader.read(65536):
                 data += chunk
     return data
@@ -305,18 +310,40 @@ def vitals(platform: Platform) -> Vitals:
 
 
 async def settled(platform: Platform, wanted: Vitals, *, files: int | None = None) -> Vitals:
-    """What the platform holds once it holds no more than `wanted`, or after a minute.
+    """What the platform holds once it holds no more than `wanted`, or after two minutes.
 
     Open files count only up to `files` more than before: a client's idle connections are open on both sides.
     """
     now = vitals(platform)
     most = [1 << 30 if files is None else wanted.files + files, *wanted[2:]]
-    for _ in range(600):
+    deadline = time.monotonic() + 120.0
+    while time.monotonic() < deadline:
         if all(have <= want for have, want in zip(now[1:], most, strict=True)):
             break
         await asyncio.sleep(0.1)  # ends of connections and processes are told to nobody outside
         now = vitals(platform)
     return now
+
+
+async def waited_for(platform: Platform) -> int:
+    """As `zombies`, once there is none, or after a minute: between a child's end and its parent's look is a moment."""
+    for _ in range(600):
+        if not zombies(platform):
+            break
+        await asyncio.sleep(0.1)  # nobody outside is told
+    return zombies(platform)
+
+
+async def steady(platform: Platform) -> Vitals:
+    """What the platform holds, once two looks a moment apart have found the same: what others have left is ending."""
+    deadline = time.monotonic() + 60.0
+    before = vitals(platform)
+    while True:
+        await asyncio.sleep(0.5)
+        now = vitals(platform)
+        if now[2:] == before[2:] or time.monotonic() > deadline:
+            return now
+        before = now
 
 
 def zombies(platform: Platform) -> int:

@@ -79,6 +79,7 @@ def behind(tmp_path_factory: pytest.TempPathFactory) -> Generator[Behind]:
     front = ports.free()
     environ = {
         **gates.SETTINGS,
+        **gates.BRISK,
         "SMCP_DEPLOY_WHEEL_DIRS": str(shelf),
         "SMCP_GATEWAY_HOSTS": f"127.0.0.1:{front}",
         "SMCP_GATEWAY_TRUSTED_PROXIES": f"{proxy.ADDRESS}/32",

@@ -19,12 +19,12 @@ import pytest
 
 from real.edge.conftest import Secured
 from smcp.kernel import certificates
-from support import processes
+from support import files, processes, wire
 from support.platform import Platform
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
-_SOON_S = 60.0
+_SOON_S = 120.0
 _CLOSED = re.compile("alert|EOF occurred|reset by peer", re.IGNORECASE)
 """What the other side's refusal looks like; what this side's own OpenSSL refuses reads differently."""
 
@@ -37,7 +37,7 @@ def _until(holds: Callable[[], bool], what: str) -> None:
 
 
 def _connect(secured: Secured, context: ssl.SSLContext | None = None) -> ssl.SSLSocket:
-    plain = socket.create_connection(("127.0.0.1", secured.port), timeout=60)
+    plain = socket.create_connection(("127.0.0.1", secured.port), timeout=120)
     try:
         return (context or secured.issuer.client()).wrap_socket(plain, server_hostname="mcp.example.test")
     except BaseException:
@@ -72,7 +72,7 @@ def _metric(platform: Platform, line: str) -> float:
         f"{platform.base_url}/metrics",
         headers={"Authorization": f"Bearer {platform.operator_key}"},
         verify=platform.trust,
-        timeout=60.0,
+        timeout=120.0,
     )
     found = re.search(rf"^{re.escape(line)} (\S+)$", answer.text, re.MULTILINE)
     assert found is not None, answer.text[:2000]
@@ -116,7 +116,7 @@ def test_weak_ciphers_and_plain_http_get_nothing(secured: Secured) -> None:
         client.maximum_version = ssl.TLSVersion.TLSv1_2
         with pytest.raises(OSError, match=_CLOSED):
             _connect(secured, client)
-    with socket.create_connection(("127.0.0.1", secured.port), timeout=60) as plain:
+    with socket.create_connection(("127.0.0.1", secured.port), timeout=120) as plain:
         plain.sendall(b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
         assert b"HTTP" not in _rest(plain)
 
@@ -129,7 +129,10 @@ def test_the_platform_goes_by_the_certificates_names(secured: Secured) -> None:
     assert b"\r\nstrict-transport-security: max-age=31536000\r\n" in told.lower()
     for host, status in ((f"localhost:{secured.port}", 200), ("evil.example", 403)):
         answer = httpx2.get(
-            f"{secured.platform.base_url}/healthz", headers={"host": host}, verify=secured.platform.trust
+            f"{secured.platform.base_url}/healthz",
+            headers={"host": host},
+            verify=secured.platform.trust,
+            timeout=120.0,
         )
         assert answer.status_code == status
 
@@ -145,7 +148,7 @@ def test_new_files_serve_new_connections_and_open_ones_go_on(secured: Secured) -
         assert _serial(kept) == before
     left = _metric(secured.platform, "smcp_tls_certificate_expiry_timestamp_seconds") - time.time()
     assert 6.9 * 86_400 < left < 7 * 86_400 < certificates.SOON_S
-    assert "tls certificate ends soon" in secured.platform.log.read_text()
+    _until(lambda: "tls certificate ends soon" in secured.platform.log.read_text(), "nobody is told of the end")
     doctor = secured.platform.smcp("doctor", "--config", str(secured.config), "--data", str(secured.platform.data))
     found = next(one for one in doctor["checks"] if one["name"] == "tls")
     assert found["status"] == "warn"
@@ -165,7 +168,8 @@ def test_a_bad_new_pair_changes_nothing_for_clients_and_is_told(secured: Secured
     _, wrong = secured.issuer.issue(*secured.names, prefix="wrong")
     key.write_bytes(wrong.read_bytes())
     _until(lambda: _loads(secured, "refused") > before, "the bad pair is not refused")
-    assert "not the one of the certificate" in log.read_text()
+    # The half of a file that is just being written is refused, too, in other words.
+    _until(lambda: "not the one of the certificate" in log.read_text(), "nobody is told why")
     assert _shown(secured) == serial
     asked = "doctor", "--config", str(secured.config), "--data", str(secured.platform.data)
     doctor = secured.platform.smcp(*asked, code=1)
@@ -174,7 +178,7 @@ def test_a_bad_new_pair_changes_nothing_for_clients_and_is_told(secured: Secured
     again = _loads(secured, "refused")
     key.chmod(0o644)
     _until(lambda: _loads(secured, "refused") > again, "an open key is not refused")
-    assert "chmod 600" in log.read_text()
+    _until(lambda: "chmod 600" in log.read_text(), "nobody is told why")
     assert _shown(secured) == serial
 
     secured.issuer.issue(*secured.names)
@@ -202,12 +206,16 @@ def test_the_key_is_in_no_place_but_its_file_and_who_faces_the_network_cannot_re
     assert (found.st_uid, found.st_mode & 0o777) == (os.geteuid(), 0o600)
     secret = key.read_bytes().split(b"\n")[1]
     family = secured.platform.family()
+    looked = 0
     for one in family:
-        for name in ("cmdline", "environ"):
-            assert secret not in pathlib.Path(f"/proc/{one.pid}/{name}").read_bytes()
-        assert str(key) not in _open_files(one)
-    for file in secured.platform.data.rglob("*"):
-        assert not file.is_file() or secret not in file.read_bytes(), file
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            for name in ("cmdline", "environ"):
+                assert secret not in pathlib.Path(f"/proc/{one.pid}/{name}").read_bytes()
+            assert str(key) not in _open_files(one)
+            looked += 1
+    assert looked >= wire.OWN_PROCESSES
+    for file, data in files.below(secured.platform.data):
+        assert secret not in data, file
     if os.geteuid() == 0:
         node = _node(family)
         status = pathlib.Path(f"/proc/{node.pid}/status").read_text("ascii")
@@ -216,11 +224,17 @@ def test_the_key_is_in_no_place_but_its_file_and_who_faces_the_network_cannot_re
 
 
 def _node(family: set[processes.Process]) -> processes.Process:
-    return next(one for one in family if b"\0smcp.app.node\0" in pathlib.Path(f"/proc/{one.pid}/cmdline").read_bytes())
+    # What it starts has its command line for a moment, between vfork(2) and execve(2).
+    found = [one for one in family if " smcp.app.node " in f"{one.command} "]
+    return min(found, key=lambda one: one.started)
 
 
 def _open_files(one: processes.Process) -> set[str]:
-    return {os.readlink(file) for file in pathlib.Path(f"/proc/{one.pid}/fd").iterdir()}
+    found: set[str] = set()
+    for file in pathlib.Path(f"/proc/{one.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found.add(os.readlink(file))
+    return found
 
 
 def _rest(plain: socket.socket) -> bytes:
@@ -245,10 +259,10 @@ async def test_who_stalls_before_or_in_the_handshake_is_closed_and_holds_nobody_
     for piece in (b"", first[:1], first[: len(first) // 2], first, b"\x16\x03\x01\x40\x00" + b"\x01" * 100) * 20:
         stalled.append(await asyncio.open_connection("127.0.0.1", secured.port))
         stalled[-1][1].write(piece)
-    async with httpx2.AsyncClient(verify=secured.issuer.client(), timeout=60.0) as client:
+    async with httpx2.AsyncClient(verify=secured.issuer.client(), timeout=120.0) as client:
         for _ in range(5):
             assert (await client.get(f"{secured.platform.base_url}/healthz")).status_code == 200
-    async with asyncio.timeout(100):
+    async with asyncio.timeout(240):
         for reader, writer in stalled:
             try:
                 while await reader.read(65_536):
@@ -258,7 +272,7 @@ async def test_who_stalls_before_or_in_the_handshake_is_closed_and_holds_nobody_
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
-    async with httpx2.AsyncClient(verify=secured.issuer.client(), timeout=60.0) as client:
+    async with httpx2.AsyncClient(verify=secured.issuer.client(), timeout=120.0) as client:
         assert (await client.get(f"{secured.platform.base_url}/healthz")).status_code == 200
 
 
@@ -266,16 +280,17 @@ async def test_who_stalls_before_or_in_the_handshake_is_closed_and_holds_nobody_
 def test_more_idle_connections_than_a_shells_limit_of_files_keep_nobody_out(tmp_path: pathlib.Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     platform = Platform(tmp_path)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    few = max(200, len(os.listdir("/proc/self/fd")) + 50)  # what this process has open already counts, too
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
     try:
         platform.start()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     with _stopped(platform), contextlib.ExitStack() as idle:
         where = urllib.parse.urlsplit(platform.base_url)
-        for _ in range(300):
-            idle.enter_context(socket.create_connection((where.hostname, where.port), timeout=60))
-        assert httpx2.get(f"{platform.base_url}/readyz", timeout=60.0, verify=False).status_code == 200
+        for _ in range(few + 100):
+            idle.enter_context(socket.create_connection((where.hostname, where.port), timeout=120))
+        assert httpx2.get(f"{platform.base_url}/readyz", timeout=120.0, verify=False).status_code == 200
 
 
 @contextlib.contextmanager

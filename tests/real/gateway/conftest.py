@@ -1,7 +1,6 @@
 """One platform for all tests of the gateway, with two tenants whose servers do what a test tells them."""
 
 import json
-import pathlib
 from collections.abc import AsyncGenerator, Callable, Generator
 
 import httpx2
@@ -10,25 +9,20 @@ import pytest
 from support import gates, upward, wire
 from support.clients import Endpoint
 from support.gates import Gate
-from support.platform import Platform
 
 
 @pytest.fixture(scope="session")
 def gate(tmp_path_factory: pytest.TempPathFactory) -> Generator[Gate]:
     """The platform, running."""
-    shelf: pathlib.Path = tmp_path_factory.mktemp("wheels")
-    wire.wheel(shelf)
-    with Platform(
-        tmp_path_factory.mktemp("gate"), {**gates.SETTINGS, "SMCP_DEPLOY_WHEEL_DIRS": str(shelf)}
-    ) as platform:
-        yield gates.opened(platform)
+    with gates.running(tmp_path_factory, "gate") as made:
+        yield made
 
 
 @pytest.fixture
 async def http() -> AsyncGenerator[httpx2.AsyncClient]:
     """An HTTP client with as many connections as a test needs."""
     limits = httpx2.Limits(max_connections=400, max_keepalive_connections=100)
-    async with httpx2.AsyncClient(timeout=30.0, limits=limits) as client:
+    async with httpx2.AsyncClient(timeout=120.0, limits=limits) as client:
         yield client
 
 

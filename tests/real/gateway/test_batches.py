@@ -11,7 +11,7 @@ from support import wire
 from support.clients import Endpoint
 from support.gates import Gate
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 _BOTH = "application/json, text/event-stream"
 

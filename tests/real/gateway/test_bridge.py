@@ -8,17 +8,17 @@ from collections.abc import Callable
 import httpx2
 import pytest
 
-from support import wire
+from support import gates, wire
 from support.clients import Endpoint
 from support.gates import Gate
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
 def modern_only(gate: Gate) -> Endpoint:
     """Acme's server that knows no handshake."""
-    manifest = '[env]\nCANARY = "acme-modern"\nERAS = "modern"\n'
+    manifest = f'[env]\nCANARY = "acme-modern"\nERAS = "modern"\n{gates.ALONE}'
     return Endpoint(
         gate.platform.deploy("acme", f"pypi:{wire.SCRIPTED}", "modern-only", gate.admin, manifest), gate.acme.key
     )
@@ -102,7 +102,7 @@ async def test_a_session_cancels_its_own_call_and_not_its_neighbours_of_the_same
     first, second = await client.open(), await client.open()
     params = {"name": "do", "arguments": {"act": "never"}}
     waiting = [asyncio.create_task(client.legacy(one, "tools/call", params, id_=9)) for one in (first, second)]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while True:
             await client.legacy(first, "notifications/cancelled", {"requestId": 9}, id_=None)
             heard = [
@@ -113,7 +113,7 @@ async def test_a_session_cancels_its_own_call_and_not_its_neighbours_of_the_same
             await asyncio.sleep(0.05)
     assert len(set(heard)) == 1
     # Its request is over, and keeps no place among those in flight; the neighbour's goes on.
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         assert "cancelled" in (await waiting[0]).json()["error"]["message"]
     assert not waiting[1].done()
     waiting[1].cancel()

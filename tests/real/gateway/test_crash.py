@@ -13,9 +13,11 @@ import pytest
 from support import processes, wire
 from support.platform import Platform
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 _ROUNDS = 4
+_LEAST = 20
+"""More tenants, and more keys, than so many are made in all."""
 
 
 class Work:
@@ -41,7 +43,7 @@ class Work:
         return thread
 
     def _until_cut(self, work: Any, name: str) -> None:
-        with httpx2.Client(timeout=20.0) as http, contextlib.suppress(httpx2.TransportError):
+        with httpx2.Client(timeout=120.0) as http, contextlib.suppress(httpx2.TransportError):
             for turn in range(10_000):
                 work(http, f"{name}-{turn}")
 
@@ -107,19 +109,25 @@ def test_nothing_that_was_acknowledged_is_lost_when_the_platform_is_killed(tmp_p
                 work.revoked = earlier.revoked
             threads = [work.run(number) for number in range(6)]
             time.sleep(dice.uniform(0.4, 3.0))  # any moment is as good as another
-            while turn == _ROUNDS - 2 and not work.deployed and threads[0].is_alive():
-                time.sleep(0.02)  # once, a deployment has just been acknowledged
+            least = _LEAST * (turn + 1) // _ROUNDS
+            while any(thread.is_alive() for thread in threads) and not (
+                # However slow the machine is, there is something to lose;
+                (work.called and len(work.tenants) > least and len(work.keys) > least)
+                # and once, a deployment has just been acknowledged.
+                and (turn != _ROUNDS - 2 or work.deployed or not threads[0].is_alive())
+            ):
+                time.sleep(0.02)
             family = platform.family()
             platform.kill()
             for thread in threads:
-                thread.join(30)
+                thread.join(150)
             assert work.called > 0
-            assert processes.left(family, within_s=5.0) == set()
+            assert processes.left(family, within_s=60.0) == set()
             platform.start()
             _all_there(platform, work, admin)
         assert work is not None
-        assert len(work.tenants) > 20
-        assert len(work.keys) > 20
+        assert len(work.tenants) > _LEAST
+        assert len(work.keys) > _LEAST
         assert work.deployed
 
 
@@ -140,5 +148,5 @@ def _all_there(platform: Platform, work: Work, admin: str) -> None:
     assert {("deploy_succeeded", one) for one in work.deployed} - told == set()
     fields, body = wire.modern("tools/call", wire.call("echo", text="again"))
     url = f"{platform.base_url}/t/acme/tool/mcp"
-    answer = httpx2.post(url, headers={**fields, "authorization": f"Bearer {work.user}"}, content=body, timeout=30.0)
+    answer = httpx2.post(url, headers={**fields, "authorization": f"Bearer {work.user}"}, content=body, timeout=120.0)
     assert answer.status_code == 200, answer.text

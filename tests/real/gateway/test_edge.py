@@ -9,7 +9,7 @@ import pytest
 from support import wire
 from support.gates import Gate
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 _ROUTES = [
     "/t/acme/tool/mcp", "/t/nobody/nothing/mcp", "/t/", "/t", "/", "/healthz", "/readyz", "/version", "/metrics",
@@ -87,7 +87,7 @@ async def test_a_websocket_is_never_opened(gate: Gate, route: str, origin: str) 
 async def test_a_preflight_of_an_allowed_origin_needs_no_key_and_names_every_header(gate: Gate) -> None:
     origin = f"http://127.0.0.1:{_port(gate)}"
     asked = {"origin": origin, "access-control-request-headers": "authorization, mcp-param-region, x-evil"}
-    async with httpx2.AsyncClient() as http:
+    async with httpx2.AsyncClient(timeout=120.0) as http:
         answer = await http.options(gate.acme.url, headers=asked)
     allowed = {name.strip().lower() for name in answer.headers["access-control-allow-headers"].split(",")}
     assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (204, origin)
@@ -141,7 +141,7 @@ async def test_the_one_spelling_does_reach_it(gate: Gate) -> None:
 async def test_without_a_valid_key_what_exists_looks_like_what_does_not(gate: Gate) -> None:
     fields, body = wire.modern("tools/list")
     seen: set[tuple[int, str, bytes]] = set()
-    async with httpx2.AsyncClient() as http:
+    async with httpx2.AsyncClient(timeout=120.0) as http:
         for path in ("/t/acme/tool/mcp", "/t/acme/none/mcp", "/t/nobody/none/mcp", "/t/x", "/t/acme/tool/mcp/"):
             for bearer in (
                 None,

@@ -40,7 +40,7 @@ class House:
     @contextlib.asynccontextmanager
     async def caller(self, name: str, key: str = "") -> AsyncGenerator[wire.Caller]:
         """A caller at a server; the address changes with each start."""
-        async with httpx2.AsyncClient(timeout=60.0) as http:
+        async with httpx2.AsyncClient(timeout=120.0) as http:
             yield wire.Caller(http, Endpoint(f"{self.platform.base_url}/t/acme/{name}/mcp", key or self.key))
 
     def copies(self, name: str) -> int:
@@ -59,8 +59,9 @@ class House:
 def house(tmp_path_factory: pytest.TempPathFactory) -> Generator[House]:
     shelf: pathlib.Path = tmp_path_factory.mktemp("wheels")
     wire.wheel(shelf)
-    settings = {**gates.SETTINGS, "SMCP_DEPLOY_WHEEL_DIRS": str(shelf), "SMCP_RUNTIME_IDLE_STOP_S": "2"}
-    with Platform(tmp_path_factory.mktemp("house"), settings | {"SMCP_GATEWAY_CALL_TIMEOUT_S": "60"}) as platform:
+    # Not sooner: on a machine that stands still for a while a copy that a test is about to use would be gone.
+    settings = {**gates.SETTINGS, "SMCP_DEPLOY_WHEEL_DIRS": str(shelf), "SMCP_RUNTIME_IDLE_STOP_S": "6"}
+    with Platform(tmp_path_factory.mktemp("house"), settings) as platform:
         yield House(platform)
 
 

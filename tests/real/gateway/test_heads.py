@@ -8,7 +8,7 @@ import pytest
 from support import wire
 from support.gates import Gate
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 _LISTED = 200
 

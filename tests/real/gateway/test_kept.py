@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import pathlib
+import socket
 import time
 from collections.abc import AsyncGenerator, Generator
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from support import clients, gates, ports, wire
+from support import clients, gates, relay, wire
 from support.clients import Endpoint
 from support.platform import Platform
 
@@ -24,10 +25,10 @@ _MODERN = '[env]\nERAS = "modern"\n'
 class House:
     """A platform that can be killed and started again, with servers of one tenant and two of its keys."""
 
-    def __init__(self, platform: Platform, port: int) -> None:
+    def __init__(self, platform: Platform, front: socket.socket) -> None:
+        """`front` listens where a load balancer of the platform would."""
         self.platform = platform
-        self.port = port
-        """Where `relayed` listens."""
+        self._front = front
         platform.create_tenant("acme")
         self.admin = platform.create_key("acme", "admin")
         self.keys = [platform.create_key("acme") for _ in range(2)]
@@ -54,38 +55,9 @@ class House:
 
     @contextlib.asynccontextmanager
     async def relayed(self) -> AsyncGenerator[str]:
-        """An address that stays the same while the platform's changes: what a load balancer does."""
-
-        open_writers: set[asyncio.StreamWriter] = set()
-
-        async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            open_writers.add(writer)
-            with contextlib.suppress(OSError):
-                while data := await reader.read(65536):
-                    writer.write(data)
-                    await writer.drain()
-            await close(writer)
-
-        async def close(writer: asyncio.StreamWriter) -> None:
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
-            open_writers.discard(writer)
-
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            try:
-                inner, outer = await asyncio.open_connection(*wire.address(self.platform.base_url))
-            except OSError:
-                await close(writer)
-                return
-            await asyncio.gather(pass_on(reader, outer), pass_on(inner, writer))
-
-        server = await asyncio.start_server(serve, "127.0.0.1", self.port)
-        try:
-            yield f"http://127.0.0.1:{self.port}"
-        finally:
-            server.close()
-            await asyncio.gather(*(close(writer) for writer in list(open_writers)))
+        """An address that stays the same while the platform's changes."""
+        async with relay.relayed(self._front, lambda: wire.address(self.platform.base_url)):
+            yield "http://{}:{}".format(*self._front.getsockname())
 
 
 @pytest.fixture(scope="module")
@@ -93,22 +65,22 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Generator[House]:
     """The platform, running."""
     shelf: pathlib.Path = tmp_path_factory.mktemp("wheels")
     wire.wheel(shelf)
-    port = ports.free()
-    settings = {**gates.SETTINGS, "SMCP_DEPLOY_WHEEL_DIRS": str(shelf), "SMCP_GATEWAY_CALL_TIMEOUT_S": "60"}
-    settings |= {"SMCP_GATEWAY_HOSTS": f"127.0.0.1:{port}"}
-    with Platform(tmp_path_factory.mktemp("house"), settings) as platform:
-        yield House(platform, port)
+    settings = {**gates.SETTINGS, "SMCP_DEPLOY_WHEEL_DIRS": str(shelf)}
+    with socket.create_server(("127.0.0.1", 0)) as front:
+        settings["SMCP_GATEWAY_HOSTS"] = "{}:{}".format(*front.getsockname())
+        with Platform(tmp_path_factory.mktemp("house"), settings) as platform:
+            yield House(platform, front)
 
 
 @pytest.fixture
 async def http() -> AsyncGenerator[httpx2.AsyncClient]:
     """An HTTP client; what it has open when the platform is killed, it opens anew."""
     transport = httpx2.AsyncHTTPTransport(retries=2)
-    async with httpx2.AsyncClient(timeout=90.0, transport=transport) as client:
+    async with httpx2.AsyncClient(timeout=120.0, transport=transport) as client:
         yield client
 
 
-async def _until(status: int, one: wire.Caller, session: str, seconds: float = 60.0) -> None:
+async def _until(status: int, one: wire.Caller, session: str, seconds: float = 120.0) -> None:
     """Ask until the answer has this status."""
     deadline = time.monotonic() + seconds
     while (answer := await one.legacy(session, "ping")).status_code != status:
@@ -126,7 +98,7 @@ def _same(answer: httpx2.Response) -> tuple[int, bytes, list[str]]:
 @pytest.mark.requirement("gateway:kept:restart")
 async def test_sessions_go_on_after_a_power_cut_as_their_servers_allow(house: House) -> None:
     names = ("goes-on", "ends", "plain", "bridged")
-    async with httpx2.AsyncClient(timeout=60.0) as http:
+    async with httpx2.AsyncClient(timeout=120.0) as http:
         sessions = {name: await wire.Caller(http, house.at(name)).open() for name in names}
         before = wire.Caller(http, house.at("goes-on"))
         session = sessions["goes-on"]
@@ -143,8 +115,10 @@ async def test_sessions_go_on_after_a_power_cut_as_their_servers_allow(house: Ho
             sessions["bridged"], "logging/setLevel", {"level": "error"}
         )
         assert level.status_code == 200
+        # Records are written in their order, a moment behind an answer; of a session is told once its own is there.
+        last = await before.open()
     house.cut()
-    async with httpx2.AsyncClient(timeout=60.0) as http:
+    async with httpx2.AsyncClient(timeout=120.0) as http:
         after = {name: wire.Caller(http, house.at(name)) for name in names}
         assert (await after["ends"].legacy(sessions["ends"], "tools/list")).status_code == 404
         assert (await after["plain"].act("echo", sessions["plain"], text="x"))["text"] == "x"
@@ -161,8 +135,9 @@ async def test_sessions_go_on_after_a_power_cut_as_their_servers_allow(house: Ho
         assert await one.act("heard", session) == [{"method": "notifications/initialized", "params": None}]
         for name in ("goes-on", "plain", "bridged"):
             assert await after[name].end(sessions[name]) == 204
+        assert await one.end(last) == 204
     house.cut()
-    async with httpx2.AsyncClient(timeout=60.0) as http:
+    async with httpx2.AsyncClient(timeout=120.0) as http:
         for name in names:  # none comes back
             assert (await wire.Caller(http, house.at(name)).legacy(sessions[name], "ping")).status_code == 404
 
@@ -170,10 +145,10 @@ async def test_sessions_go_on_after_a_power_cut_as_their_servers_allow(house: Ho
 @pytest.mark.requirement("gateway:kept:bound")
 async def test_after_a_restart_a_session_is_its_principals_and_its_servers_only(house: House) -> None:
     # CVE-2026-52869, agentgateway GHSA-mvgg-jvj2-4frq
-    async with httpx2.AsyncClient(timeout=60.0) as http:
+    async with httpx2.AsyncClient(timeout=120.0) as http:
         session = await wire.Caller(http, house.at("plain")).open()
     house.cut()
-    async with httpx2.AsyncClient(timeout=60.0) as http:
+    async with httpx2.AsyncClient(timeout=120.0) as http:
         mine = wire.Caller(http, house.at("plain"))
         for verb in ("POST", "GET", "DELETE"):
             answers: set[str] = set()
@@ -200,13 +175,13 @@ async def test_after_a_restart_a_session_is_its_principals_and_its_servers_only(
 
 @pytest.mark.requirement("gateway:kept:cap")
 async def test_sessions_from_before_a_restart_count_against_the_cap(house: House) -> None:
-    async with httpx2.AsyncClient(timeout=60.0) as http:
+    async with httpx2.AsyncClient(timeout=120.0) as http:
         one = wire.Caller(http, house.at("bridged", 1))
         sessions = [await one.open() for _ in range(6)]
     house.cut()
     limits = house.platform.api("GET", "/tenants/acme/limits", key=house.admin)
     assert {row["name"]: row["used"] for row in limits["limits"]}["principal_sessions"] == 6
-    async with httpx2.AsyncClient(timeout=60.0) as http:
+    async with httpx2.AsyncClient(timeout=120.0) as http:
         one = wire.Caller(http, house.at("bridged", 1))
         newest = await one.open()
         alive = [(await one.legacy(session, "ping")).status_code for session in [*sessions, newest]]
@@ -240,7 +215,7 @@ async def test_a_session_outlives_its_copy_and_a_call_in_flight_is_told(house: H
     resumed = [one["event"] for one in told if one["event"]["event"] == "session_resumed"]
     assert "mortal" in {event["server"] for event in resumed}
     # One that ends right after its start again and again is given up.
-    for _ in range(3):
+    for _ in range(12):  # one that a busy machine let live for a while is none of those
         answer = await one.legacy(session, "tools/call", wire.call("exit"))
         if answer.status_code == 404:
             break
@@ -310,7 +285,8 @@ async def test_stop_suspension_and_revocation_end_sessions_with_their_records(
 ) -> None:
     platform = house.platform
     name = house.alone("stopped")
-    key = platform.create_key("acme")
+    made = platform.api("POST", "/tenants/acme/keys", {"roles": ["mcp_user"], "label": "to be revoked"})
+    key = str(made["secret"])
 
     async def opened() -> list[tuple[wire.Caller, str]]:
         ways = [wire.Caller(http, house.at(one)) for one in (name, "bridged")]
@@ -328,10 +304,12 @@ async def test_stop_suspension_and_revocation_end_sessions_with_their_records(
     act(f"/tenants/acme/servers/{name}/start", house.admin)
     assert (await wire.Caller(http, house.at(name)).legacy(mine[1], "ping")).status_code == 404
     assert (await wire.Caller(http, house.at("bridged")).legacy(others[1], "ping")).status_code == 200
-    keys = platform.api("GET", "/tenants/acme/keys", key=house.admin)["items"]
-    newest = max(keys, key=lambda one: one["created"])["id"]
     before = _keys_stored(house)
-    platform.api("DELETE", f"/tenants/acme/keys/{newest}", key=house.admin)
+    platform.api("DELETE", f"/tenants/acme/keys/{made['key']['id']}", key=house.admin)
+    for _ in range(600):
+        if _keys_stored(house) < before:
+            break
+        await asyncio.sleep(0.1)  # the record goes a moment behind the session
     assert _keys_stored(house) == before - 1
     again = wire.Caller(http, house.at("bridged")._replace(key=key))
     assert (await again.legacy(revoked, "ping")).status_code == 401
@@ -367,16 +345,16 @@ async def test_time_goes_on_while_the_platform_does_not_run(tmp_path: pathlib.Pa
     settings = {**gates.SETTINGS, **limits, "SMCP_DEPLOY_WHEEL_DIRS": str(tmp_path / "wheels")}
     with Platform(tmp_path, settings) as platform:
         key = platform.host("acme", (f"pypi:{wire.SCRIPTED}", "tool"))["tool"].key
-        async with httpx2.AsyncClient(timeout=60.0) as http:
+        async with httpx2.AsyncClient(timeout=120.0) as http:
             one = wire.Caller(http, Endpoint(f"{platform.base_url}/t/acme/tool/mcp", key))
             opened = time.monotonic()
             idle, old = await one.open(), await one.open()
         platform.kill()
         platform.start()
-        async with httpx2.AsyncClient(timeout=60.0) as http:
+        async with httpx2.AsyncClient(timeout=120.0) as http:
             one = wire.Caller(http, Endpoint(f"{platform.base_url}/t/acme/tool/mcp", key))
             while (await one.legacy(old, "ping")).status_code == 200:
-                assert time.monotonic() - opened < 90
+                assert time.monotonic() - opened < 180
                 await asyncio.sleep(2)  # time itself is what is tested
             assert time.monotonic() - opened >= 20
             assert (await one.legacy(idle, "ping")).status_code == 404

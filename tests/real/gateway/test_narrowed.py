@@ -1,5 +1,6 @@
 """Roles that leave tools out, and keys that are for little, through a platform: on every list, and by name."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any, Final
@@ -7,31 +8,22 @@ from typing import Any, Final
 import httpx2
 import pytest
 
-from support import wire
+from support import gates, wire
 from support.clients import Endpoint
 from support.gates import Gate
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 Make = Callable[[Endpoint], wire.Caller]
 _ALL: Final = {"do", "shape", "look"}
 _USE: Final = ["mcp:connect", "mcp:list", "mcp:read", "mcp:call"]
 
 
-def _role(gate: Gate, name: str, actions: list[str], **conditions: Any) -> None:
-    gate.platform.api("PUT", f"/tenants/acme/roles/{name}", {"actions": actions, **conditions}, key=gate.admin)
-
-
-def _key(gate: Gate, *roles: str, **more: Any) -> str:
-    made = gate.platform.api("POST", "/tenants/acme/keys", {"roles": roles, **more}, key=gate.admin)
-    return str(made["secret"])
-
-
 @pytest.fixture(scope="module")
 def looker(gate: Gate) -> str:
     """A key that has the tools that only read."""
-    _role(gate, "looker", _USE, read_only=True)
-    return _key(gate, "looker")
+    gates.role(gate, "looker", _USE, read_only=True)
+    return gates.key(gate, "looker")
 
 
 def _server(gate: Gate, name: str, more: str = "") -> Endpoint:
@@ -194,9 +186,9 @@ async def test_what_is_kept_for_one_choice_of_tools_is_not_given_for_another(
     gate: Gate, caller: Make, servers: dict[str, Endpoint]
 ) -> None:
     at = servers["modern"]
-    _role(gate, "doer", _USE, tools=["d*"], servers=["cut-modern"])
-    _role(gate, "other-doer", _USE, tools=["d*", "x*"], servers=["cut-modern"])
-    doer, other = (caller(at._replace(key=_key(gate, role))) for role in ("doer", "other-doer"))
+    gates.role(gate, "doer", _USE, tools=["d*"], servers=["cut-modern"])
+    gates.role(gate, "other-doer", _USE, tools=["d*", "x*"], servers=["cut-modern"])
+    doer, other = (caller(at._replace(key=gates.key(gate, role))) for role in ("doer", "other-doer"))
     everybody = caller(at)
     for one, wanted in ((doer, {"do"}), (everybody, _ALL), (other, {"do"}), (doer, {"do"}), (everybody, _ALL)):
         assert _names(await one.modern("tools/list")) == wanted
@@ -204,15 +196,15 @@ async def test_what_is_kept_for_one_choice_of_tools_is_not_given_for_another(
 
 @pytest.mark.requirement("oauth:roles:next-request")
 async def test_a_changed_role_counts_from_the_next_request_on(gate: Gate, caller: Make, both: Endpoint) -> None:
-    _role(gate, "changing", _USE, tools=["look"])
-    mine = caller(both._replace(key=_key(gate, "changing")))
+    gates.role(gate, "changing", _USE, tools=["look"])
+    mine = caller(both._replace(key=gates.key(gate, "changing")))
     session = await mine.open()
     assert _names(await mine.modern("tools/list")) == {"look"}
     assert _names(await mine.legacy(session, "tools/list")) == {"look"}
-    _role(gate, "changing", _USE)
+    gates.role(gate, "changing", _USE)
     assert _names(await mine.modern("tools/list")) == _ALL
     assert _names(await mine.legacy(session, "tools/list")) == _ALL
-    _role(gate, "changing", _USE, servers=["second"])
+    gates.role(gate, "changing", _USE, servers=["second"])
     assert (await mine.modern("tools/list")).status_code == 404
     assert (await caller(gate.second._replace(key=mine.at.key)).modern("tools/list")).status_code == 200
     gate.platform.api("DELETE", "/tenants/acme/roles/changing", key=gate.admin)
@@ -220,58 +212,12 @@ async def test_a_changed_role_counts_from_the_next_request_on(gate: Gate, caller
 
 
 @pytest.mark.requirement("oauth:roles:streams-end")
-async def test_an_open_stream_ends_with_the_role_that_allowed_it(gate: Gate, caller: Make, both: Endpoint) -> None:
-    """Attack: who expects to lose a role opens a stream before, and has what comes for as long as it is open."""
-    _role(gate, "leaving", _USE)
-    mine = caller(both._replace(key=_key(gate, "leaving")))
-    session = await mine.open()
-    listen = wire.modern("subscriptions/listen", {"notifications": {"toolsListChanged": True}}, "mine")
-    async with mine.listening(session) as quiet, mine.streaming(*listen) as told:
-        await quiet.line()
-        await told.message()
-        # What these streams are for is still allowed: reading goes first, then everything.
-        _role(gate, "leaving", ["mcp:connect", "mcp:list"])
-        refused = [json.loads(line[6:]) for line in await told.end() if line.startswith("data: {")][-1]
-        assert (refused["id"], refused["error"]["code"]) == ("mine", -32000)
-        assert (await mine.legacy(session, "tools/list")).status_code == 200
-        gate.platform.api("DELETE", "/tenants/acme/roles/leaving", key=gate.admin)
-        await quiet.end()
-    # The session went with it: the role, back again, does not bring it back.
-    _role(gate, "leaving", _USE)
-    assert (await mine.legacy(session, "tools/list")).status_code == 404
-
-
-async def _during(gate: Gate, one: wire.Caller, tool: str, act: str, **role: Any) -> wire.Json:
-    """The last message of a call of `tool` during which the role `shrinking` changes."""
-    params = {"name": tool, "arguments": {"act": act, "count": 10}, "_meta": {"progressToken": 1}}
-    async with one.streaming(*wire.modern("tools/call", params)) as stream:
-        assert (await stream.message())["method"] == "notifications/progress"
-        _role(gate, "shrinking", _USE, **role)
-        return [json.loads(line[6:]) for line in await stream.end() if line.startswith("data: {")][-1]
-
-
-@pytest.mark.requirement("oauth:roles:streams-end")
-async def test_a_call_under_way_ends_with_its_tool_and_with_no_other(gate: Gate, caller: Make, both: Endpoint) -> None:
-    """Attack: a call that was begun in time brings what its caller may not have any more."""
-    _role(gate, "shrinking", _USE, tools=["do", "look"])
-    mine = caller(both._replace(key=_key(gate, "shrinking")))
-    assert wire.said(await _during(gate, mine, "look", "ticks", tools=["look"])) == "done"
-    last: wire.Json = {}
-    for _ in range(5):  # a busy machine may reach the call's own time limit first
-        _role(gate, "shrinking", _USE)
-        last = await _during(gate, mine, "do", "never", tools=["look"])
-        if last["error"]["code"] == -32602:
-            break
-    assert last["error"]["message"] == "Unknown tool: do"
-
-
-@pytest.mark.requirement("oauth:roles:streams-end")
 async def test_what_is_kept_of_a_stream_is_not_for_who_has_other_tools_now(
     gate: Gate, caller: Make, both: Endpoint
 ) -> None:
     """Attack: the answer of a call that was allowed then is fetched with Last-Event-ID when it is not any more."""
-    _role(gate, "coming-back", _USE)
-    mine = caller(both._replace(key=_key(gate, "coming-back")))
+    gates.role(gate, "coming-back", _USE)
+    mine = caller(both._replace(key=gates.key(gate, "coming-back")))
     session = await mine.open()
     params = {"name": "do", "arguments": {"act": "steps", "count": 3}, "_meta": {"progressToken": 1}}
     async with mine.streaming(*wire.legacy(session, "tools/call", params)) as stream:
@@ -286,16 +232,16 @@ async def test_what_is_kept_of_a_stream_is_not_for_who_has_other_tools_now(
         ({"actions": _USE, "tools": ["look"]}, 400),
         ({"actions": ["mcp:connect", "mcp:list", "mcp:read"]}, 403),
     ):
-        _role(gate, "coming-back", **changed)
+        gates.role(gate, "coming-back", **changed)
         answer = await mine.http.get(mine.url, headers=fields)
         assert (answer.status_code, "done" in answer.text) == (status, False)
 
 
 @pytest.mark.requirement("oauth:tools:seen-not-called")
 async def test_a_tool_that_may_only_be_seen_is_refused_with_403(gate: Gate, caller: Make, both: Endpoint) -> None:
-    _role(gate, "seer", ["mcp:connect", "mcp:list"])
-    _role(gate, "look-caller", ["mcp:call"], tools=["look"])
-    mine = caller(both._replace(key=_key(gate, "seer", "look-caller")))
+    gates.role(gate, "seer", ["mcp:connect", "mcp:list"])
+    gates.role(gate, "look-caller", ["mcp:call"], tools=["look"])
+    mine = caller(both._replace(key=gates.key(gate, "seer", "look-caller")))
     assert _names(await mine.modern("tools/list")) == _ALL
     assert (await mine.modern("tools/call", _call("look"))).status_code == 200
     assert (await mine.modern("tools/call", _call("do"))).status_code == 403
@@ -303,13 +249,13 @@ async def test_a_tool_that_may_only_be_seen_is_refused_with_403(gate: Gate, call
 
 @pytest.mark.requirement("oauth:keys:narrowed")
 async def test_a_key_is_worth_no_more_than_its_scopes_and_its_servers(gate: Gate, caller: Make, both: Endpoint) -> None:
-    reading = caller(both._replace(key=_key(gate, "mcp_user", scopes=["mcp:read"])))
+    reading = caller(both._replace(key=gates.key(gate, "mcp_user", scopes=["mcp:read"])))
     assert _names(await reading.modern("tools/list")) == _ALL
     refused = await reading.modern("tools/call", _call("do"))
     # A key has the scopes that it was made with: no challenge sends its holder after more.
     assert (refused.status_code, refused.headers.get("www-authenticate")) == (403, None)
 
-    key = _key(gate, "admin", servers=["cut"])
+    key = gates.key(gate, "admin", servers=["cut"])
     assert (await caller(both._replace(key=key)).modern("tools/call", _call("do"))).status_code == 200
     elsewhere = [
         await caller(gate.second._replace(url=url, key=key)).modern("tools/call", _call("do"))
@@ -318,26 +264,36 @@ async def test_a_key_is_worth_no_more_than_its_scopes_and_its_servers(gate: Gate
     assert [answer.status_code for answer in elsewhere] == [404, 404]
     assert elsewhere[0].content == elsewhere[1].content
     for path in ("/tenants/acme/keys", "/tenants/acme/servers", "/tenants/acme/servers/second"):
-        answer = httpx2.get(f"{gate.platform.base_url}/api/v1{path}", headers={"Authorization": f"Bearer {key}"})
+        answer = httpx2.get(
+            f"{gate.platform.base_url}/api/v1{path}", headers={"Authorization": f"Bearer {key}"}, timeout=120.0
+        )
         assert answer.status_code == 404, path
     assert gate.platform.api("GET", "/tenants/acme/servers/cut", key=key)["name"] == "cut"
 
 
 @pytest.mark.requirement("oauth:keys:networks")
 async def test_a_key_from_elsewhere_is_refused_as_a_wrong_one_is(gate: Gate, caller: Make, both: Endpoint) -> None:
-    here = _key(gate, "mcp_user", networks=["127.0.0.0/8", "::1/128"])
-    there = _key(gate, "mcp_user", networks=["203.0.113.0/24"])
+    here = gates.key(gate, "mcp_user", networks=["127.0.0.0/8", "::1/128"])
+    there = gates.key(gate, "mcp_user", networks=["203.0.113.0/24"])
     assert (await caller(both._replace(key=here)).modern("tools/list")).status_code == 200
     answers = [await caller(both._replace(key=key)).modern("tools/list") for key in (there, wire.miskeyed(here))]
     assert [answer.status_code for answer in answers] == [401, 401]
     assert answers[0].content == answers[1].content
     assert answers[0].headers["www-authenticate"] == answers[1].headers["www-authenticate"]
-    told = httpx2.get(f"{gate.platform.base_url}/api/v1/whoami", headers={"Authorization": f"Bearer {there}"})
+    whoami = f"{gate.platform.base_url}/api/v1/whoami"
+    told = httpx2.get(whoami, headers={"Authorization": f"Bearer {there}"}, timeout=120.0)
     assert told.status_code == 401
     # What a stranger writes into a forwarding header is not where the request comes from.
     lying = await caller(both._replace(key=there)).modern("tools/list", x_forwarded_for="203.0.113.5")
     assert lying.status_code == 401
-    why = [entry["event"].get("why") for entry in gate.platform.audit("platform")]
+    why: list[Any] = []
+    for _ in range(30):
+        why = [entry["event"].get("why") for entry in gate.platform.audit("platform")]
+        if "address" in why:
+            break
+        # So many refusals of a minute are on record, and other tests' may have been those.
+        await asyncio.sleep(5)
+        assert (await caller(both._replace(key=there)).modern("tools/list")).status_code == 401
     assert "address" in why
 
 

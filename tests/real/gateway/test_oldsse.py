@@ -4,76 +4,18 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import AsyncGenerator, Callable
-from typing import Any
+from collections.abc import Callable
 
 import httpx2
 import pytest
 
-from support import clients, wire
+from support import clients, gates, oldwire, wire
 from support.clients import Endpoint
 from support.gates import Gate
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 _ADDRESS = re.compile(r"/t/acme/old/messages\?session_id=[A-Za-z0-9_-]{43}")
-_OLD = "2024-11-05"
-
-
-class Old:
-    """A client of the old transport, by hand."""
-
-    def __init__(self, http: httpx2.AsyncClient, at: Endpoint, answer: httpx2.Response) -> None:
-        self.http = http
-        self.at = at
-        self.answer = answer
-        self.stream = wire.Stream(answer)
-        self.address = ""
-
-    async def begin(self) -> None:
-        """Read where messages go."""
-        assert await self.stream.line() == "event: endpoint"
-        line = await self.stream.line()
-        self.address = line.removeprefix("data: ")
-
-    def url(self, address: str = "") -> str:
-        """The address for messages, whole."""
-        base = self.at.url.partition("/t/")[0]
-        return base + (address or self.address)
-
-    async def post(self, body: Any, key: str = "", address: str = "", **more: str) -> httpx2.Response:
-        """Send a message."""
-        extra = {name.replace("_", "-"): value for name, value in more.items()}
-        fields = {"authorization": f"Bearer {key or self.at.key}", "content-type": "application/json", **extra}
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return await self.http.post(self.url(address), headers=fields, content=content)
-
-    async def ask(self, id_: Any, method: str, params: wire.Json | None = None) -> wire.Json:
-        """A request's answer; what comes before it is skipped."""
-        answer = await self.post({"jsonrpc": "2.0", "id": id_, "method": method, "params": params or {}})
-        assert (answer.status_code, answer.content) == (202, b""), answer.text
-        while True:
-            message = await self.stream.message()
-            if message.get("id") == id_ and "method" not in message:
-                return message
-
-    async def open(self, version: str = _OLD) -> "Old":
-        """Shake hands."""
-        await self.begin()
-        answer = await self.ask(0, "initialize", wire.hello(version))
-        assert answer["result"]["protocolVersion"] == version
-        told = await self.post({"jsonrpc": "2.0", "method": "notifications/initialized"})
-        assert told.status_code == 202
-        return self
-
-
-@contextlib.asynccontextmanager
-async def _streaming(http: httpx2.AsyncClient, at: Endpoint) -> AsyncGenerator[Old]:
-    url = at.url.removesuffix("/mcp") + "/sse"
-    fields = {"authorization": f"Bearer {at.key}", "accept": "text/event-stream"}
-    async with http.stream("GET", url, headers=fields) as answer:
-        assert answer.status_code == 200, await answer.aread()
-        yield Old(http, at, answer)
 
 
 def _same(answer: httpx2.Response) -> tuple[int, bytes, list[str]]:
@@ -87,7 +29,7 @@ def _same(answer: httpx2.Response) -> tuple[int, bytes, list[str]]:
 async def test_answers_questions_notices_and_progress_come_on_the_one_stream(
     gate: Gate, http: httpx2.AsyncClient
 ) -> None:
-    async with _streaming(http, gate.old) as old:
+    async with oldwire.streaming(http, gate.old) as old:
         assert old.answer.headers["content-type"] == "text/event-stream"
         assert "no-cache" in old.answer.headers["cache-control"]
         await old.open()
@@ -116,7 +58,7 @@ async def test_answers_questions_notices_and_progress_come_on_the_one_stream(
 
 @pytest.mark.requirement("gateway:old-sse:endpoint")
 async def test_cancelling_goes_to_the_server_and_calls_run_side_by_side(gate: Gate, http: httpx2.AsyncClient) -> None:
-    async with _streaming(http, gate.old) as old:
+    async with oldwire.streaming(http, gate.old) as old:
         await old.open()
         call = {"jsonrpc": "2.0", "id": "n", "method": "tools/call", "params": wire.call("never", "t")}
         assert (await old.post(call)).status_code == 202
@@ -132,12 +74,12 @@ async def test_a_batch_is_answered_event_by_event_where_the_version_has_batches(
     gate: Gate, http: httpx2.AsyncClient
 ) -> None:
     pings = [{"jsonrpc": "2.0", "id": number, "method": "ping"} for number in range(5)]
-    async with _streaming(http, gate.old) as old:
+    async with oldwire.streaming(http, gate.old) as old:
         await old.open()
         assert (await old.post([*pings, 1])).status_code == 202
         seen = [await old.stream.message() for _ in range(6)]
         assert {one["id"] for one in seen} == {0, 1, 2, 3, 4, None}
-    async with _streaming(http, gate.old) as old:
+    async with oldwire.streaming(http, gate.old) as old:
         await old.open("2025-11-25")
         assert (await old.post(pings)).status_code == 400
 
@@ -172,7 +114,7 @@ async def test_switched_off_its_addresses_are_those_of_a_server_that_does_not_ex
 async def test_an_address_has_one_spelling(gate: Gate, http: httpx2.AsyncClient) -> None:
     before = wire.vitals(gate.platform)
     host = ":".join(map(str, wire.address(gate.platform.base_url)))
-    async with _streaming(http, gate.old) as old:
+    async with oldwire.streaming(http, gate.old) as old:
         await old.open()
         told = old.address.rpartition("=")[2]
         path = "/t/acme/old/messages"
@@ -208,10 +150,10 @@ async def test_a_stream_of_somebody_else_or_somewhere_else_looks_like_one_that_n
 ) -> None:
     # CVE-2026-52869, agentgateway GHSA-mvgg-jvj2-4frq
     call = {"jsonrpc": "2.0", "id": 9, "method": "tools/call", "params": wire.call("echo", text="stolen")}
-    async with _streaming(http, gate.old) as dead:
+    async with oldwire.streaming(http, gate.old) as dead:
         await dead.open()
         ended = dead.address
-    async with _streaming(http, gate.old) as old:
+    async with oldwire.streaming(http, gate.old) as old:
         await old.open()
         never, told = f"{old.address[:-43]}{'A' * 43}", old.address[-43:]
         seen = {
@@ -246,7 +188,7 @@ async def test_a_stream_of_somebody_else_or_somewhere_else_looks_like_one_that_n
 async def test_who_may_not_call_tools_may_not_at_the_old_addresses_either(gate: Gate, http: httpx2.AsyncClient) -> None:
     # ToolHive GHSA-h4mf-84xq-q2fc
     reader = gate.old._replace(key=gate.reader.key)
-    async with _streaming(http, reader) as old:
+    async with oldwire.streaming(http, reader) as old:
         await old.open()
         assert "tools" in (await old.ask(1, "tools/list"))["result"]
         refused = await old.ask(2, "tools/call", wire.call("echo", text="no"))
@@ -277,7 +219,7 @@ async def test_the_edge_is_the_same(gate: Gate, http: httpx2.AsyncClient) -> Non
         answer = await http.request(verb, url, headers=bearer)
         assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
     assert (await http.get(url, headers={**bearer, **sse, "mcp-protocol-version": wire.MODERN})).status_code == 400
-    async with _streaming(http, gate.old) as old:
+    async with oldwire.streaming(http, gate.old) as old:
         await old.begin()
         ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
         assert (await old.post(ping)).status_code == 400  # nothing before initialize
@@ -294,18 +236,18 @@ async def test_the_session_ends_with_its_stream_and_the_stream_with_its_session(
     gate: Gate, http: httpx2.AsyncClient
 ) -> None:
     # The streams of earlier tests have ended, and their sessions with them.
-    before = await wire.settled(gate.platform, wire.vitals(gate.platform)._replace(in_flight=0))
-    async with _streaming(http, gate.old) as old:
+    before = (await wire.steady(gate.platform))._replace(in_flight=0)
+    async with oldwire.streaming(http, gate.old) as old:
         await old.open()
         assert wire.vitals(gate.platform).sessions == before.sessions + 1
-        second = await old.post({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": wire.hello(_OLD)})
+        second = await old.post({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": wire.hello("2024-11-05")})
         assert second.status_code == 400
         call = {"jsonrpc": "2.0", "id": "n", "method": "tools/call", "params": wire.call("never", "t")}
         assert (await old.post(call)).status_code == 202
         assert (await old.stream.message())["method"] == "notifications/progress"
     after = await wire.settled(gate.platform, before)
     assert after.more(before) == {}
-    async with _streaming(http, gate.old) as old:
+    async with oldwire.streaming(http, gate.old) as old:
         await old.open()
         assert (await old.post({**call, "params": wire.call("exit")})).status_code == 202
         await old.stream.end()
@@ -316,36 +258,12 @@ async def test_the_session_ends_with_its_stream_and_the_stream_with_its_session(
 @pytest.mark.requirement("gateway:old-sse:life")
 async def test_a_refused_initialize_leaves_nothing_and_may_be_tried_again(gate: Gate, http: httpx2.AsyncClient) -> None:
     before = wire.vitals(gate.platform)
-    async with _streaming(http, gate.old) as old:
+    async with oldwire.streaming(http, gate.old) as old:
         await old.begin()
         refused = await old.ask(0, "initialize", {**wire.hello(), "protocolVersion": "refuse-me"})
         assert refused["error"]["code"] == -32602
         assert (await wire.settled(gate.platform, before)).sessions <= before.sessions
-        assert "result" in await old.ask(1, "initialize", wire.hello(_OLD))
-
-
-@pytest.mark.requirement("gateway:old-sse:life")
-async def test_streams_are_bounded_in_number_and_a_silent_one_is_kept_alive(
-    gate: Gate, http: httpx2.AsyncClient
-) -> None:
-    async with contextlib.AsyncExitStack() as stack:
-        first = await stack.enter_async_context(_streaming(http, gate.old))
-        await first.begin()
-        assert (await first.stream.line()).startswith(":")
-        others = [await stack.enter_async_context(_streaming(http, gate.old)) for _ in range(6)]
-        for one in others:
-            await one.begin()
-        await first.stream.end()
-        assert (await first.post({"jsonrpc": "2.0", "id": 1, "method": "ping"})).status_code == 404
-
-
-@pytest.mark.requirement("gateway:old-sse:life")
-async def test_a_revoked_key_ends_the_stream(gate: Gate, http: httpx2.AsyncClient) -> None:
-    made = gate.platform.api("POST", "/tenants/acme/keys", {"roles": ["mcp_user"], "label": "soon"}, key=gate.admin)
-    async with _streaming(http, gate.old._replace(key=made["secret"])) as old:
-        await old.open()
-        gate.platform.api("DELETE", f"/tenants/acme/keys/{made['key']['id']}", key=gate.admin)
-        await old.stream.end()
+        assert "result" in await old.ask(1, "initialize", wire.hello(oldwire.VERSION))
 
 
 @pytest.mark.requirement("gateway:old-sse:life")
@@ -359,9 +277,9 @@ async def test_who_does_not_read_is_told_to_and_costs_bounded_memory(
         head = "GET /t/acme/old/sse HTTP/1.1\r\n" + "".join(f"{n}: {v}\r\n" for n, v in fields) + "\r\n"
         writer.write(head.encode())
         await reader.readuntil(b"data: ")
-        old = Old(http, gate.old, httpx2.Response(200))
+        old = oldwire.Old(http, gate.old, httpx2.Response(200))
         old.address = (await reader.readline()).decode().strip()
-        start = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": wire.hello(_OLD)}
+        start = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": wire.hello(oldwire.VERSION)}
         assert (await old.post(start)).status_code == 202
         await reader.readuntil(b'"protocolVersion"')
         answers: list[int] = []
@@ -390,7 +308,6 @@ async def test_the_python_client_lists_and_calls_tools(gate: Gate) -> None:
 
 
 @pytest.mark.requirement("gateway:old-sse:clients")
-@pytest.mark.timeout(300)
 async def test_the_typescript_client_falls_back_to_it_and_only_where_it_is(gate: Gate) -> None:
     at = gate.old._replace(url=gate.old.url.removesuffix("mcp") + "sse")
     for place, transport in ((at, "sse"), (gate.old, "http")):
@@ -404,9 +321,9 @@ async def test_questions_and_changes_of_a_modern_server_come_on_the_one_stream_t
     gate: Gate, http: httpx2.AsyncClient
 ) -> None:
     offers = json.dumps({"tools": {"listChanged": True}, "resources": {"subscribe": True}})
-    manifest = f"sse = true\n[env]\nERAS = 'modern'\nOFFERS = '{offers}'\n"
+    manifest = f"sse = true\n[env]\nERAS = 'modern'\nOFFERS = '{offers}'\n{gates.ALONE}"
     url = gate.platform.deploy("acme", f"pypi:{wire.SCRIPTED}", "old-modern", gate.admin, manifest)
-    async with _streaming(http, Endpoint(url, gate.acme.key)) as old:
+    async with oldwire.streaming(http, Endpoint(url, gate.acme.key)) as old:
         await old.open()
         params = wire.call("input", wants={"inputRequests": {"r": {"method": "roots/list"}}})
         call: wire.Json = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}

@@ -10,7 +10,7 @@ from support import wire
 from support.clients import Endpoint
 from support.gates import Gate
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 Make = Callable[[Endpoint], wire.Caller]
 VERSIONS: Final = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", wire.MODERN)

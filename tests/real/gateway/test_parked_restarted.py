@@ -9,7 +9,7 @@ from support import gates, upward, wire
 from support.clients import Endpoint
 from support.platform import Platform
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 
 @pytest.mark.requirement("attack:mrtr:request-state")

@@ -7,11 +7,11 @@ from typing import Any
 import httpx2
 import pytest
 
-from support import wire
+from support import gates, wire
 from support.clients import Endpoint
 from support.gates import Gate
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 Make = Callable[[Endpoint], wire.Caller]
 
@@ -19,7 +19,7 @@ Make = Callable[[Endpoint], wire.Caller]
 def _deploy(gate: Gate, tenant: str, admin: str, name: str, scope: str, more: str = "") -> str:
     cache = json.dumps({"ttlMs": 3_600_000, "cacheScope": scope})
     offers = json.dumps({"tools": {"listChanged": True}, "resources": {"subscribe": True}})
-    manifest = f"{more}[env]\nCANARY = \"{tenant}-{name}\"\nCACHE = '{cache}'\nOFFERS = '{offers}'\n"
+    manifest = f"{more}[env]\nCANARY = \"{tenant}-{name}\"\nCACHE = '{cache}'\nOFFERS = '{offers}'\n{gates.ALONE}"
     return gate.platform.deploy(tenant, f"pypi:{wire.SCRIPTED}", name, admin, manifest)
 
 
@@ -144,7 +144,7 @@ async def test_another_deployment_is_asked_itself(gate: Gate, caller: Make) -> N
     endpoint = Endpoint(_deploy(gate, "acme", gate.admin, "next", "public", 'era = "modern"\n'), gate.acme.key)
     one = caller(endpoint)
     before = await _list(one)
-    manifest = 'era = "modern"\n[env]\nLOOK = "1"\n'
+    manifest = f'era = "modern"\n[env]\nLOOK = "1"\n{gates.ALONE}'
     gate.platform.deploy("acme", f"pypi:{wire.SCRIPTED}", "next", gate.admin, manifest)
     assert len((await _list(one))["tools"]) == len(before["tools"]) + 1
 

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import pathlib
+import time
 from collections.abc import Callable
 
 import httpx2
@@ -14,7 +15,7 @@ from support.clients import Endpoint
 from support.gates import Gate
 from support.platform import Platform
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 _BITS = 128
 
@@ -184,7 +185,7 @@ async def test_two_thousand_posts_without_a_key_make_no_session_no_copy_and_no_r
     async def some(number: int) -> set[int]:
         keys = [{}, {"authorization": f"Bearer smcp_acme_{number:052d}"}, {"mcp-session-id": f"s{number}"}]
         sent = [{**fields, **keys[turn % 3]} for turn in range(100)]
-        return {(await http.post(gate.acme.url, headers=one, content=body)).status_code for one in sent}
+        return {await _decided(http, gate.acme.url, one, body) for one in sent}
 
     assert set().union(*await asyncio.gather(*(some(number) for number in range(20)))) == {401}
     after = wire.vitals(gate.platform)
@@ -195,6 +196,16 @@ async def test_two_thousand_posts_without_a_key_make_no_session_no_copy_and_no_r
     assert {one["event"]["event"] for one in new} <= {"audit_read", "session_ended", "mcp_call"}, new
     assert len(new) < 20, new
     assert _memory(before.pid) - size < 32 << 20
+
+
+async def _decided(http: httpx2.AsyncClient, url: str, fields: dict[str, str], body: bytes) -> int:
+    """The status; asked again where the store was slow just now (503), so that nothing was decided."""
+    for _ in range(20):
+        status = (await http.post(url, headers=fields, content=body)).status_code
+        if status != 503:
+            return status
+        await asyncio.sleep(0.2)
+    return 503
 
 
 def _trail(gate: Gate, tenant: str, after: int = 0) -> list[wire.Json]:
@@ -217,30 +228,27 @@ def _memory(pid: int) -> int:
 @pytest.mark.requirement("gateway:sessions:expiry")
 async def test_a_session_ends_when_idle_and_at_its_age_but_not_while_it_works(tmp_path: pathlib.Path) -> None:
     wire.wheel(tmp_path / "wheels")
-    # The first limit leaves time for three starts of the server on a machine that is busy.
-    limits = {
-        "SMCP_GATEWAY_SESSION_IDLE_S": "4",
-        "SMCP_GATEWAY_SESSION_MAX_S": "16",
-        "SMCP_GATEWAY_CALL_TIMEOUT_S": "30",
-    }
+    # Far apart, and far from what a busy machine needs for a start of the server.
+    limits = {"SMCP_GATEWAY_SESSION_IDLE_S": "10", "SMCP_GATEWAY_SESSION_MAX_S": "40"}
     settings = {**gates.SETTINGS, **limits, "SMCP_DEPLOY_WHEEL_DIRS": str(tmp_path / "wheels")}
     with Platform(tmp_path, settings) as platform:
         at = platform.host("acme", (f"pypi:{wire.SCRIPTED}", "tool"))["tool"]
-        async with httpx2.AsyncClient(timeout=30.0) as http:
+        async with httpx2.AsyncClient(timeout=120.0) as http:
             one = wire.Caller(http, at)
-            idle, busy, heard = [await one.open() for _ in range(3)]
-            opened = asyncio.get_running_loop().time()
+            began = time.monotonic()
+            heard = await one.open()
             async with one.listening(heard) as stream:
-                working = asyncio.create_task(one.act("sleep", busy, seconds=7))
-                await asyncio.sleep(5)  # time itself is what is tested
+                busy = await one.open()
+                working = asyncio.create_task(one.act("sleep", busy, seconds=14))
+                idle = await one.open()
+                await asyncio.sleep(12)  # time itself is what is tested
                 assert (await one.legacy(idle, "ping")).status_code == 404
                 assert (await one.legacy(heard, "ping")).status_code == 200
                 assert await working == "awake"
-                for _ in range(600):
-                    if (await one.legacy(heard, "ping")).status_code == 404:
-                        break
+                while (await one.legacy(heard, "ping")).status_code == 200:
+                    assert time.monotonic() - began < 120
                     await asyncio.sleep(0.1)
-                assert asyncio.get_running_loop().time() - opened >= 13
+                assert time.monotonic() - began >= 39
                 await stream.end()
             now = wire.vitals(platform)
             after = await wire.settled(platform, now._replace(sessions=0, instances=0, children=0))

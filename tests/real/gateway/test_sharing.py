@@ -8,7 +8,7 @@ from support import wire
 from support.clients import Endpoint
 from support.gates import Gate
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 
 async def _copies(gate: Gate, share: str, caller: Callable[[Endpoint], wire.Caller]) -> list[object]:

@@ -9,7 +9,7 @@ from support import wire
 from support.clients import Endpoint
 from support.gates import Gate
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 Make = Callable[[Endpoint], wire.Caller]
 
@@ -50,24 +50,6 @@ async def test_proxies_are_told_to_leave_a_stream_alone(acme: wire.Caller) -> No
     assert answer.headers["x-accel-buffering"] == "no"
 
 
-@pytest.mark.requirement("gateway:streams:heartbeat")
-async def test_a_silent_stream_is_kept_alive_by_comments(acme: wire.Caller) -> None:
-    session = await acme.open()
-    for fields, body in (
-        wire.modern("tools/call", wire.call("sleep", seconds=1.5)),
-        wire.legacy(session, "tools/call", wire.call("sleep", seconds=1.5)),
-    ):
-        async with acme.streaming(fields, body) as stream:
-            lines = await stream.end()
-        assert ": keep-alive" in lines
-        assert "awake" in lines[-2] + lines[-3]
-    async with acme.streaming(*wire.modern("tools/call", wire.call("never"))) as stream:
-        assert [await stream.line() for _ in range(4)] == [": keep-alive"] * 4
-    async with acme.listening(session) as stream:
-        assert await stream.event() != ("", {})
-        assert [await stream.line() for _ in range(4)] == [": keep-alive"] * 4
-
-
 @pytest.mark.requirement("gateway:streams:asks")
 async def test_a_legacy_servers_question_reaches_the_client_and_its_answer_the_server(acme: wire.Caller) -> None:
     session = await acme.open()
@@ -79,26 +61,6 @@ async def test_a_legacy_servers_question_reaches_the_client_and_its_answer_the_s
             fields, _ = wire.legacy(session, "ping")
             assert (await acme.send(fields, body)).status_code == 202
         assert wire.said(await stream.message()) == {"answer": {"roots": [{"uri": "file:///mine"}]}}
-
-
-@pytest.mark.requirement("gateway:streams:cancel")
-async def test_a_modern_client_that_hangs_up_cancels_its_call_and_no_other(gate: Gate, caller: Make) -> None:
-    # Its own server, so that what it has heard is this test's.
-    one, two = caller(gate.second), caller(gate.second)
-    await one.act("echo")
-    before = len(await one.act("heard"))
-    async with two.streaming(*wire.modern("tools/call", wire.call("never", token="t"), 1)) as other:
-        assert (await other.message())["method"] == "notifications/progress"
-        async with one.streaming(*wire.modern("tools/call", wire.call("never", token="t"), 1)) as stream:
-            assert (await stream.message())["method"] == "notifications/progress"
-        heard: list[dict[str, str]] = []
-        for _ in range(1000):
-            heard = await one.act("heard")
-            if len(heard) > before:
-                break
-            await asyncio.sleep(0.05)  # a closed connection is told to nobody
-        assert [note["method"] for note in heard[before:]] == ["notifications/cancelled"]
-        assert await other.line() == ": keep-alive"
 
 
 @pytest.mark.requirement("gateway:streams:cancel")
@@ -131,43 +93,6 @@ async def test_a_cancelled_legacy_call_is_over_though_its_server_never_answers(g
     assert (await wire.settled(gate.platform, wire.vitals(gate.platform)._replace(in_flight=0))).in_flight == 0
 
 
-@pytest.mark.requirement("gateway:streams:vanish")
-async def test_clients_that_vanish_in_the_middle_of_a_call_leave_nothing_behind(gate: Gate, acme: wire.Caller) -> None:
-    await acme.act("echo")
-    session = await acme.open()
-    before = wire.vitals(gate.platform)
-
-    async def vanish(number: int) -> None:
-        params = wire.call("never", token=number)
-        made = (
-            wire.modern("tools/call", params, 1) if number % 2 else wire.legacy(session, "tools/call", params, number)
-        )
-        async with acme.streaming(*made) as stream:
-            await stream.message()
-
-    for _ in range(5):
-        await asyncio.gather(*(vanish(number) for number in range(20)))
-    after = await wire.settled(gate.platform, before._replace(in_flight=0), files=20)
-    assert after.pid == before.pid
-    assert after.more(before._replace(in_flight=0)) == {}
-    assert after.files <= before.files + 20
-    assert (await acme.act("echo", session, text="fine"))["text"] == "fine"
-
-
-@pytest.mark.requirement("gateway:streams:listen")
-async def test_a_modern_subscription_is_acknowledged_lives_and_ends_with_its_client(
-    gate: Gate, acme: wire.Caller
-) -> None:
-    before = wire.vitals(gate.platform)
-    async with acme.streaming(*wire.modern("subscriptions/listen", {"notifications": {}}, "mine")) as stream:
-        first = await stream.message()
-        assert first["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"] == "mine"
-        for _ in range(16):  # longer than any call may take
-            assert await stream.line() == ": keep-alive"
-    after = await wire.settled(gate.platform, before)
-    assert after.in_flight == 0
-
-
 @pytest.mark.requirement("gateway:streams:slow-reader")
 async def test_a_reader_that_does_not_read_costs_bounded_memory_and_its_own_call_only(
     gate: Gate, acme: wire.Caller
@@ -182,7 +107,7 @@ async def test_a_reader_that_does_not_read_costs_bounded_memory_and_its_own_call
     await writer.drain()
     most = 0
     for _ in range(30):  # 200 MB are on their way; the others are served meanwhile
-        await asyncio.wait_for(acme.modern("tools/list"), 60)
+        await asyncio.wait_for(acme.modern("tools/list"), 120)
         most = max(most, _memory(wire.vitals(gate.platform).pid) - held)
         await asyncio.sleep(0.05)
     data = b""

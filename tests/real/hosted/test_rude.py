@@ -58,7 +58,7 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> Generator[Gate]:
     """A platform with two tenants, and with short patience."""
     shelf: pathlib.Path = tmp_path_factory.mktemp("wheels")
     wire.wheel(shelf)
-    environ = {**gates.SETTINGS, "SMCP_DEPLOY_WHEEL_DIRS": str(shelf)}
+    environ = {**gates.SETTINGS, **gates.HASTY, "SMCP_DEPLOY_WHEEL_DIRS": str(shelf)}
     with Platform(tmp_path_factory.mktemp("rude"), environ) as platform:
         yield gates.opened(platform)
 

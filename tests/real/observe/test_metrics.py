@@ -12,6 +12,8 @@ from support import wire, words
 from support.clients import Endpoint
 from support.platform import Platform
 
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+
 _ANSWERS: Final = "http_server_request_duration_seconds_count"
 
 

@@ -10,6 +10,8 @@ from support import wire
 from support.clients import Endpoint
 from support.collector import Collector, told
 
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+
 SERVER, CLIENT = trace_pb2.Span.SPAN_KIND_SERVER, trace_pb2.Span.SPAN_KIND_CLIENT
 
 
@@ -18,9 +20,12 @@ def parent(number: int, flags: str = "01") -> str:
     return f"00-{number:032x}-{'2' * 16}-{flags}"
 
 
-async def _request(seen: Collector, number: int, spans: int) -> list[trace_pb2.Span]:
+async def _request(seen: Collector, number: int, *kinds: int) -> list[trace_pb2.Span]:
+    """The spans of a client's trace that have come once one of each of `kinds` has: they are sent as they end."""
     trace_id = number.to_bytes(16, "big")
-    return await asyncio.to_thread(seen.wait, lambda span: span.trace_id == trace_id, spans)
+    for kind in kinds:
+        await asyncio.to_thread(seen.wait, lambda span, kind=kind: span.trace_id == trace_id and span.kind == kind)
+    return await asyncio.to_thread(seen.wait, lambda span: span.trace_id == trace_id)
 
 
 @pytest.mark.requirement("gateway:traces:context", "gateway:traces:sent")
@@ -29,7 +34,7 @@ async def test_a_call_is_one_trace_from_the_client_to_the_hosted_server(caller: 
     params = {"name": "do", "arguments": {"act": "meta"}, "_meta": meta}
     answer = await caller.modern("tools/call", params, traceparent=parent(12))
     heard = wire.said(wire.messages(answer)[-1])
-    spans = await _request(seen, 11, 2)
+    spans = await _request(seen, 11, CLIENT, SERVER)
     [server] = [one for one in spans if one.kind == SERVER]
     [forward] = [one for one in spans if one.kind == CLIENT]
     assert (server.name, forward.name) == ("tools/call do", "tools/call do")
@@ -58,7 +63,7 @@ async def test_a_legacy_session_is_traced_by_its_digest_and_its_server_gets_the_
     params = {"name": "do", "arguments": {"act": "meta"}}
     answer = await caller.legacy(session, "tools/call", params, traceparent=parent(21))
     heard = wire.said(wire.messages(answer)[-1])
-    spans = await _request(seen, 21, 2)
+    spans = await _request(seen, 21, CLIENT, SERVER)
     [server] = [one for one in spans if one.kind == SERVER]
     assert heard["traceparent"].startswith(f"00-{21:032x}-")
     digest = told(server)["mcp.session.id"]
@@ -76,11 +81,11 @@ async def test_errors_are_told_by_their_kind_and_invented_tools_are_no_names(
     await caller.modern("tools/call", unknown, traceparent=parent(31))
     await caller.modern("invented/method", traceparent=parent(32))
     for number, name in ((31, "tools/call"), (32, "_OTHER")):
-        spans = await _request(seen, number, 2)
+        spans = await _request(seen, number, CLIENT, SERVER)
         assert {one.name for one in spans} == {name}
     missing = wire.Caller(caller.http, Endpoint(caller.url.replace("/tool/", "/none/"), caller.at.key))
     assert (await missing.modern("tools/list", traceparent=parent(33))).status_code == 404
-    [refused] = await _request(seen, 33, 1)
+    [refused] = await _request(seen, 33, SERVER)
     assert told(refused)["error.type"] == "not_found"
     assert refused.status.code == trace_pb2.Status.STATUS_CODE_ERROR
     assert refused.status.message == ""
@@ -93,7 +98,7 @@ async def test_who_is_not_known_gets_nothing_recorded(caller: wire.Caller, seen:
         more = {"authorization": "Bearer smcp_acme_nonsense", "traceparent": parent(number)}
         assert (await caller.http.post(caller.url, headers={**fields, **more}, content=body)).status_code == 401
     await caller.modern("tools/list", traceparent=parent(46))
-    await _request(seen, 46, 2)
+    await _request(seen, 46, SERVER)
     # Spans leave in the order in which they ended.
     assert not [one for one in seen.spans if 41 <= int.from_bytes(one.trace_id, "big") <= 45]
 

@@ -18,7 +18,6 @@ _SOURCE: Final = pathlib.Path(__file__).parents[2] / "fixtures" / "shy.py"
 SHY: Final = ("exits", "silent", "hangs", "no-id", "params", "garbled", "unknown", "eager", "locks", "exits-modern")
 _SETTINGS: Final = {
     **gates.SETTINGS,
-    "SMCP_GATEWAY_CALL_TIMEOUT_S": "30",
     # Some servers say nothing at all when they are asked who they are: each of them costs a deployment this long.
     "SMCP_RUNTIME_START_TIMEOUT_S": "20",
 }
@@ -50,7 +49,7 @@ def shy(gate: Gate) -> dict[str, Endpoint]:
 @pytest.fixture
 async def http() -> AsyncGenerator[httpx2.AsyncClient]:
     """An HTTP client."""
-    async with httpx2.AsyncClient(timeout=60.0) as client:
+    async with httpx2.AsyncClient(timeout=120.0) as client:
         yield client
 
 

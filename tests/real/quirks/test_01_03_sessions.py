@@ -42,7 +42,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Generator[House]:
     """The platform, running."""
     shelf: pathlib.Path = tmp_path_factory.mktemp("wheels")
     wire.wheel(shelf)
-    settings = {**gates.SETTINGS, "SMCP_DEPLOY_WHEEL_DIRS": str(shelf), "SMCP_GATEWAY_CALL_TIMEOUT_S": "60"}
+    settings = {**gates.SETTINGS, "SMCP_DEPLOY_WHEEL_DIRS": str(shelf)}
     with Platform(tmp_path_factory.mktemp("house"), settings) as platform:
         yield House(platform)
 
@@ -50,7 +50,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Generator[House]:
 @pytest.mark.requirement("quirk:01:deploys")
 @pytest.mark.parametrize("name", list(_SERVERS))
 async def test_a_client_that_takes_404_for_the_end_works_on_through_deployments(house: House, name: str) -> None:
-    async with httpx2.AsyncClient(timeout=60.0) as http:
+    async with httpx2.AsyncClient(timeout=120.0) as http:
         one = house.client(http, name)
         session = await one.open()
         for number in range(3):
@@ -63,12 +63,12 @@ async def test_a_client_that_takes_404_for_the_end_works_on_through_deployments(
 @pytest.mark.requirement("quirk:03:processes")
 @pytest.mark.parametrize("name", list(_SERVERS))
 async def test_a_session_that_one_process_opened_is_another_ones_too(house: House, name: str) -> None:
-    async with httpx2.AsyncClient(timeout=60.0) as http:
+    async with httpx2.AsyncClient(timeout=120.0) as http:
         session = await house.client(http, name).open()
     for number in range(2):
         house.platform.kill()
         house.platform.start()
-        async with httpx2.AsyncClient(timeout=60.0) as http:
+        async with httpx2.AsyncClient(timeout=120.0) as http:
             one = house.client(http, name)
             # Whatever comes first: a call, or the stream that a client opens anew.
             if number == 0:
@@ -77,11 +77,11 @@ async def test_a_session_that_one_process_opened_is_another_ones_too(house: Hous
                 async with one.listening(session) as stream:
                     assert (stream.status, stream.type.partition(";")[0]) == (200, "text/event-stream")
                 assert (await one.act("echo", session, text="still"))["text"] == "still"
-    async with httpx2.AsyncClient(timeout=60.0) as http:
+    async with httpx2.AsyncClient(timeout=120.0) as http:
         assert await house.client(http, name).end(session) == 204
     house.platform.kill()
     house.platform.start()
-    async with httpx2.AsyncClient(timeout=60.0) as http:
+    async with httpx2.AsyncClient(timeout=120.0) as http:
         # What was ended is over for every process.
         assert (await house.client(http, name).legacy(session, "tools/list")).status_code == 404
 
@@ -89,7 +89,7 @@ async def test_a_session_that_one_process_opened_is_another_ones_too(house: Hous
 @pytest.mark.requirement("quirk:01:stale-initialize")
 @pytest.mark.parametrize("stale", ["ended", "invented", "foreign-form"])
 async def test_a_client_that_shakes_hands_under_a_dead_session_gets_a_new_one(house: House, stale: str) -> None:
-    async with httpx2.AsyncClient(timeout=60.0) as http:
+    async with httpx2.AsyncClient(timeout=120.0) as http:
         one = house.client(http, "own")
         old = await one.open()
         assert await one.end(old) == 204

@@ -10,7 +10,7 @@ from support import wire
 from support.clients import Endpoint
 from support.gates import Gate
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 Make = Callable[[Endpoint], wire.Caller]
 

@@ -333,19 +333,25 @@ def test_a_signal_ends_everything_in_order(
     assert processes.mounts(home.data) == []
 
 
+def _interrupted(folder: pathlib.Path) -> Home:
+    """A home whose first start was stopped in the middle of the demo's deployment."""
+    for number in range(_STARTS):
+        home = Home(folder / str(number))
+        up = home.up()
+        up.wait_for("download:")
+        assert up.stop(signal.SIGINT) == 0
+        assert processes.naming(str(home.data)) == set()
+        if "SMCP is ready" not in up.out:
+            return home
+        # This process was held up until the deployment was over.
+    raise AssertionError("no start was stopped before it was ready")
+
+
 @pytest.mark.requirement("up:stop:nothing-left", "up:first:demo")
 def test_a_first_start_that_is_interrupted_leaves_nothing_running_and_is_finished_by_the_next(
     tmp_path: pathlib.Path,
 ) -> None:
-    for number in range(_STARTS):
-        home = Home(tmp_path / str(number))
-        up = home.up()
-        up.wait_for("download:")  # in the middle of the demo's deployment
-        assert up.stop(signal.SIGINT) == 0
-        assert processes.naming(str(home.data)) == set()
-        if "SMCP is ready" not in up.out:
-            break  # else this process was held up until the deployment was over
-    assert "SMCP is ready" not in up.out
+    home = _interrupted(tmp_path)
     with home.up() as again:
         answer = home.run(_SMCP, "call", "acme/time", "get_current_time", '{"timezone":"UTC"}')
     assert answer.returncode == 0, answer.stderr + again.err

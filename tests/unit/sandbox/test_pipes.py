@@ -81,8 +81,8 @@ def test_what_is_written_arrives_and_every_descriptor_is_given_back(make: type[a
         data = await stream.read()
         reads.close()
         async with asyncio.timeout(60):
-            while _open(read) or _open(write):
-                await asyncio.sleep(0.01)  # nobody tells when a loop has closed one
+            while _open(read) or _open(write):  # noqa: ASYNC110 - nobody tells when a loop has closed one
+                await asyncio.sleep(0.01)
         return data
 
     with asyncio.Runner(loop_factory=make) as runner:

@@ -137,9 +137,7 @@ async def test_a_running_server_is_saved_again_and_again(tmp_path: pathlib.Path)
 async def test_copies_are_held_still_while_a_snapshot_is_taken(tmp_path: pathlib.Path) -> None:
     async with opened(tmp_path, freeze_s=100) as world:  # a busy machine takes its time for a tar
         hold = await world.acquire()
-        code = (
-            "import sys\nwhile True:\n a=sys.stdin.read(1)\n for n in 'ab': open(n,'w').write(a)\n print(flush=True)"
-        )
+        code = "import sys\nwhile True:\n a=sys.stdin.read(1)\n for n in 'ab': open(n,'w').write(a)\n print(flush=True)"
         running = await asyncio.create_subprocess_exec(
             sys.executable, "-c", code, stdin=-1, stdout=-1, cwd=world.file(".")
         )

@@ -23,6 +23,9 @@ from smcp.kernel import errors, ids
 from smcp.stores import bucket_model, buckets
 from support.buckets import nothing_left, pieces, whole
 
+# Each step waits for the disk, and some disks take their time.
+pytestmark = pytest.mark.timeout(600)
+
 T = TypeVar("T")
 
 Place = tuple[ids.TenantId, str]

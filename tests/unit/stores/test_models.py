@@ -21,6 +21,9 @@ from smcp.stores.kv import sqlite as kv_sqlite
 from smcp.stores.log import base as log_base
 from smcp.stores.log import sqlite as log_sqlite
 
+# Each step waits for the disk, and some disks take their time.
+pytestmark = pytest.mark.timeout(600)
+
 T = TypeVar("T")
 names = st.lists(segments, min_size=1, max_size=2).map(tuple)
 

@@ -213,10 +213,11 @@ async def test_a_host_that_says_nothing_is_not_waited_for_without_end(tmp_path: 
         here = f"http://{ALLOWED}:{site.port}"
         status, fields, _ = await _read(await way.answer(_request(f"{here}/")))
         assert (status, fields["x-smcp-refused"]) == (504, "late")
+        response = await way.answer(_request(f"{here}/body"))
+        while response.status == 504:  # on a busy machine the head itself may be late
+            response = await way.answer(_request(f"{here}/body"))
         with pytest.raises(errors.ServerTimeout):
-            while True:  # on a busy machine the head itself may be late, which is an answer
-                status, fields, _ = await _read(await way.answer(_request(f"{here}/body")))
-                assert (status, fields["x-smcp-refused"]) == (504, "late")
+            await _read(response)
         ended.set()
 
 

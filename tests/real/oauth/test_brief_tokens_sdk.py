@@ -56,9 +56,10 @@ class _Storage:
         self.together: asyncio.Barrier | None = None
 
     async def get_tokens(self) -> OAuthToken | None:
-        found = self.tokens
-        if self.together is not None:
-            await self.together.wait()  # all have read it before one of them renews it
+        found, barrier = self.tokens, self.together
+        if barrier is not None:
+            await barrier.wait()  # all have read it before one of them renews it
+            self.together = None
         return found
 
     async def set_tokens(self, tokens: OAuthToken) -> None:
@@ -216,7 +217,6 @@ async def test_with_five_second_tokens_racing_windows_of_the_python_sdk_ask_for_
         assert [window.asked for window in windows] == [[]] * _WINDOWS
         assert storage.saved - before >= _WINDOWS * (1 + _ROUNDS)
         # What was stored last is as good as any: who comes then goes on with it.
-        storage.together = None
         later = _Window(url, storage, ada, like=windows[-1])
         await later.ended()
         async with later.connected() as client:

@@ -1,7 +1,8 @@
 """A platform in a process of its own whose tokens live as briefly as a test says.
 
-`python -m support.shortlived DIRECTORY LIVES` (in tests/) serves until its standard input ends. LIVES is the JSON of a
-`Lifetimes`. No setting and no variable says how long tokens live: only whoever composes a platform does.
+`python -m support.shortlived DIRECTORY LIVES [SHELF]` (in tests/) serves until its standard input ends. LIVES is the
+JSON of a `Lifetimes`, SHELF a directory of wheels. No setting and no variable says how long tokens live: only whoever
+composes a platform does.
 """
 
 import asyncio
@@ -32,9 +33,12 @@ class Running(NamedTuple):
 
 
 @contextlib.contextmanager
-def opened(directory: pathlib.Path, lives: lifetimes.Lifetimes) -> Generator[Running]:
-    """The platform, running, with nothing in it."""
-    argv = [sys.executable, "-m", "support.shortlived", str(directory), msgspec.json.encode(lives).decode()]
+def opened(
+    directory: pathlib.Path, lives: lifetimes.Lifetimes, shelf: pathlib.Path | None = None
+) -> Generator[Running]:
+    """The platform, running, with nothing in it; what is deployed there is looked for on `shelf`, too."""
+    shelves = [] if shelf is None else [str(shelf)]
+    argv = [sys.executable, "-m", "support.shortlived", str(directory), msgspec.json.encode(lives).decode(), *shelves]
     with subprocess.Popen(argv, cwd=_TESTS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -50,10 +54,11 @@ def opened(directory: pathlib.Path, lives: lifetimes.Lifetimes) -> Generator[Run
                 process.kill()
 
 
-async def _main(directory: str, lives: lifetimes.Lifetimes) -> None:
+async def _main(directory: str, lives: lifetimes.Lifetimes, shelves: tuple[str, ...]) -> None:
     config = settings.Settings(
         platform=settings.Platform(data_dir=directory),
         gateway=settings.Gateway(port=0, trusted_proxies=("127.0.0.1/32",)),
+        deploy=settings.Deploy(wheel_dirs=shelves),
         limits=settings.Limits(unauthenticated_per_minute=_MANY, tenant_per_minute=_MANY, principal_per_minute=_MANY),
     )
     platform = await serve.Platform.start(config, lives=lives)
@@ -66,4 +71,4 @@ async def _main(directory: str, lives: lifetimes.Lifetimes) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(sys.argv[1], msgspec.json.decode(sys.argv[2], type=lifetimes.Lifetimes)))
+    asyncio.run(_main(sys.argv[1], msgspec.json.decode(sys.argv[2], type=lifetimes.Lifetimes), tuple(sys.argv[3:])))

@@ -295,6 +295,7 @@ async def test_a_session_takes_less_than_eight_kilobytes(world: World) -> None:
 
 
 @pytest.mark.requirement("gateway:kept:memory")
+@pytest.mark.timeout(600)
 async def test_principals_that_come_once_take_no_memory_for_ever_and_none_of_their_sessions_is_forgotten(
     world: World,
 ) -> None:

@@ -14,6 +14,7 @@ _BODIES = {
 
 
 @pytest.mark.requirement("review:json:cost")
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("body", _BODIES.values(), ids=_BODIES)
 def test_looking_for_depth_costs_no_more_than_reading(body: bytes) -> None:
     def cost(max_depth: int) -> float:

@@ -58,7 +58,13 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> Generator[Gate]:
     """A platform with two tenants, and with short patience."""
     shelf: pathlib.Path = tmp_path_factory.mktemp("wheels")
     wire.wheel(shelf)
-    environ = {**gates.SETTINGS, **gates.HASTY, "SMCP_DEPLOY_WHEEL_DIRS": str(shelf)}
+    # A silent server's call ends by the limit; the others' end by themselves, on a slow machine too.
+    environ = {
+        **gates.SETTINGS,
+        **gates.HASTY,
+        "SMCP_GATEWAY_CALL_TIMEOUT_S": "30",
+        "SMCP_DEPLOY_WHEEL_DIRS": str(shelf),
+    }
     with Platform(tmp_path_factory.mktemp("rude"), environ) as platform:
         yield gates.opened(platform)
 

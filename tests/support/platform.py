@@ -23,7 +23,7 @@ from support.clients import Endpoint
 _SMCP: Final = pathlib.Path(sys.executable).with_name("smcp")
 _START_S: Final = 60.0
 _STOP_S: Final = 120.0
-_DEPLOY_S: Final = 300.0
+_DEPLOY_S: Final = 600.0
 _CLIENT: Final = settings.CLIENT_VARIABLES
 _API_S: Final = 120.0
 _RATES: Final = {

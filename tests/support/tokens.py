@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import hashlib
+import io
 import json
 import pathlib
 from collections.abc import AsyncGenerator, Mapping
@@ -24,14 +25,16 @@ from smcp.identity.oauth import (
     clients,
     codes,
     exchange,
+    fetched,
     issue,
+    key_sets,
     lifetimes,
     refusals,
     registration,
     resources,
 )
 from smcp.identity.oauth import dpop as proofs
-from smcp.kernel import clock, errors, hosts, ids
+from smcp.kernel import clock, errors, hosts, ids, observe, settings
 from smcp.stores import tenant as stores
 from smcp.tenancy import attempts
 from smcp.tenancy import tenants as tenancy
@@ -60,6 +63,10 @@ class _NoDocuments:
         raise clients.UnknownClient
 
 
+async def _nothing(tenant: ids.TenantId, address: str | None, url: str) -> fetched.Document:
+    raise errors.ServerFailed
+
+
 class Room:
     """Everything about tokens, as `app.wire` joins it."""
 
@@ -80,6 +87,7 @@ class Room:
         auth = client_auth.ClientAuth(
             store,
             self.clients,
+            key_sets.KeySets(_nothing, fetched.Fetches(), self.time, observe.logger(settings.Log(), io.StringIO())),
             self.resources,
             self.time,
             attempts.Shares(self.time, "assertions", per_minute=120).take,

@@ -16,9 +16,9 @@ from smcp.identity.oauth import (
     client_auth,
     clients,
     fetched,
-    key_sets,
     metadata_document,
     registration,
+    remote_keys,
     resources,
 )
 from smcp.kernel import clock, hosts, ids, observe, settings
@@ -151,13 +151,13 @@ class Room:
         self.fetch = documents.Fetcher(reach, self.time, logger, secure)
         self.fetches = fetched.Fetches()
         self.documents = metadata_document.Documents(self.fetch.document, self.fetches, self.time)
-        self.key_sets = key_sets.KeySets(self.fetch.key_set, self.fetches, self.time, logger)
+        self.remote_keys = remote_keys.RemoteKeys(self.fetch.key_set, self.fetches, self.time, logger)
         self.resources = resources.Resources(public, self.hosts)
         self.clients = clients.Clients(store, self.documents, self.time, self.tenants.active, self.trail.write)
         self.auth = client_auth.ClientAuth(
             store,
             self.clients,
-            self.key_sets,
+            self.remote_keys,
             self.resources,
             self.time,
             attempts.Shares(self.time, "assertions", per_minute=120).take,

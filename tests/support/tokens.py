@@ -27,10 +27,10 @@ from smcp.identity.oauth import (
     exchange,
     fetched,
     issue,
-    key_sets,
     lifetimes,
     refusals,
     registration,
+    remote_keys,
     resources,
 )
 from smcp.identity.oauth import dpop as proofs
@@ -63,7 +63,7 @@ class _NoDocuments:
         raise clients.UnknownClient
 
 
-async def _nothing(tenant: ids.TenantId, address: str | None, url: str) -> fetched.Document:
+async def _nothing(tenant: ids.TenantId, payer: remote_keys.Payer, url: str) -> fetched.Document:
     raise errors.ServerFailed
 
 
@@ -87,7 +87,7 @@ class Room:
         auth = client_auth.ClientAuth(
             store,
             self.clients,
-            key_sets.KeySets(_nothing, fetched.Fetches(), self.time, observe.logger(settings.Log(), io.StringIO())),
+            remote_keys.RemoteKeys(_nothing, fetched.Fetches(), self.time, observe.logger(settings.Log(), io.StringIO())),
             self.resources,
             self.time,
             attempts.Shares(self.time, "assertions", per_minute=120).take,

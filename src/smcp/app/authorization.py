@@ -6,7 +6,7 @@ import msgspec
 
 from smcp.app import documents, foundation
 from smcp.audit import trail
-from smcp.identity.oauth import authorize, client_auth, clients, fetched, key_sets, metadata_document, resources
+from smcp.identity.oauth import authorize, client_auth, clients, fetched, metadata_document, remote_keys, resources
 from smcp.kernel import hosts
 from smcp.sandbox import egress
 from smcp.stores import tenant as stores
@@ -50,7 +50,7 @@ def open(
         client_auth.ClientAuth(
             store,
             known,
-            key_sets.KeySets(fetcher.key_set, fetches, base.clock, base.log),
+            remote_keys.RemoteKeys(fetcher.key_set, fetches, base.clock, base.log),
             addresses,
             base.clock,
             attempts.Shares(base.clock, "assertions", per_minute=ASSERTIONS_PER_MINUTE).take,

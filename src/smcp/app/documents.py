@@ -1,5 +1,5 @@
 """What clients name the address of, fetched by the guarded way out: their metadata documents and key sets (see
-`identity.oauth.metadata_document` and `identity.oauth.key_sets`).
+`identity.oauth.metadata_document` and `identity.oauth.remote_keys`).
 
 Anybody can make the platform fetch one, by asking for authorization with a URL as the client's id, or for tokens with
 an assertion in the name of a client with a `jwks_uri`. So: only https, only addresses that tenants may reach
@@ -18,7 +18,7 @@ import ssl
 from collections.abc import Mapping
 from typing import Final
 
-from smcp.identity.oauth import fetched
+from smcp.identity.oauth import fetched, remote_keys
 from smcp.kernel import clock as clocks
 from smcp.kernel import errors, ids, observe
 from smcp.sandbox import egress
@@ -27,9 +27,11 @@ from smcp.upstream import passage, places
 
 TIME_S: Final = 5.0
 """For all of a document, with its look-up and its connection (seconds)."""
+OWN_PER_MINUTE: Final = 4
+"""Key sets of one known client. One is read once a minute at most (`remote_keys.KEPT_S`); a client that registered
+itself can say another address at any time."""
 KNOWN_PER_MINUTE: Final = 120
-"""Key sets of a tenant's known clients. Each is read once a minute at most (`key_sets.KEPT_S`), so this is the bound for
-a tenant that has very many."""
+"""Key sets of all known clients of a tenant that became known in the same way: an administrator's have their own."""
 _KEPT_S: Final = 3600.0
 """For a document whose server says nothing of it."""
 _AGE: Final = re.compile(r"(?:^|,)\s*max-age=([0-9]{1,9})\s*(?:,|$)", re.IGNORECASE)
@@ -42,7 +44,7 @@ _KEY_SET: Final = b"application/jwk-set+json, application/json"
 
 
 class Fetcher:
-    """`document` is a `metadata_document.Fetch`, `key_set` a `key_sets.Fetch`."""
+    """`document` is a `metadata_document.Fetch`, `key_set` a `remote_keys.Fetch`."""
 
     def __init__(
         self,
@@ -63,9 +65,9 @@ class Fetcher:
         self._rate = attempts.Attempts(
             clock, "documents of applications are to be read", address_per_minute=10, tenant_per_minute=60
         )
-        self._known = attempts.Shares(
-            clock, "key sets of applications are to be read", per_minute=KNOWN_PER_MINUTE
-        )
+        sets = "key sets of applications are to be read"
+        self._own = attempts.Shares(clock, sets, per_minute=OWN_PER_MINUTE)
+        self._known = attempts.Shares(clock, sets, per_minute=KNOWN_PER_MINUTE)
 
     async def document(self, tenant: ids.TenantId, address: str, url: str) -> fetched.Document:
         """What stands at `url`. Raises `errors.RateLimited`, `errors.ServerFailed`."""
@@ -73,13 +75,14 @@ class Fetcher:
         self._rate.take(tenant, address)
         return await self._read(tenant, place, _DOCUMENT)
 
-    async def key_set(self, tenant: ids.TenantId, address: str | None, url: str) -> fetched.Document:
-        """The same for keys, charged to who comes from `address`, or to the tenant's known clients (None)."""
+    async def key_set(self, tenant: ids.TenantId, payer: remote_keys.Payer, url: str) -> fetched.Document:
+        """The same for keys, charged to a known client, or to who comes from an address as if for a document."""
         place = _place(url)
-        if address is None:
-            self._known.take(tenant)
+        if isinstance(payer, str):
+            self._rate.take(tenant, payer)
         else:
-            self._rate.take(tenant, address)
+            self._own.take(tenant, payer.id)
+            self._known.take(tenant, payer.kind.value)
         return await self._read(tenant, place, _KEY_SET)
 
     async def _read(self, tenant: ids.TenantId, place: places.Place, accept: bytes) -> fetched.Document:

@@ -12,7 +12,7 @@ is revoked or did not prove itself; the reason goes to the trail.
 | `aud` | the issuer or the token endpoint, alone: one that names somebody else too could be used there |
 | `exp` | at most `LIFE_S` ahead |
 | `jti` | required, and good once: kept until the assertion has ended |
-| keys | those on record, or those at `jwks_uri` (`key_sets`) |
+| keys | those on record, or those at `jwks_uri` (`remote_keys`) |
 """
 
 import base64
@@ -27,7 +27,7 @@ import msgspec
 from joserfc import errors as jose_errors
 from joserfc import jwk, jws
 
-from smcp.identity.oauth import clients, key_sets, keysets, refusals, resources
+from smcp.identity.oauth import clients, keysets, refusals, remote_keys, resources
 from smcp.kernel import clock as clocks
 from smcp.kernel import errors, ids, jsonrpc
 from smcp.stores import records, shares
@@ -72,7 +72,7 @@ class ClientAuth:
         self,
         store: stores.Store,
         known: clients.Clients,
-        key_sets: key_sets.KeySets,
+        remote: remote_keys.RemoteKeys,
         addresses: resources.Resources,
         clock: clocks.Clock,
         take: Callable[..., None],
@@ -81,7 +81,7 @@ class ClientAuth:
         self._store = store
         self._take = take
         self._clients = known
-        self._key_sets = key_sets
+        self._remote = remote
         self._resources = addresses
         self._clock = clock
         self._spent = records.Records(store, _Spent, ("oauth-assertion",), cached=1)
@@ -151,11 +151,11 @@ class ClientAuth:
         """The claims that one of the client's keys signed."""
         kid = _kid(assertion)
         # A document may have none any more, while its client still is one that signs.
-        keys = client.jwks if not client.jwks_uri else await self._key_sets.read(client, address)
+        keys = client.jwks if not client.jwks_uri else await self._remote.read(client, address)
         key = _named(keys, kid)
         if key is None and client.jwks_uri and kid is not None:
             # It may be a new one. Whoever names none can't say so (OpenID Connect Core, 10.1.1).
-            keys = await self._key_sets.again(client, address)
+            keys = await self._remote.again(client, address)
             key = _named(keys, kid)
         if client.jwks_uri and not keys:
             raise refusals.client("keys")

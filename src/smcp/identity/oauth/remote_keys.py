@@ -8,7 +8,7 @@ For `private_key_jwt`. They are read when an assertion comes in the client's nam
 | an unknown `kid` | has the set read again, at most once a minute; the keys that it has no more end at once |
 | the host is away | what was read counts until its time is over, and then nothing does |
 | the set is wrong | no key counts |
-| who pays | a client that nobody has consented to: the address that asks, as for metadata documents. A known one: a share of its tenant. An early reading: the address that asks, since whoever names a key that is not there has proved nothing |
+| who pays | for a client that nobody has consented to: the address that asks, as for metadata documents; for a known one: itself; for an early reading: the address that asks, since whoever names a key that is not there has proved nothing |
 
 What strangers' clients have had read is kept apart, so that they push out nothing of known ones.
 """
@@ -32,9 +32,11 @@ AGAIN_S: Final = 60.0
 _REMEMBERED: Final = 1024
 """Sets of known clients, and as many of strangers'."""
 
-Fetch = Callable[[ids.TenantId, str | None, str], Awaitable[fetched.Document]]
-"""Gets the tenant, the network address that is charged (None: the tenant is) and the URL. Raises `errors.RateLimited`,
-and any other `errors.SmcpError`, whose public text says why there is nothing."""
+Payer = client_model.Client | str
+"""Who is charged: a known client, or the network address that asks (may be empty)."""
+Fetch = Callable[[ids.TenantId, Payer, str], Awaitable[fetched.Document]]
+"""Gets the tenant, who is charged, and the URL. Raises `errors.RateLimited`, and any other `errors.SmcpError`, whose
+public text says why there is nothing."""
 _Table = collections.OrderedDict[tuple[ids.TenantId, str], "_Set"]
 
 
@@ -46,7 +48,7 @@ class _Set(msgspec.Struct, frozen=True):
     """Of `keysets`; empty: there are no keys."""
 
 
-class KeySets:
+class RemoteKeys:
     """Reads key sets, and keeps them for a while."""
 
     def __init__(self, fetch: Fetch, fetches: fetched.Fetches, clock: clocks.Clock, log: observe.Logger) -> None:
@@ -64,7 +66,7 @@ class KeySets:
         """
         found = self._table(client).get((client.tenant, client.jwks_uri))
         if found is None or self._clock.monotonic() >= found.until:
-            found = await self._once(client, address if client.strange else None)
+            found = await self._once(client, address if client.strange else client)
         return found.text
 
     async def again(self, client: client_model.Client, address: str) -> str:
@@ -78,12 +80,12 @@ class KeySets:
     def _table(self, client: client_model.Client) -> _Table:
         return self._strange if client.strange else self._known
 
-    async def _once(self, client: client_model.Client, payer: str | None) -> _Set:
+    async def _once(self, client: client_model.Client, payer: Payer) -> _Set:
         what = "strangers' keys" if client.strange else "keys"
         read = functools.partial(self._read, client, payer)
         return await self._fetches.once(client.tenant, what, client.jwks_uri, read, known=not client.strange)
 
-    async def _read(self, client: client_model.Client, payer: str | None) -> _Set:
+    async def _read(self, client: client_model.Client, payer: Payer) -> _Set:
         table, key, now = self._table(client), (client.tenant, client.jwks_uri), self._clock.monotonic()
         try:
             document = await self._fetch(client.tenant, payer, client.jwks_uri)

@@ -6,7 +6,7 @@ import pytest
 from joserfc import jwk
 
 from smcp.app import documents
-from smcp.identity.oauth import clients, key_sets
+from smcp.identity.oauth import clients, remote_keys
 from support import authorizing
 from support.authorizing import UMBRA, Pair
 from support.signers import ACME, ADDRESS, NEW, OLD, PATH, Three, asked, key_set, known, limited, proves, stranger
@@ -44,7 +44,7 @@ async def test_a_bounded_number_of_sets_is_kept_and_strangers_push_out_no_known_
     three: Three, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room, host, client = three
-    monkeypatch.setattr(key_sets, "_REMEMBERED", 2)
+    monkeypatch.setattr(remote_keys, "_REMEMBERED", 2)
     assert await proves(room, client, OLD, "old") == "yes"
     for number in range(4):
         uri = host.publish(f"/s{number}", key_set((OLD, "old")))
@@ -100,13 +100,29 @@ async def test_known_clients_of_one_tenant_have_so_many_sets_read_a_minute(
 ) -> None:
     room, host = pair
     every = [await known(room, host.url(f"/{number}")) for number in range(50)]
-    monkeypatch.setattr(key_sets, "_REMEMBERED", 0)  # each signature has its set read
-    limited = [await limited(room, every[number % 50]) for number in range(documents.KNOWN_PER_MINUTE + 3)]
-    assert limited == [False] * documents.KNOWN_PER_MINUTE + [True] * 3
-    other = await known(room, host.url("/other"), UMBRA)
-    assert not await limited(room, other)
+    made = authorizing.metadata(token_endpoint_auth_method="private_key_jwt", jwks_uri=host.url("/own"))
+    own = await room.clients.create(ACME, made, grant_types=("client_credentials",), roles=("mcp_user",))
+    monkeypatch.setattr(remote_keys, "_REMEMBERED", 0)  # each signature has its set read
+    some = [await limited(room, every[number % 50]) for number in range(documents.KNOWN_PER_MINUTE + 3)]
+    assert some == [False] * documents.KNOWN_PER_MINUTE + [True] * 3
+    # Not an administrator's, nor another tenant's.
+    assert not await limited(room, own.client)
+    assert not await limited(room, await known(room, host.url("/other"), UMBRA))
     room.time.advance(61)
     assert not await limited(room, every[0])
+
+
+@pytest.mark.requirement("oauth:keys:strangers", "attack:oauth:document-flood")
+async def test_a_client_that_says_another_address_each_time_has_few_of_them_read(pair: Pair) -> None:
+    room, host = pair
+    client = await known(room, host.url("/0"))
+    some: list[bool] = []
+    for number in range(10):
+        uri = {"token_endpoint_auth_method": "private_key_jwt", "jwks_uri": host.url(f"/{number}")}
+        client = (await room.clients.amend(client, authorizing.metadata(**uri))).client
+        some.append(await limited(room, client))
+    assert some == [False] * documents.OWN_PER_MINUTE + [True] * (10 - documents.OWN_PER_MINUTE)
+    assert len(host.asked) == documents.OWN_PER_MINUTE
 
 
 @pytest.mark.requirement("oauth:keys:strangers")

@@ -84,10 +84,11 @@ class Room:
         self.resources = resources.Resources(PUBLIC, names)
         self.resources.servers = self._servers
         self.clients = clients.Clients(store, _NoDocuments(), self.time, self.tenants.active, audit.write)
+        log = observe.logger(settings.Log(), io.StringIO())
         auth = client_auth.ClientAuth(
             store,
             self.clients,
-            remote_keys.RemoteKeys(_nothing, fetched.Fetches(), self.time, observe.logger(settings.Log(), io.StringIO())),
+            remote_keys.RemoteKeys(_nothing, fetched.Fetches(), self.time, log),
             self.resources,
             self.time,
             attempts.Shares(self.time, "assertions", per_minute=120).take,

@@ -28,7 +28,7 @@ def client_command() -> None:
     type=click.Path(path_type=pathlib.Path),
     help="Its public keys (a JSON Web Key Set): then it signs, and there is no secret.",
 )
-@click.option("--jwks-uri", "keys_at", metavar="URL", help="The same, where they are (https): read again when they change.")
+@click.option("--jwks-uri", "keys_at", metavar="URL", help="Or where they are (https), so that they can change there.")
 @session.remote
 def create(
     cli: session.Session,

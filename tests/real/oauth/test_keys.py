@@ -1,4 +1,4 @@
-"""Clients whose keys stand at an address (`jwks_uri`), over the wire: they prove themselves, rotate, and lead nowhere."""
+"""Clients whose keys stand at an address (`jwks_uri`), over the wire: they sign, rotate, and lead nowhere."""
 
 import asyncio
 import secrets

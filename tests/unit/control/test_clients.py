@@ -51,7 +51,8 @@ async def test_a_clients_keys_may_be_at_an_address_and_the_list_says_where(world
     assert (made["secret"], made["client"]["jwks_uri"]) == (None, uri)
     assert made["client"] in (await world.ok("GET", HERE, ADMIN))["items"]
     keys: dict[str, Any] = {"keys": [jwk.ECKey.generate_key("P-256").as_dict(private=False)]}
-    for wrong in ({"jwks_uri": "http://app.example/keys.json"}, {"jwks_uri": uri, "jwks": keys}, {"jwks_uri": "x" * 513}):
+    other = "http://app.example/keys.json"
+    for wrong in ({"jwks_uri": other}, {"jwks_uri": uri, "jwks": keys}, {"jwks_uri": "x" * 513}):
         assert (await world.send("POST", HERE, ADMIN, json={**order, **wrong})).status_code == 400, wrong
     assert (await world.send("POST", HERE, ADMIN, json={"name": "x", "roles": ["mcp_user"], "jwks_uri": uri})).is_error
 

@@ -74,13 +74,15 @@ class Documents:
         except errors.RateLimited:
             raise  # says nothing of the document
         except errors.SmcpError as error:
-            found = _Kept(now + fetched.REFUSED_S, None, f"The application's document can't be read: {error.public}", True)
+            why = f"The application's document can't be read: {error.public}"
+            found = _Kept(now + fetched.REFUSED_S, None, why, passing=True)
         else:
             try:
                 client = parse(tenant, client_id, document.body, self._clock.now())
                 found = _Kept(now + document.within(KEPT_S), client)
             except refusals.Refused as error:
-                found = _Kept(now + fetched.REFUSED_S, None, f"The application's document is wrong: {error.description}")
+                why = f"The application's document is wrong: {error.description}"
+                found = _Kept(now + fetched.REFUSED_S, None, why)
         self._kept[key] = found
         self._kept.move_to_end(key)
         if len(self._kept) > _REMEMBERED:

@@ -8,8 +8,9 @@ For `private_key_jwt`. They are read when an assertion comes in the client's nam
 | an unknown `kid` | has the set read again, at most once a minute; the keys that it has no more end at once |
 | the host is away | what was read counts until its time is over, and then nothing does |
 | the set is wrong | no key counts |
-| who pays | for a client that nobody has consented to: the address that asks, as for metadata documents; for a known one: itself; for an early reading: the address that asks, since whoever names a key that is not there has proved nothing |
 
+Who pays: for a client that nobody has consented to, the address that asks, as for metadata documents; for a known one
+itself; for an early reading the address that asks, since whoever names a key that is not there has proved nothing.
 What strangers' clients have had read is kept apart, so that they push out nothing of known ones.
 """
 

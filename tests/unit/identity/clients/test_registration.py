@@ -148,8 +148,8 @@ def test_keys_may_be_at_an_address_of_which_there_is_one_reading(secrets: bool) 
     [
         "http://app.example/keys", "ftp://app.example/keys", "file:///keys", "data:application/json,{}", "", 7, True,
         [_THERE], {}, "https://app.example", "https://app.example/", "https://user@app.example/keys",
-        "https://app.example/keys?x=1", "https://app.example/keys?", "https://app.example/keys#x", "HTTPS://app.example/k",
-        "https://APP.example/keys", "https://app.example:443/keys", "https://app.example:0/keys",
+        "https://app.example/keys?x=1", "https://app.example/keys?", "https://app.example/keys#x",
+        "HTTPS://app.example/k", "https://APP.example/keys", "https://app.example:443/keys", "https://app.example:0/keys",
         "https://app.example:65536/keys", "https://app.example./keys", "https://app.example/a/../keys",
         "https://app.example/%2e%2e/keys", "https://app.example\\@evil.example/keys", "https://app.example/k k",
         "https://ünï.example/keys", "https://127.1/keys", "https://2130706433/keys", "https://0x7f000001/keys",
@@ -178,7 +178,7 @@ def test_keys_and_their_address_are_not_sent_together_nor_by_who_does_not_sign()
     st.one_of(
         st.binary(max_size=200),
         st.recursive(
-            st.one_of(st.none(), st.integers(0, 9), st.sampled_from(["EC", "oct", "RSA", "P-256", "AQAB", "sig", "ES256"])),
+            st.one_of(st.none(), st.integers(0, 9), st.sampled_from(["EC", "oct", "RSA", "P-256", "AQAB", "sig"])),
             lambda inner: st.one_of(
                 st.lists(inner, max_size=3),
                 st.dictionaries(st.sampled_from(["keys", "kty", "crv", "x", "y", "k", "use", "kid", "n", "e"]), inner),

@@ -41,8 +41,8 @@ async def proves(
     try:
         found = await room.auth.authenticate(tenant, None, form(room, client, key, kid, tenant), address)
     except refusals.Refused as error:
-        assert (error.code, error.status) == (refusals.INVALID_CLIENT, 401)
-        assert error.description == "The client is unknown, or did not prove who it is."
+        if (str(error), error.status) != ("invalid_client: The client is unknown, or did not prove who it is.", 401):
+            raise AssertionError(str(error)) from error
         return error.detail
     assert found.id == client.id
     return "yes"

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 from joserfc import jwk, jwt
 
-from support import byoauth, idp
+from support import byoauth
 from support.idp import House
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]

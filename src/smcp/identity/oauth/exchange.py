@@ -116,9 +116,7 @@ class Exchange:
     async def begin_device(self, request: Request) -> device.Begun:
         """The device authorization endpoint (RFC 8628, 3.1). Raises as `token` does."""
         parts = self._parts
-        client = await parts.clients.authenticate(
-            request.tenant, request.authorization, request.form, request.address
-        )
+        client = await parts.clients.authenticate(request.tenant, request.authorization, request.form, request.address)
         if clients.DEVICE_CODE not in client.grant_types:
             words = "This client did not register for the device flow."
             raise refusals.Refused(refusals.UNAUTHORIZED_CLIENT, words, detail="grant_type")

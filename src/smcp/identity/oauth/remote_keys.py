@@ -74,9 +74,9 @@ class RemoteKeys:
         """The same, after `read`, for a signature that names a key which is not among those: read anew, if that was not
         done just now. Raises `errors.RateLimited`."""
         found = self._table(client).get((client.tenant, client.jwks_uri))
-        if found is None or self._clock.monotonic() - found.tried >= AGAIN_S:
+        if found is not None and self._clock.monotonic() - found.tried >= AGAIN_S:
             found = await self._once(client, address)
-        return found.text
+        return "" if found is None else found.text  # None: others pushed it out just now
 
     def _table(self, client: client_model.Client) -> _Table:
         return self._strange if client.strange else self._known

@@ -138,6 +138,6 @@ async def test_pictures_and_policies_that_a_client_names_are_not_fetched_nor_its
     keys = {**order, "jwks_uri": house.documents.url("/jwks")}
     # Those are read when somebody signs in its name, and not because somebody registers.
     assert (await http.post(issuer.at("register"), json=keys)).status_code == 201
-    both = {**keys, "jwks": {"keys": []}}
+    both: dict[str, object] = {**keys, "jwks": {"keys": list[object]()}}
     assert byoauth.refusal(await http.post(issuer.at("register"), json=both)) == "invalid_client_metadata"
     assert house.documents.asked == []

@@ -1,6 +1,7 @@
 """Keys behind `jwks_uri`: for whom they are read, how often, how many are kept, and what may name them."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from joserfc import jwk
@@ -118,8 +119,8 @@ async def test_a_client_that_says_another_address_each_time_has_few_of_them_read
     client = await known(room, host.url("/0"))
     some: list[bool] = []
     for number in range(10):
-        uri = {"token_endpoint_auth_method": "private_key_jwt", "jwks_uri": host.url(f"/{number}")}
-        client = (await room.clients.amend(client, authorizing.metadata(**uri))).client
+        said = authorizing.metadata(token_endpoint_auth_method="private_key_jwt", jwks_uri=host.url(f"/{number}"))
+        client = (await room.clients.amend(client, said)).client
         some.append(await limited(room, client))
     assert some == [False] * documents.OWN_PER_MINUTE + [True] * (10 - documents.OWN_PER_MINUTE)
     assert len(host.asked) == documents.OWN_PER_MINUTE
@@ -195,7 +196,7 @@ async def test_keys_in_another_place_are_another_proof_and_end_what_was_issued(p
     registered = await known(room, uri)
     documented = await room.clients.find(ACME, _document(host, "/client.json", uri), ADDRESS)
     documented = await room.clients.adopt(documented, actor="user-1", request_id="req-1")
-    said = {"token_endpoint_auth_method": "private_key_jwt", "jwks_uri": there}
+    said: dict[str, Any] = {"token_endpoint_auth_method": "private_key_jwt", "jwks_uri": there}
     await room.clients.amend(registered, authorizing.metadata(**said))
     _document(host, "/client.json", there)
     room.time.advance(3601)

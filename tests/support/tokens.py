@@ -63,10 +63,6 @@ class _NoDocuments:
         raise clients.UnknownClient
 
 
-async def _nothing(tenant: ids.TenantId, payer: remote_keys.Payer, url: str) -> fetched.Document:
-    raise errors.ServerFailed
-
-
 class Room:
     """Everything about tokens, as `app.wire` joins it."""
 
@@ -74,6 +70,8 @@ class Room:
         self, store: stores.Store, audit: trail.Trail, lives: lifetimes.Lifetimes, time: clock.FrozenClock | None = None
     ) -> None:
         self.store = store
+        self.paid: list[remote_keys.Payer] = []
+        """Who was charged for each reading of keys, of which none finds any."""
         self.trail = audit
         self.lives = lives
         self.time = time or clock.FrozenClock()
@@ -88,7 +86,7 @@ class Room:
         auth = client_auth.ClientAuth(
             store,
             self.clients,
-            remote_keys.RemoteKeys(_nothing, fetched.Fetches(), self.time, log),
+            remote_keys.RemoteKeys(self._no_keys, fetched.Fetches(), self.time, log),
             self.resources,
             self.time,
             attempts.Shares(self.time, "assertions", per_minute=120).take,
@@ -101,6 +99,10 @@ class Room:
         self.user: users.User
         self.client: clients.Client
         """A public one, which may use every grant that a person gives."""
+
+    async def _no_keys(self, tenant: ids.TenantId, payer: remote_keys.Payer, url: str) -> fetched.Document:
+        self.paid.append(payer)
+        raise errors.ServerFailed
 
     async def _servers(self, tenant: ids.TenantId) -> list[str]:
         return ["files", "mail"]

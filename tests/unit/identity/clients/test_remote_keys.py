@@ -103,6 +103,16 @@ async def test_signatures_that_name_random_keys_have_the_set_read_once_a_minute(
 
 
 @pytest.mark.requirement("oauth:keys:unknown-kid")
+async def test_a_signature_that_does_not_say_which_of_several_keys_made_it_has_nothing_read_again(pair: Pair) -> None:
+    room, host = pair
+    client = await known(room, host.publish(PATH, key_set((OLD, "old"), (NEW, "new"))))
+    assert await proves(room, client, OLD, "old") == "yes"
+    room.time.advance(61)
+    assert await proves(room, client, OLD, None) == "signature"
+    assert asked(host) == 1
+
+
+@pytest.mark.requirement("oauth:keys:unknown-kid")
 async def test_an_early_reading_that_fails_ends_nothing_and_one_that_finds_a_wrong_set_all(three: Three) -> None:
     room, host, client = three
     assert await proves(room, client, OLD, "old") == "yes"

@@ -170,4 +170,5 @@ class LogContract:
         assert seen == [2, 3, 4, 5, 6]
 
     async def test_a_ping_answers(self, log: base.Log) -> None:
+        log.check()
         await log.ping()

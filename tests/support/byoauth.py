@@ -21,7 +21,7 @@ class Attempt:
     address: str
     client: str
     redirect: str
-    resource: str
+    resource: str | None
     verifier: str = field(repr=False)
     state: str = field(repr=False)
 
@@ -56,7 +56,13 @@ class Issuer:
         return dict(answer.json())
 
     def begin(
-        self, client: str, resource: str, *, redirect: str = LOOPBACK, scope: str | None = SCOPES, **changed: str | None
+        self,
+        client: str,
+        resource: str | None,
+        *,
+        redirect: str = LOOPBACK,
+        scope: str | None = SCOPES,
+        **changed: str | None,
     ) -> Attempt:
         """An authorization request; `changed` fields are put in, or with None left out."""
         verifier, state = secrets.token_urlsafe(48), secrets.token_urlsafe(16)

@@ -117,6 +117,11 @@ class Database:
         """Run a reading job; it sees every write that was acknowledged before."""
         return await self._submit(self._reads, run, None)
 
+    def check(self) -> None:
+        """Raises `errors.Unavailable` after an I/O error. Asks no thread."""
+        if self._broken:
+            raise errors.Unavailable(detail=self._broken)
+
     async def ping(self) -> None:
         """Answered by the writing thread between two transactions, however many writes wait behind it."""
         if self._closing:
@@ -206,8 +211,7 @@ class Database:
                     job.error = self._translated(error)
 
     def _transaction(self, jobs: list[_Job[Any]]) -> None:
-        if self._broken:
-            raise errors.Unavailable(detail=self._broken)
+        self.check()
         connection = self._writer
         try:
             connection.execute("BEGIN IMMEDIATE")

@@ -284,6 +284,8 @@ class Store:
         try:
             async with asyncio.timeout(_ANSWER_S):
                 await self._kv.ping()
+            # Waiting for the log as well would make everybody wait while a tenant's records are erased.
+            self._log.check()
         except errors.Unavailable as error:
             self._problem = str(error)
         except TimeoutError:

@@ -27,11 +27,11 @@ async def test_a_client_that_knows_only_the_root_of_the_origin_logs_in_and_calls
     order = {"redirect_uris": [byoauth.LOOPBACK], "token_endpoint_auth_method": "none"}
     client = (await http.post(told["registration_endpoint"], json=order)).json()["client_id"]
     issuer = house.issuer(http, "umbra")
-    attempt = issuer.begin(client, "", resource=None)
+    attempt = issuer.begin(client, None)
     assert attempt.address.startswith(f"{told['authorization_endpoint']}?")
     async with house.visitor("eve") as visitor:
         came = await visitor.agree(attempt.address)
-    pair = byoauth.pair(await issuer.redeem(attempt, came["code"], resource=None))
+    pair = byoauth.pair(await issuer.redeem(attempt, came["code"]))
 
     async def status(url: str) -> int:
         fields, body = wire.legacy(None, "initialize", wire.hello("2025-03-26"))

@@ -1,7 +1,8 @@
 """The store as a whole: it refuses when its storage does not answer, and lives through restarts."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import sqlite3
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -37,13 +38,21 @@ class StallingKV(kv_sqlite.SqliteKV):
         self.answered.set()
 
 
+class FailingLog(log_sqlite.SqliteLog):
+    """SQLite whose writing thread can be made to meet an error."""
+
+    async def fail(self, run: Callable[[sqlite3.Connection], None]) -> None:
+        await self._database.write(run)
+
+
 class Kit:
     def __init__(self, directory: Path, *, patience_s: float = tenant.PATIENCE_S) -> None:
         self.clock = clocks.FrozenClock()
         self.kv = StallingKV(directory / "kv.db", self.clock)
+        self.log = FailingLog(directory / "log.db", self.clock)
         self.store = tenant.Store(
             self.kv,
-            log_sqlite.SqliteLog(directory / "log.db", self.clock),
+            self.log,
             obstore.ObstoreObjects.in_directory(directory / "objects"),
             backends.ring(directory),
             self.clock,
@@ -168,6 +177,28 @@ async def test_a_start_fails_when_the_storage_does_not_answer(kit: Kit) -> None:
     kit.kv.fails = True
     with pytest.raises(errors.Unavailable):
         await kit.store.start()
+
+
+@pytest.mark.requirement("stores:tenant:fail-closed-log")
+async def test_an_error_of_the_disk_below_the_log_takes_the_whole_store_away(tmp_path: Path) -> None:
+    kit = Kit(tmp_path)
+    await kit.store.start()
+    await kit.store.proven()
+
+    def fail(_: sqlite3.Connection) -> None:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE  # what SQLite says when a write fails
+        raise error
+
+    with pytest.raises(errors.Unavailable):
+        await kit.log.fail(fail)
+    kit.clock.advance(tenant.STALE_S + 1)
+    with pytest.raises(errors.Unavailable, match=r"log\.db"):
+        await kit.store.proven()
+    assert not kit.store.fresh()
+    # What is stored can be read as before: it is the answers that nobody may give any more.
+    assert await kit.store.platform().kv.get(("k",)) is None
+    await kit.store.close()
 
 
 @pytest.mark.requirement("stores:tenant:fail-closed")

@@ -69,6 +69,10 @@ class Log(abc.ABC):
         """Remove every stream below `prefix`, and what was known of its positions: for erasure."""
 
     @abc.abstractmethod
+    def check(self) -> None:
+        """Raises `errors.Unavailable` where an earlier error ended it until a restart. Waits for nothing."""
+
+    @abc.abstractmethod
     async def ping(self) -> None:
         """Answer from the storage itself; raises `errors.Unavailable` when it can't."""
 

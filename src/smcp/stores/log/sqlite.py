@@ -199,6 +199,9 @@ class SqliteLog(base.Log):
 
         await self._database.write(run)
 
+    def check(self) -> None:
+        self._database.check()
+
     async def ping(self) -> None:
         await self._database.ping()
 

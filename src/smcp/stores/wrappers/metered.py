@@ -145,6 +145,9 @@ class MeteredLog(log.Log):
     async def drop(self, prefix: log.Stream) -> None:
         await self._inner.drop(prefix)
 
+    def check(self) -> None:
+        self._inner.check()
+
     async def ping(self) -> None:
         await self._inner.ping()
 

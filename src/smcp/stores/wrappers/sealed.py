@@ -274,6 +274,9 @@ class SealedLog(log.Log):
         for stream in [stream for stream in self._ends if stream[: len(prefix)] == prefix]:
             self._ends.pop(stream).last = None
 
+    def check(self) -> None:
+        self._inner.check()
+
     async def ping(self) -> None:
         await self._inner.ping()
 

@@ -11,7 +11,16 @@ from typing import Any, Final
 
 from smcp.app import documents
 from smcp.audit import trail
-from smcp.identity.oauth import authorize, client_auth, clients, metadata_document, registration, resources
+from smcp.identity.oauth import (
+    authorize,
+    client_auth,
+    clients,
+    fetched,
+    metadata_document,
+    registration,
+    remote_keys,
+    resources,
+)
 from smcp.kernel import clock, hosts, ids, observe, settings
 from smcp.sandbox import egress
 from smcp.stores import tenant as stores
@@ -29,6 +38,13 @@ CHALLENGE: Final = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
 """Of the verifier in RFC 7636, appendix B."""
 APP: Final = "app.example"
 OTHER: Final = "other.example"
+INSIDE: Final = (
+    "127.0.0.1", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.0.1", "169.254.169.254", "100.64.0.1",
+    "100.100.100.200", "168.63.129.16", "224.0.0.1", "255.255.255.255", "::1", "::", "fe80::1", "fd00::1",
+    "fd00:ec2::254", "::ffff:127.0.0.1", "::ffff:169.254.169.254", "::ffff:10.0.0.1", "64:ff9b::7f00:1",
+    "64:ff9b::a9fe:a9fe", "64:ff9b:1::a00:1", "2002:7f00:1::", "2001:0:0:0:0:0:80ff:fffe",
+)  # fmt: skip
+"""Addresses that nobody is led to by what a client says."""
 
 
 class Host:
@@ -129,12 +145,15 @@ class Room:
         reach = egress.Egress(opened, observe.Metrics("0.0.0"), resolve)
         logger = observe.logger(settings.Log(format="json"), self.log)
         self.fetch = documents.Fetcher(reach, self.time, logger, secure)
-        self.documents = metadata_document.Documents(self.fetch, self.time)
+        self.fetches = fetched.Fetches()
+        self.documents = metadata_document.Documents(self.fetch.document, self.fetches, self.time)
+        self.remote_keys = remote_keys.RemoteKeys(self.fetch.key_set, self.fetches, self.time, logger)
         self.resources = resources.Resources(public, self.hosts)
         self.clients = clients.Clients(store, self.documents, self.time, self.tenants.active, self.trail.write)
         self.auth = client_auth.ClientAuth(
             store,
             self.clients,
+            self.remote_keys,
             self.resources,
             self.time,
             attempts.Shares(self.time, "assertions", per_minute=120).take,
@@ -160,12 +179,15 @@ async def opened(store: stores.Store, **options: Any) -> AsyncGenerator[Room]:
         await room.tenants.create("umbra")
         yield room
     finally:
-        await room.documents.close()
+        await room.fetches.close()
         await room.trail.close()
 
 
+Pair = tuple[Room, Host]
+
+
 @contextlib.asynccontextmanager
-async def published(store: stores.Store, directory: pathlib.Path, **options: Any) -> AsyncGenerator[tuple[Room, Host]]:
+async def published(store: stores.Store, directory: pathlib.Path, **options: Any) -> AsyncGenerator[Pair]:
     """A room whose operator has opened loopback, and a host there that can publish documents."""
     made = authority.Authority(directory / "authority")
     found = {"open_to": ["127.0.0.0/8"], "pins": [f"{APP}=127.0.0.1", f"{OTHER}=127.0.0.1"], "secure": made.client()}

@@ -107,6 +107,7 @@ class World:
             native=True,
             scope="",
             jwks="",
+            jwks_uri="",
         )
         return (await self.clients.register(ACME, asked, request_id="")).client
 

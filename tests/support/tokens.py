@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import hashlib
+import io
 import json
 import pathlib
 from collections.abc import AsyncGenerator, Mapping
@@ -24,14 +25,16 @@ from smcp.identity.oauth import (
     clients,
     codes,
     exchange,
+    fetched,
     issue,
     lifetimes,
     refusals,
     registration,
+    remote_keys,
     resources,
 )
 from smcp.identity.oauth import dpop as proofs
-from smcp.kernel import clock, errors, hosts, ids
+from smcp.kernel import clock, errors, hosts, ids, observe, settings
 from smcp.stores import tenant as stores
 from smcp.tenancy import attempts
 from smcp.tenancy import tenants as tenancy
@@ -67,6 +70,8 @@ class Room:
         self, store: stores.Store, audit: trail.Trail, lives: lifetimes.Lifetimes, time: clock.FrozenClock | None = None
     ) -> None:
         self.store = store
+        self.paid: list[remote_keys.Payer] = []
+        """Who was charged for each reading of keys, of which none finds any."""
         self.trail = audit
         self.lives = lives
         self.time = time or clock.FrozenClock()
@@ -77,9 +82,11 @@ class Room:
         self.resources = resources.Resources(PUBLIC, names)
         self.resources.servers = self._servers
         self.clients = clients.Clients(store, _NoDocuments(), self.time, self.tenants.active, audit.write)
+        log = observe.logger(settings.Log(), io.StringIO())
         auth = client_auth.ClientAuth(
             store,
             self.clients,
+            remote_keys.RemoteKeys(self._no_keys, fetched.Fetches(), self.time, log),
             self.resources,
             self.time,
             attempts.Shares(self.time, "assertions", per_minute=120).take,
@@ -92,6 +99,10 @@ class Room:
         self.user: users.User
         self.client: clients.Client
         """A public one, which may use every grant that a person gives."""
+
+    async def _no_keys(self, tenant: ids.TenantId, payer: remote_keys.Payer, url: str) -> fetched.Document:
+        self.paid.append(payer)
+        raise errors.ServerFailed
 
     async def _servers(self, tenant: ids.TenantId) -> list[str]:
         return ["files", "mail"]

@@ -6,7 +6,7 @@ import msgspec
 
 from smcp.app import documents, foundation
 from smcp.audit import trail
-from smcp.identity.oauth import authorize, client_auth, clients, metadata_document, resources
+from smcp.identity.oauth import authorize, client_auth, clients, fetched, metadata_document, remote_keys, resources
 from smcp.kernel import hosts
 from smcp.sandbox import egress
 from smcp.stores import tenant as stores
@@ -39,8 +39,9 @@ def open(
     opened = egress.Egress(base.settings.egress, base.metrics)
     outside = egress.Egress(msgspec.structs.replace(base.settings.egress, allowed_networks=()), base.metrics)
     fetcher = documents.Fetcher(outside, base.clock, base.log, named=dict.fromkeys(opened.pins, opened))
-    read = metadata_document.Documents(fetcher, base.clock)
-    base.undo.push_async_callback(read.close)
+    fetches = fetched.Fetches()
+    base.undo.push_async_callback(fetches.close)
+    read = metadata_document.Documents(fetcher.document, fetches, base.clock)
     addresses = resources.Resources(public, names)
     known = clients.Clients(store, read, base.clock, owners.active, audit.write)
     return Authorization(
@@ -49,6 +50,7 @@ def open(
         client_auth.ClientAuth(
             store,
             known,
+            remote_keys.RemoteKeys(fetcher.key_set, fetches, base.clock, base.log),
             addresses,
             base.clock,
             attempts.Shares(base.clock, "assertions", per_minute=ASSERTIONS_PER_MINUTE).take,

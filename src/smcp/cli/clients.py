@@ -28,6 +28,7 @@ def client_command() -> None:
     type=click.Path(path_type=pathlib.Path),
     help="Its public keys (a JSON Web Key Set): then it signs, and there is no secret.",
 )
+@click.option("--jwks-uri", "keys_at", metavar="URL", help="Or where they are (https), so that they can change there.")
 @session.remote
 def create(
     cli: session.Session,
@@ -37,15 +38,18 @@ def create(
     uris: tuple[str, ...],
     auth_method: str | None,
     keys: pathlib.Path | None,
+    keys_at: str | None,
 ) -> None:
     """Create a client: with roles for a program without a person, with redirect URIs for one that people use."""
     body: client.Json = {"name": name, "roles": list(dict.fromkeys(roles)), "redirect_uris": list(dict.fromkeys(uris))}
-    if auth_method is None and keys is not None:
+    if auth_method is None and (keys is not None or keys_at is not None):
         auth_method = "private_key_jwt"
     if auth_method is not None:
         body["auth_method"] = auth_method
     if keys is not None:
         body["jwks"] = _key_set(keys)
+    if keys_at is not None:
+        body["jwks_uri"] = keys_at
     with cli.connect(tenant) as api:
         owner = cli.tenant(tenant, api)
         made = api.post(client.path("tenants", owner, "clients"), body)
@@ -159,6 +163,7 @@ def _show(found: client.Json, cli: session.Session) -> None:
             ("host", found.get("host")),
             ("redirect URIs", found.get("redirect_uris")),
             ("auth method", found.get("auth_method")),
+            ("keys at", found.get("jwks_uri")),
             ("grant types", found.get("grant_types")),
             ("roles", found.get("roles")),
             ("state", _state(found)),

@@ -22,6 +22,7 @@ _CLIENT: Final = {
     "host": "",
     "redirect_uris": [],
     "auth_method": "client_secret_basic",
+    "jwks_uri": None,
     "grant_types": ["client_credentials"],
     "roles": ["mcp_user"],
     "created": 1800000000.0,
@@ -50,6 +51,7 @@ class ClientOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="How it proves who it is; none only for clients without roles."),
     ] = clients.AuthMethod.BASIC
     jwks: Annotated[dict[str, Any], Meta(description="Its public keys (RFC 7517), for private_key_jwt.")] | None = None
+    jwks_uri: Annotated[str, Meta(max_length=512, description="Or the https address where they are.")] | None = None
 
 
 @endpoint(
@@ -111,6 +113,8 @@ async def _made(call: Call[ClientOrder, Nothing], order: ClientOrder) -> clients
         said["scope"] = scopes.text(call.principal.scopes)
     if order.jwks is not None:
         said["jwks"] = order.jwks
+    if order.jwks_uri is not None:
+        said["jwks_uri"] = order.jwks_uri
     metadata = registration.read(said, secrets=True)
     return await call.services.clients.create(call.tenant, metadata, grant_types=grant_types, roles=order.roles)
 
@@ -172,6 +176,7 @@ def _view(client: clients.Client) -> identity_views.Client:
         host=client.host,
         redirect_uris=list(client.redirect_uris),
         auth_method=client.auth_method.value,
+        jwks_uri=client.jwks_uri or None,
         grant_types=list(client.grant_types),
         roles=list(client.roles),
         created=client.created,

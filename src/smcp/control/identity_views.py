@@ -87,6 +87,7 @@ class Client(msgspec.Struct, frozen=True):
     host: Annotated[str, Meta(description="Where its answers go, or where its document is: for people.")]
     redirect_uris: list[str]
     auth_method: str
+    jwks_uri: Annotated[str, Meta(description="Where its keys are read from, for private_key_jwt.")] | None
     grant_types: list[str]
     roles: Annotated[list[str], Meta(description="What it may do as itself (client_credentials).")]
     created: Time

@@ -162,6 +162,7 @@ class _Edge:
             form=form,
             authorization=shown,
             proof=None if proof is None else dpop.Shown(proof, request.method, request.headers["host"], _path(request)),
+            address=_address(request),
             request_id=request.scope.get("smcp.request_id", ""),
         )
 

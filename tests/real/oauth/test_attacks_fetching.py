@@ -123,7 +123,7 @@ async def test_a_document_that_speaks_for_another_or_lies_is_no_client(
 
 
 @pytest.mark.requirement("oauth:attacks:ssrf")
-async def test_pictures_policies_and_keys_that_a_client_names_are_not_fetched(
+async def test_pictures_and_policies_that_a_client_names_are_not_fetched_nor_its_keys_before_somebody_signs(
     house: House, http: httpx2.AsyncClient
 ) -> None:
     said = {name: house.documents.url(f"/{name}") for name in ("logo_uri", "policy_uri", "tos_uri", "client_uri")}
@@ -136,5 +136,8 @@ async def test_pictures_policies_and_keys_that_a_client_names_are_not_fetched(
     assert said["logo_uri"] not in page.text
     order = {"redirect_uris": [byoauth.LOOPBACK], "token_endpoint_auth_method": "private_key_jwt"}
     keys = {**order, "jwks_uri": house.documents.url("/jwks")}
-    assert byoauth.refusal(await http.post(issuer.at("register"), json=keys)) == "invalid_client_metadata"
+    # Those are read when somebody signs in its name, and not because somebody registers.
+    assert (await http.post(issuer.at("register"), json=keys)).status_code == 201
+    both: dict[str, object] = {**keys, "jwks": {"keys": list[object]()}}
+    assert byoauth.refusal(await http.post(issuer.at("register"), json=both)) == "invalid_client_metadata"
     assert house.documents.asked == []

@@ -102,6 +102,10 @@ def test_a_client_is_made_shown_listed_and_revoked(terminal: Terminal, tmp_path:
     keys = tmp_path / "keys.json"
     keys.write_text(json.dumps({"keys": [jwk.ECKey.generate_key("P-256").as_dict(private=False)]}))
     assert terminal.json("client", "create", "s", "--role", "mcp_user", "--jwks", str(keys), *here)["secret"] is None
+    address = "https://app.example/keys.json"
+    there = terminal.json("client", "create", "s", "--role", "mcp_user", "--jwks-uri", address, *here)
+    assert (there["secret"], there["client"]["auth_method"]) == (None, "private_key_jwt")
+    assert address in terminal.text("client", "show", there["client"]["id"], *here)
     keys.write_text("no keys")
     terminal.text("client", "create", "s", "--jwks", str(keys), *here, code=failures.Exit.USAGE)
     terminal.text("client", "create", "s", "--role", "operator", *here, code=failures.Exit.REFUSED)

@@ -43,6 +43,20 @@ async def test_a_client_of_people_has_redirect_uris_and_one_with_keys_no_secret(
     assert (await world.ok("POST", HERE, ADMIN, json=order))["secret"] is None
 
 
+@pytest.mark.requirement("oauth:admin:create", "oauth:registration:keys-at")
+async def test_a_clients_keys_may_be_at_an_address_and_the_list_says_where(world: worlds.World) -> None:
+    uri = "https://app.example/keys.json"
+    order: dict[str, Any] = {"name": "signer", "roles": ["read_only"], "auth_method": "private_key_jwt"}
+    made = await world.ok("POST", HERE, ADMIN, json={**order, "jwks_uri": uri})
+    assert (made["secret"], made["client"]["jwks_uri"]) == (None, uri)
+    assert made["client"] in (await world.ok("GET", HERE, ADMIN))["items"]
+    keys: dict[str, Any] = {"keys": [jwk.ECKey.generate_key("P-256").as_dict(private=False)]}
+    other = "http://app.example/keys.json"
+    for wrong in ({"jwks_uri": other}, {"jwks_uri": uri, "jwks": keys}, {"jwks_uri": "x" * 513}):
+        assert (await world.send("POST", HERE, ADMIN, json={**order, **wrong})).status_code == 400, wrong
+    assert (await world.send("POST", HERE, ADMIN, json={"name": "x", "roles": ["mcp_user"], "jwks_uri": uri})).is_error
+
+
 @pytest.mark.requirement("oauth:admin:refused", "attack:oauth:role-escalation")
 async def test_a_client_that_would_be_worth_more_than_its_maker_or_proves_nothing_is_refused(
     world: worlds.World,

@@ -210,6 +210,21 @@ def assertion(room: tokens.Room, client: clients.Client, jti: str) -> dict[str, 
     return {"client_assertion_type": client_auth.ASSERTION_TYPE, "client_assertion": text}
 
 
+@pytest.mark.requirement("oauth:keys:strangers", "oauth:keys:fail-closed")
+@pytest.mark.parametrize("path", ["device_authorization", "introspect", "revoke", "token"])
+async def test_keys_of_a_strangers_client_are_read_for_the_address_that_asks(site: Site, path: str) -> None:
+    said = {
+        "redirect_uris": [tokens.BACK],
+        "token_endpoint_auth_method": "private_key_jwt",
+        "jwks_uri": "https://client.example/keys",
+    }
+    made = await site.room.clients.register(ACME, registration.read(said, secrets=True), request_id="")
+    more = {"grant_type": clients.AUTHORIZATION_CODE, "code": "x", "token": "x"}
+    answer = await site.post(f"/oauth/acme/{path}", assertion(site.room, made.client, "j") | more)
+    assert (answer.status_code, answer.json()["error"]) == (401, "invalid_client")
+    assert site.room.paid == ["203.0.113.7"]
+
+
 async def filled(room: tokens.Room, kind: str, left: int) -> None:
     """A share with room for so many more."""
     handle = room.store.tenant(ACME)

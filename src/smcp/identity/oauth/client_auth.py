@@ -12,6 +12,7 @@ is revoked or did not prove itself; the reason goes to the trail.
 | `aud` | the issuer or the token endpoint, alone: one that names somebody else too could be used there |
 | `exp` | at most `LIFE_S` ahead |
 | `jti` | required, and good once: kept until the assertion has ended |
+| keys | those on record, or those at `jwks_uri` (`remote_keys`) |
 """
 
 import base64
@@ -26,7 +27,7 @@ import msgspec
 from joserfc import errors as jose_errors
 from joserfc import jwk, jws
 
-from smcp.identity.oauth import clients, keysets, refusals, resources
+from smcp.identity.oauth import clients, keysets, refusals, remote_keys, resources
 from smcp.kernel import clock as clocks
 from smcp.kernel import errors, ids, jsonrpc
 from smcp.stores import records, shares
@@ -71,6 +72,7 @@ class ClientAuth:
         self,
         store: stores.Store,
         known: clients.Clients,
+        remote: remote_keys.RemoteKeys,
         addresses: resources.Resources,
         clock: clocks.Clock,
         take: Callable[..., None],
@@ -79,18 +81,21 @@ class ClientAuth:
         self._store = store
         self._take = take
         self._clients = known
+        self._remote = remote
         self._resources = addresses
         self._clock = clock
         self._spent = records.Records(store, _Spent, ("oauth-assertion",), cached=1)
         self._strange = records.Records(store, _Spent, shares.prefix(shares.ASSERTION), cached=1)
 
     async def authenticate(
-        self, tenant: ids.TenantId, authorization: str | None, form: Mapping[str, str]
+        self, tenant: ids.TenantId, authorization: str | None, form: Mapping[str, str], address: str = ""
     ) -> clients.Client:
-        """The client that sends a request with this Authorization header and these parameters.
+        """The client that sends a request with this Authorization header and these parameters. `address` is where it
+        comes from, for the rate of what is fetched for it.
 
         Raises `refusals.Refused`: `invalid_client` (401), or `invalid_request` for two proofs or an unreadable one;
-        `errors.RateLimited` for a client with too many assertions, `errors.Unavailable`.
+        `errors.RateLimited` for a client with too many assertions, or whose keys can't be read for now;
+        `errors.Unavailable`.
         """
         proof = _read(authorization, form)
         try:
@@ -103,23 +108,23 @@ class ClientAuth:
             self._clients.proves(None, proof.secret)
             raise refusals.client("method", basic=authorization is not None)
         if proof.method is clients.AuthMethod.PRIVATE_KEY:
-            await self._assertion(await self._current(client), proof.secret)
+            await self._assertion(await self._current(client, address), proof.secret, address)
         elif proof.method is not clients.AuthMethod.NONE and not self._clients.proves(client, proof.secret):
             raise refusals.client("secret", basic=authorization is not None)
         return client
 
-    async def _current(self, client: clients.Client) -> clients.Client:
+    async def _current(self, client: clients.Client, address: str) -> clients.Client:
         """The client with the keys that its document has now: those that were taken out of it count no more."""
         if client.kind is not clients.Kind.METADATA:
             return client
         try:
-            return await self._clients.find(client.tenant, client.id)
+            return await self._clients.find(client.tenant, client.id, address)
         except clients.UnknownClient as error:
             raise refusals.client(error.detail) from None
 
-    async def _assertion(self, client: clients.Client, assertion: str) -> None:
+    async def _assertion(self, client: clients.Client, assertion: str, address: str) -> None:
         """Raises `refusals.Refused` unless the client signed `assertion`, for us, just now and only once."""
-        claims = _verified(client, assertion)
+        claims = await self._verified(client, assertion, address)
         now = self._clock.now()
         issuer = self._resources.issuer(client.tenant)
         audiences = (issuer, self._resources.endpoint(client.tenant, "token"))
@@ -141,6 +146,22 @@ class ClientAuth:
         # consented to have one between them, since anybody may register many.
         self._take(client.tenant, "strangers" if client.strange else client.id)
         await self._spend(client, jti, now, expires - now + 2 * SKEW_S)
+
+    async def _verified(self, client: clients.Client, assertion: str, address: str) -> Mapping[str, Any]:
+        """The claims that one of the client's keys signed."""
+        kid = _kid(assertion)
+        # A document may have none any more, while its client still is one that signs.
+        keys = client.jwks if not client.jwks_uri else await self._remote.read(client, address)
+        key = _named(keys, kid)
+        if key is None and client.jwks_uri and kid is not None:
+            # It may be a new one. Whoever names none can't say so (OpenID Connect Core, 10.1.1).
+            keys = await self._remote.again(client, address)
+            key = _named(keys, kid)
+        if client.jwks_uri and not keys:
+            raise refusals.client("keys")
+        if key is None or not _signed(assertion, key):
+            raise refusals.client("signature")
+        return _claims(assertion.split(".")[1])
 
     async def _spend(self, client: clients.Client, jti: str, now: float, ttl: float) -> None:
         """Put on record that an assertion was used: of a stranger's client in the strangers' share.
@@ -213,23 +234,23 @@ def _asserted(form: Mapping[str, str]) -> _Proof:
     return _Proof(subject, clients.AuthMethod.PRIVATE_KEY, assertion)
 
 
-def _verified(client: clients.Client, assertion: str) -> Mapping[str, Any]:
-    """The claims that one of the client's keys signed."""
-    header, claims, _ = assertion.split(".")
-    head = _claims(header)
+def _kid(assertion: str) -> object:
+    """Which key signed an assertion, as its header says; None where it does not."""
+    head = _claims(assertion.split(".")[0])
     kind = head.get("typ", "JWT")
     if not head.keys() <= _HEADER or not isinstance(kind, str) or kind.lower() not in _TYPES:
         raise refusals.client("header")
     if head.get("alg") not in keysets.ALGORITHMS:
         raise refusals.client("algorithm")
-    kid = head.get("kid")
-    # A document may have none any more, while its client still is one that signs.
-    keys = keysets.read(client.jwks).keys if client.jwks else []
-    # One key is tried at most: of several each has a name (`keysets.checked`), and the signature has to say it.
+    return head.get("kid")
+
+
+def _named(text: str, kid: object) -> jwk.Key | None:
+    """The key of a set that is tried: one at most. Of several each has a name (`keysets.checked`), and the signature
+    has to say it."""
+    keys = keysets.read(text).keys if text else []
     named = [key for key in keys if key.dict_value.get("kid", kid) == kid or (kid is None and len(keys) == 1)]
-    if len(named) != 1 or not _signed(assertion, named[0]):
-        raise refusals.client("signature")
-    return _claims(claims)
+    return named[0] if len(named) == 1 else None
 
 
 def _signed(assertion: str, key: jwk.Key) -> bool:

@@ -62,6 +62,8 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
     """What it may do as itself (`client_credentials`); only administrators give roles."""
     jwks: str = ""
     """Its public keys (RFC 7517), for `private_key_jwt`."""
+    jwks_uri: str = ""
+    """Or where they are."""
     secret_digest: bytes = b""
     manage_digest: bytes = b""
     """Of the registration access token (RFC 7592)."""
@@ -76,7 +78,8 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
     """When its document was last read (epoch seconds)."""
     revoked: float | None = None
     epoch: int = 0
-    """Grows when what was issued to it ends: its secret or keys were replaced, or it was revoked."""
+    """Grows when what was issued to it ends: its secret or keys were replaced, or it was revoked. Not when other keys
+    stand at its `jwks_uri`: they change there as a matter of course."""
 
     def __repr__(self) -> str:
         return f"Client({self.id!r}, tenant={self.tenant!r}, kind={self.kind.value!r})"
@@ -85,6 +88,11 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
     def strange(self) -> bool:
         """Has nobody of the tenant vouched for it?"""
         return self.kind is Kind.DYNAMIC and self.adopted is None
+
+    @property
+    def keys(self) -> tuple[str, str]:
+        """What it proves itself with, where it signs: keys, or where they are."""
+        return self.jwks, self.jwks_uri
 
     @property
     def confidential(self) -> bool:
@@ -104,6 +112,7 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     native: bool
     scope: str
     jwks: str
+    jwks_uri: str
 
     def of(self, client: Client) -> Client:
         """`client` as it says to be now; what it does not say of itself stays."""
@@ -117,6 +126,7 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
             native=self.native,
             scope=self.scope,
             jwks=self.jwks,
+            jwks_uri=self.jwks_uri,
         )
 
     @property

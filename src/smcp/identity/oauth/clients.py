@@ -128,12 +128,13 @@ class Clients:
 
     async def _seen(self, kept: Client, read: Client) -> Client:
         """What a document says now of a client on record. Its keys count at once, the rest from the next consent on."""
-        if read.jwks == kept.jwks and read.read - kept.read < STANDS_S / 4:
+        if read.keys == kept.keys and read.read - kept.read < STANDS_S / 4:
             return _renewed(kept, read)
 
         def change(found: Client) -> Client:
-            gone = found.jwks != read.jwks
-            return msgspec.structs.replace(found, jwks=read.jwks, read=read.read, epoch=found.epoch + gone)
+            jwks, jwks_uri = read.keys
+            epoch = found.epoch + (found.keys != read.keys)
+            return msgspec.structs.replace(found, jwks=jwks, jwks_uri=jwks_uri, read=read.read, epoch=epoch)
 
         try:
             return _renewed(await self._records.update(kept.tenant, ref(kept.id), change), read)
@@ -270,8 +271,7 @@ class Clients:
             if found.revoked is not None:
                 raise UnknownClient(detail="revoked")
             new = metadata.of(msgspec.structs.replace(found, host=metadata.host))
-            proof = (found.auth_method, found.jwks)
-            if (new.auth_method, new.jwks) != proof:
+            if (new.auth_method, new.keys) != (found.auth_method, found.keys):
                 made.clear()
                 new, secret = self._with_secret(msgspec.structs.replace(new, epoch=found.epoch + 1))
                 made.append(secret)
@@ -406,7 +406,7 @@ def _renewed(kept: Client, read: Client) -> Client:
         created=kept.created,
         adopted=kept.adopted,
         used=kept.used,
-        epoch=kept.epoch + (kept.jwks != read.jwks),
+        epoch=kept.epoch + (kept.keys != read.keys),
         roles=kept.roles,
     )
 

@@ -47,6 +47,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     authorization: str | None = None
     proof: dpop.Shown | None = None
     """The DPoP header."""
+    address: str = ""
+    """The network address that it comes from."""
     request_id: str = ""
 
     def __repr__(self) -> str:
@@ -103,7 +105,9 @@ class Exchange:
         if kind is None:
             words = f"grant_type is one of: {' '.join(self._kinds)}."
             raise refusals.Refused(refusals.UNSUPPORTED_GRANT_TYPE, words, detail="grant_type")
-        client = await self._parts.clients.authenticate(request.tenant, request.authorization, request.form)
+        client = await self._parts.clients.authenticate(
+            request.tenant, request.authorization, request.form, request.address
+        )
         if wanted not in client.grant_types:
             words = "This client did not register for this grant type."
             raise refusals.Refused(refusals.UNAUTHORIZED_CLIENT, words, detail="grant_type")
@@ -112,7 +116,7 @@ class Exchange:
     async def begin_device(self, request: Request) -> device.Begun:
         """The device authorization endpoint (RFC 8628, 3.1). Raises as `token` does."""
         parts = self._parts
-        client = await parts.clients.authenticate(request.tenant, request.authorization, request.form)
+        client = await parts.clients.authenticate(request.tenant, request.authorization, request.form, request.address)
         if clients.DEVICE_CODE not in client.grant_types:
             words = "This client did not register for the device flow."
             raise refusals.Refused(refusals.UNAUTHORIZED_CLIENT, words, detail="grant_type")

@@ -34,7 +34,9 @@ class Looking:
 
     async def introspect(self, request: exchange.Request) -> Mapping[str, Any]:
         """What a token is. Raises `refusals.Refused`, `errors.Unavailable`."""
-        client = await self._parts.clients.authenticate(request.tenant, request.authorization, request.form)
+        client = await self._parts.clients.authenticate(
+            request.tenant, request.authorization, request.form, request.address
+        )
         if not client.confidential:
             raise refusals.client("public")
         seen = await self._see(request.tenant, _token(request))
@@ -47,7 +49,9 @@ class Looking:
 
         What is no token, or has ended, needs nothing (2.2). Raises `refusals.Refused`, `errors.Unavailable`.
         """
-        client = await self._parts.clients.authenticate(request.tenant, request.authorization, request.form)
+        client = await self._parts.clients.authenticate(
+            request.tenant, request.authorization, request.form, request.address
+        )
         seen = await self._see(request.tenant, _token(request))
         if seen is None:
             return

@@ -6,50 +6,28 @@ document must say, and for how long it is kept.
 
 The document's `client_id` must be the URL, character for character, so that nobody can speak in another's name. It can
 hold no secret: anybody reads it. Its redirect URIs may lead elsewhere (some clients have two sites): the consent page
-shows where the answer goes beside the host that the document comes from.
+shows where the answer goes beside the host that the document comes from. Its keys may not: who holds them *is* the
+client, and the host that people are shown is the document's.
 """
 
-import asyncio
 import collections
 import functools
-import re
 import urllib.parse
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
 import msgspec
 
-from smcp.identity.oauth import clients, refusals, registration
+from smcp.identity.oauth import clients, fetched, refusals, registration
 from smcp.kernel import clock as clocks
 from smcp.kernel import errors, ids, jsonrpc
 
-LONGEST: Final = 512
-"""Characters of a client id."""
-MAX_BYTES: Final = 16_384
-"""Of a document. The draft thinks of 5 KB."""
 KEPT_S: Final = (60.0, 86_400.0)
 """For how long a document is kept, at least and at most, whatever its server says."""
-REFUSED_S: Final = 60.0
-"""For how long it is remembered that there was none."""
 _REMEMBERED: Final = 1024
-_AT_ONCE: Final = 32
-"""Documents that are being read."""
-_OF_STRANGERS: Final = 24
-"""Of those, so many of clients that nobody has consented to."""
-_OF_TENANT: Final = 4
-"""And so many of them for one tenant."""
 _DEPTH: Final = 8
-_URL: Final = re.compile(r"https://[a-z0-9.-]+(?::[1-9][0-9]{0,4})?/[!-~]+")
 
-
-class Document(msgspec.Struct, frozen=True):
-    """What stood at an address, and for how long its server lets it be kept (seconds)."""
-
-    body: bytes
-    kept_s: float
-
-
-Fetch = Callable[[ids.TenantId, str, str], Awaitable[Document]]
+Fetch = Callable[[ids.TenantId, str, str], Awaitable[fetched.Document]]
 """Gets the tenant, the network address of who asks (for the rates; may be empty) and the URL. Raises
 `errors.SmcpError`, whose public text says why there is no document."""
 
@@ -65,11 +43,11 @@ class _Kept(msgspec.Struct, frozen=True):
 class Documents:
     """Reads documents, and keeps what they said for a while; each tenant's for itself."""
 
-    def __init__(self, fetch: Fetch, clock: clocks.Clock) -> None:
+    def __init__(self, fetch: Fetch, fetches: fetched.Fetches, clock: clocks.Clock) -> None:
         self._fetch = fetch
+        self._fetches = fetches
         self._clock = clock
         self._kept: collections.OrderedDict[tuple[ids.TenantId, str], _Kept] = collections.OrderedDict()
-        self._reading: dict[tuple[ids.TenantId, str], asyncio.Task[_Kept]] = {}
 
     async def read(self, tenant: ids.TenantId, client_id: str, address: str, *, known: bool) -> clients.Client:
         """The client whose document stands at `client_id`. `known`: somebody has consented to it.
@@ -81,33 +59,12 @@ class Documents:
         key = (tenant, client_id)
         found = self._kept.get(key)
         if found is None or self._clock.monotonic() >= found.until:
-            found = await self._once(key, address, known=known)
+            read = functools.partial(self._read, key, address)
+            found = await self._fetches.once(tenant, "document", client_id, read, known=known)
         if found.client is None:
             kind = clients.Unreadable if found.passing else clients.UnknownClient
             raise kind(found.why, detail="document")
         return found.client
-
-    async def close(self) -> None:
-        """Nobody waits for documents any more."""
-        for task in self._reading.values():
-            task.cancel()
-        await asyncio.gather(*self._reading.values(), return_exceptions=True)
-
-    async def _once(self, key: tuple[ids.TenantId, str], address: str, *, known: bool) -> _Kept:
-        """Many who ask at once wait for one answer. Room is kept for other tenants, and for clients that are known."""
-        task = self._reading.get(key)
-        if task is None:
-            own = sum(tenant == key[0] for tenant, _ in self._reading)
-            if len(self._reading) >= (_AT_ONCE if known else _OF_STRANGERS) or (own >= _OF_TENANT and not known):
-                raise errors.RateLimited("Too many documents are being read right now. Retry shortly.")
-            task = self._reading[key] = asyncio.create_task(self._read(key, address))
-            task.add_done_callback(functools.partial(self._done, key))
-        return await asyncio.shield(task)
-
-    def _done(self, key: tuple[ids.TenantId, str], task: asyncio.Task[_Kept]) -> None:
-        self._reading.pop(key, None)
-        if not task.cancelled():
-            task.exception()  # looked at, because nobody may be waiting any more
 
     async def _read(self, key: tuple[ids.TenantId, str], address: str) -> _Kept:
         tenant, client_id = key
@@ -117,14 +74,15 @@ class Documents:
         except errors.RateLimited:
             raise  # says nothing of the document
         except errors.SmcpError as error:
-            found = _Kept(now + REFUSED_S, None, f"The application's document can't be read: {error.public}", True)
+            why = f"The application's document can't be read: {error.public}"
+            found = _Kept(now + fetched.REFUSED_S, None, why, passing=True)
         else:
-            least, most = KEPT_S
             try:
                 client = parse(tenant, client_id, document.body, self._clock.now())
-                found = _Kept(now + min(max(document.kept_s, least), most), client)
+                found = _Kept(now + document.within(KEPT_S), client)
             except refusals.Refused as error:
-                found = _Kept(now + REFUSED_S, None, f"The application's document is wrong: {error.description}")
+                why = f"The application's document is wrong: {error.description}"
+                found = _Kept(now + fetched.REFUSED_S, None, why)
         self._kept[key] = found
         self._kept.move_to_end(key)
         if len(self._kept) > _REMEMBERED:
@@ -134,14 +92,7 @@ class Documents:
 
 def check(client_id: str) -> None:
     """Raises `clients.UnknownClient` for a URL that is nobody's client id (the draft, 3)."""
-    path = client_id[8:].partition("/")[2]
-    wrong = (
-        len(client_id) > LONGEST
-        or not _URL.fullmatch(client_id)
-        or any(one in client_id for one in "?#@\\")
-        or any(urllib.parse.unquote(part) in (".", "..") for part in path.split("/"))
-    )
-    if wrong:
+    if not fetched.plain(client_id):
         raise clients.UnknownClient(
             "A client id that is a URL is https, in lower case, has a path, and has no user, query or fragment.",
             detail="document",
@@ -150,8 +101,8 @@ def check(client_id: str) -> None:
 
 def parse(tenant: ids.TenantId, client_id: str, body: bytes, now: float) -> clients.Client:
     """The client that a document describes, read at `now`. Raises `refusals.Refused`."""
-    if len(body) > MAX_BYTES:
-        raise _wrong(f"it has more than {MAX_BYTES} bytes")
+    if len(body) > fetched.MAX_BYTES:
+        raise _wrong(f"it has more than {fetched.MAX_BYTES} bytes")
     try:
         said: object = jsonrpc.strict_json(body, max_depth=_DEPTH)
     except errors.SmcpError as error:
@@ -164,6 +115,8 @@ def parse(tenant: ids.TenantId, client_id: str, body: bytes, now: float) -> clie
     if "client_secret" in members or "client_secret_expires_at" in members:
         raise _wrong("it holds a secret, which anybody can read")
     metadata = registration.read(members, secrets=False)
+    if metadata.jwks_uri and fetched.origin(metadata.jwks_uri) != fetched.origin(client_id):
+        raise _wrong("its jwks_uri is of another host than its own")
     host = urllib.parse.urlsplit(client_id).netloc
     base = clients.Client(
         id=client_id,

@@ -1,7 +1,7 @@
 """What a client says of itself (RFC 7591, 2): the one reading for clients that register and for documents.
 
-Members that nobody knows here are ignored, as RFC 7591 asks; those that are known must be right. Nothing that a client
-names is fetched: no logo, no policy, no keys from elsewhere (`jwks_uri` is refused; `jwks` is taken).
+Members that nobody knows here are ignored, as RFC 7591 asks; those that are known must be right. Of what a client names
+only its keys are fetched (`jwks_uri`), and those not here: no logo, no policy.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from smcp.identity.oauth import clients, keysets, redirects, refusals
+from smcp.identity.oauth import clients, fetched, keysets, redirects, refusals
 
 MAX_NAME: Final = 80
 """Characters of a name; more are cut off."""
@@ -31,11 +31,7 @@ def read(said: Mapping[str, Any], *, secrets: bool) -> clients.Metadata:
     grants = _grants(said)
     method = _method(said, secrets=secrets)
     uris = _redirects(said, grants)
-    if "jwks_uri" in said:
-        raise _wrong("jwks_uri is not read here: send the keys in jwks")
-    keys = said.get("jwks")
-    if (method is clients.AuthMethod.PRIVATE_KEY) != (keys is not None):
-        raise _wrong("jwks goes with private_key_jwt, and private_key_jwt with jwks")
+    jwks, jwks_uri = _keys(said, method)
     responses = said.get("response_types")
     if responses is not None and responses not in (["code"], []):
         raise _wrong("the only response type here is code")
@@ -47,7 +43,8 @@ def read(said: Mapping[str, Any], *, secrets: bool) -> clients.Metadata:
         grant_types=grants,
         native=_native(said, uris),
         scope=_scope(said.get("scope", "")),
-        jwks="" if keys is None else keysets.checked(keys),
+        jwks=jwks,
+        jwks_uri=jwks_uri,
     )
 
 
@@ -87,6 +84,8 @@ def shown(client: clients.Client) -> dict[str, Any]:
         told["scope"] = client.scope
     if client.jwks:
         told["jwks"] = msgspec.json.decode(client.jwks)
+    if client.jwks_uri:
+        told["jwks_uri"] = client.jwks_uri
     return told
 
 
@@ -108,6 +107,18 @@ def _method(said: Mapping[str, Any], *, secrets: bool) -> clients.AuthMethod:
     if not isinstance(found, str) or found not in possible:
         raise _wrong("token_endpoint_auth_method is one of " + ", ".join(sorted(possible)))
     return clients.AuthMethod(found)
+
+
+def _keys(said: Mapping[str, Any], method: clients.AuthMethod) -> tuple[str, str]:
+    """The keys, or where they are (RFC 7591, 2: not both); nothing of either where the method needs none."""
+    keys, uri = said.get("jwks"), said.get("jwks_uri")
+    if keys is not None and uri is not None:
+        raise _wrong("jwks and jwks_uri are not sent together")
+    if (method is clients.AuthMethod.PRIVATE_KEY) != (keys is not None or uri is not None):
+        raise _wrong("jwks or jwks_uri goes with private_key_jwt, and private_key_jwt with one of them")
+    if uri is not None and not (isinstance(uri, str) and fetched.plain(uri)):
+        raise _wrong("jwks_uri is an https URL in lower case, with a path and without user, query or fragment")
+    return "" if keys is None else keysets.checked(keys), uri or ""
 
 
 _WITHOUT_SECRET: Final = (clients.AuthMethod.NONE, clients.AuthMethod.PRIVATE_KEY)

@@ -3,7 +3,6 @@
 import asyncio
 import pathlib
 import ssl
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -11,19 +10,12 @@ from joserfc import jwk, jwt
 
 from smcp.app import documents
 from smcp.audit import identity as audited
-from smcp.identity.oauth import client_auth, clients, metadata_document, refusals
+from smcp.identity.oauth import client_auth, clients, fetched, metadata_document, refusals
 from smcp.kernel import errors, ids
 from smcp.stores import tenant as stores
 from support import authority, authorizing
 
-Pair = tuple[authorizing.Room, authorizing.Host]
-
-
-@pytest.fixture
-async def pair(store: stores.Store, tmp_path: pathlib.Path) -> AsyncIterator[Pair]:
-    """Clients, and a host that publishes documents."""
-    async with authorizing.published(store, tmp_path) as made:
-        yield made
+Pair = authorizing.Pair
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +77,7 @@ async def test_what_is_no_object_that_everybody_reads_alike_is_no_document(pair:
 @pytest.mark.requirement("oauth:document:bounds", "attack:oauth:document-flood")
 async def test_a_document_is_small_plain_and_there_at_once(pair: Pair) -> None:
     room, host = pair
-    large = host.publish("/large", authorizing.document(host.url("/large"), x="y" * metadata_document.MAX_BYTES))
+    large = host.publish("/large", authorizing.document(host.url("/large"), x="y" * fetched.MAX_BYTES))
     page = host.publish("/page", None, "Content-Type: text/html")
     coded = host.publish("/coded", None, "Content-Encoding: gzip")
     gone = host.url("/gone")
@@ -144,16 +136,8 @@ async def test_an_address_with_two_readings_is_nobodys_id(pair: Pair, client_id:
     assert host.asked == []
 
 
-_INSIDE = (
-    "127.0.0.1", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.0.1", "169.254.169.254", "100.64.0.1",
-    "100.100.100.200", "168.63.129.16", "224.0.0.1", "255.255.255.255", "::1", "::", "fe80::1", "fd00::1",
-    "fd00:ec2::254", "::ffff:127.0.0.1", "::ffff:169.254.169.254", "::ffff:10.0.0.1", "64:ff9b::7f00:1",
-    "64:ff9b::a9fe:a9fe", "64:ff9b:1::a00:1", "2002:7f00:1::", "2001:0:0:0:0:0:80ff:fffe",
-)  # fmt: skip
-
-
 @pytest.mark.requirement("oauth:document:ssrf", "attack:oauth:ssrf")
-@pytest.mark.parametrize("address", _INSIDE)
+@pytest.mark.parametrize("address", authorizing.INSIDE)
 async def test_a_name_that_leads_inside_is_not_dialled_and_nothing_is_told_of_it(
     store: stores.Store, tmp_path: pathlib.Path, address: str
 ) -> None:

@@ -130,6 +130,72 @@ def test_every_name_is_one_printable_line(said: str) -> None:
     assert registration.name(shown) == shown
 
 
+_SIGNS = {**HERE, "token_endpoint_auth_method": "private_key_jwt"}
+_THERE = "https://app.example:8443/keys/set.json"
+
+
+@pytest.mark.requirement("oauth:registration:keys-at")
+@pytest.mark.parametrize("secrets", [True, False])
+def test_keys_may_be_at_an_address_of_which_there_is_one_reading(secrets: bool) -> None:
+    read = registration.read({**_SIGNS, "jwks_uri": _THERE}, secrets=secrets)
+    assert (read.jwks, read.jwks_uri) == ("", _THERE)
+    issued = read.of(clients.Client(id="x", tenant=authorizing.ACME, kind=clients.Kind.DYNAMIC, name="", host=""))
+    assert (registration.shown(issued)["jwks_uri"], "jwks" in registration.shown(issued)) == (_THERE, False)
+
+
+@pytest.mark.requirement("oauth:registration:keys-at")
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://app.example/keys", "ftp://app.example/keys", "file:///keys", "data:application/json,{}", "", 7, True,
+        [_THERE], {}, "https://app.example", "https://app.example/", "https://user@app.example/keys",
+        "https://app.example/keys?x=1", "https://app.example/keys?", "https://app.example/keys#x",
+        "HTTPS://app.example/k", "https://APP.example/keys", "https://app.example:443/keys", "https://app.example:0/keys",
+        "https://app.example:65536/keys", "https://app.example./keys", "https://app.example/a/../keys",
+        "https://app.example/%2e%2e/keys", "https://app.example\\@evil.example/keys", "https://app.example/k k",
+        "https://ünï.example/keys", "https://127.1/keys", "https://2130706433/keys", "https://0x7f000001/keys",
+        "https://[::1]/keys", "https:///keys", "https://-a.example/keys", f"https://app.example/{'x' * 512}",
+    ],
+)  # fmt: skip
+def test_an_address_of_keys_with_two_readings_or_without_tls_is_refused(uri: object) -> None:
+    assert refused({**_SIGNS, "jwks_uri": uri}) == refusals.INVALID_CLIENT_METADATA
+
+
+@pytest.mark.requirement("oauth:registration:keys-at")
+def test_keys_and_their_address_are_not_sent_together_nor_by_who_does_not_sign() -> None:
+    made = keys(jwk.ECKey.generate_key("P-256"))
+    for said in (
+        {**_SIGNS, "jwks": made, "jwks_uri": _THERE},
+        {**_SIGNS, "jwks": None, "jwks_uri": None},
+        {**HERE, "jwks_uri": _THERE},
+        {**HERE, "token_endpoint_auth_method": "none", "jwks_uri": _THERE},
+        {**HERE, "token_endpoint_auth_method": "client_secret_post", "jwks_uri": _THERE},
+    ):
+        assert refused(said) == refusals.INVALID_CLIENT_METADATA
+
+
+@pytest.mark.requirement("oauth:keys:checked")
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.recursive(
+            st.one_of(st.none(), st.integers(0, 9), st.sampled_from(["EC", "oct", "RSA", "P-256", "AQAB", "sig"])),
+            lambda inner: st.one_of(
+                st.lists(inner, max_size=3),
+                st.dictionaries(st.sampled_from(["keys", "kty", "crv", "x", "y", "k", "use", "kid", "n", "e"]), inner),
+            ),
+            max_leaves=12,
+        ).map(msgspec.json.encode),
+    )
+)
+def test_whatever_stands_at_an_address_is_a_refusal_or_public_keys(body: bytes) -> None:
+    try:
+        text = keysets.published(body)
+    except refusals.Refused:
+        return
+    assert not any(key.is_private for key in keysets.read(text).keys)
+
+
 @pytest.mark.requirement("oauth:registration:keys")
 def test_public_keys_are_kept_without_what_nobody_reads() -> None:
     made = [jwk.ECKey.generate_key("P-256"), jwk.OKPKey.generate_key("Ed25519"), jwk.RSAKey.generate_key(2048)]
